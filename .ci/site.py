@@ -1,0 +1,131 @@
+"""The site, from the notebooks: nbdev processes them into _proc, Quarto (where it is on the PATH) renders them into _docs.
+
+    python .ci/site.py             build, check links and alt texts, exit status 1 if something is wrong
+    python .ci/site.py --report F  the same, and write what was checked to F (json: name -> list of troubles)
+"""
+import argparse, json, os, re, shutil, subprocess, sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+ROOT = Path(__file__).resolve().parents[1]
+PROC, DOCS = ROOT/'_proc', ROOT/'_docs'
+
+def process():
+    "Fill _proc with the processed notebooks and everything else that the site needs from nbs/"
+    from nbdev.quarto import refresh_quarto_yml
+    from nbdev.serve import proc_nbs
+    refresh_quarto_yml()
+    shutil.rmtree(PROC, ignore_errors=True)
+    proc_nbs(n_workers=min(os.cpu_count() or 1, 4), force=True)
+    if not notebooks(): raise RuntimeError(f'nbdev found no notebooks: does a folder in {ROOT} start with a dot?')
+
+def notebooks(): return sorted(p for p in PROC.rglob('*.ipynb') if not any(o[0] in '._' for o in p.relative_to(PROC).parts))
+
+def pages():
+    "Notebook in _proc -> the page that Quarto makes of it"
+    def name(p):
+        raw = next((''.join(c['source']) for c in json.loads(p.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'raw'), '')
+        m = re.search(r'^output-file: (\S+)', raw, re.M)
+        return m[1] if m else p.with_suffix('.html').name
+    return {p: p.with_name(name(p)) for p in notebooks()}
+
+def prose(nb):
+    "Everything in a notebook that the site shows as markdown, code blocks taken out"
+    txt = []
+    for c in nb['cells']:
+        if c['cell_type'] == 'markdown': txt.append(''.join(c['source']))
+        for o in c.get('outputs', []): txt.append(''.join(o.get('data', {}).get('text/markdown', '')))
+    md = re.sub(r'^```.*?^```', '', '\n\n'.join(txt), flags=re.S | re.M)
+    return re.sub(r'`[^`\n]*`(?!\])', '', md)
+
+def troubles(p, made, home):
+    "Links of the notebook `p` that lead nowhere, pictures without a text; `made`: all pages, `home`: the site's own address"
+    md = prose(json.loads(p.read_text(encoding='utf-8')))
+    links = re.findall(r'\]\(([^)\s]+)', md) + re.findall(r'(?:src|href)=["\']([^"\']+)', md)
+    for link in links:
+        if link.startswith(home):
+            target = PROC/unquote(link[len(home):].lstrip('/').partition('#')[0] or 'index.html')
+            if target not in made: yield f'{link}: the site has no such page'
+        elif re.match(r'[a-z][a-z0-9+.-]*:|#', link, re.I): continue
+        else:
+            target = (p.parent/unquote(re.split('[#?]', link)[0])).resolve()
+            if not target.is_relative_to(PROC): yield f'{link}: outside nbs/, so not on the site (link to the repository instead)'
+            elif not target.exists() and target not in made: yield f'{link}: no such file'
+    for alt, src, attrs in re.findall(r'!\[([^\]]*)\]\(([^)\s]*)[^)]*\)(\{[^}]*\})?', md):
+        if not alt.strip() and 'fig-alt=' not in attrs: yield f'{src}: picture without an alt text'
+    for tag in re.findall(r'<img\b[^>]*>', md):
+        if not re.search(r'\balt=["\'][^"\']', tag): yield f'{tag[:80]}: picture without an alt text'
+
+def sidebar():
+    "Notebooks named in the hand-written sidebar, in its order"
+    import yaml
+    def walk(o):
+        if isinstance(o, str): yield o
+        elif isinstance(o, dict):
+            if 'href' in o: yield o['href']
+            yield from walk(o.get('contents', []))
+        else:
+            for x in o: yield from walk(x)
+    cfg = yaml.safe_load((ROOT/'_quarto.yml').read_text(encoding='utf-8'))
+    for o in walk(cfg['website']['sidebar']['contents']):
+        yield from (sorted(p.relative_to(PROC).as_posix() for p in PROC.glob(o)) if '*' in o else [o])
+
+class Links(HTMLParser):
+    "The `href` of every link and the `src` of every picture of a page"
+    def __init__(self, page):
+        super().__init__()
+        self.found = []
+        self.feed(page.read_text(encoding='utf-8'))
+    def handle_starttag(self, tag, attrs):
+        o = dict(attrs).get({'a': 'href', 'img': 'src'}.get(tag))
+        if o: self.found.append(o)
+
+def rendered(page):
+    "Links of a finished page that lead nowhere"
+    if not page.exists():
+        yield f'{page.relative_to(DOCS)} was not made'
+        return
+    for link in Links(page).found:
+        if re.match(r'[a-z][a-z0-9+.-]*:|#|/', link, re.I): continue
+        target = (page.parent/unquote(re.split('[#?]', link)[0])).resolve()
+        if not target.exists(): yield f'{link}: no such file'
+
+def build():
+    "Do everything; name of the check -> list of what is wrong"
+    from nbdev.config import get_config
+    os.chdir(ROOT)
+    try: process()
+    except Exception as e: return {'site: nbdev processes the notebooks': [str(e)]}
+    cfg, res, made = get_config(), {'site: nbdev processes the notebooks': []}, pages()
+    home = f"{cfg['doc_host']}{cfg['doc_baseurl']}"
+    for p in made: res[f'site: {p.relative_to(PROC)} links and alt texts'] = sorted(set(troubles(p, set(made.values()), home)))
+    have, named = {p.relative_to(PROC).as_posix() for p in made}, list(sidebar())
+    res['site: the sidebar names every notebook once'] = (
+        [f'{o} is in _quarto.yml, but not in nbs/' for o in named if o not in have] +
+        [f'{o} is not in _quarto.yml' for o in sorted(have) if named.count(o) == 0] +
+        [f'{o} is named twice' for o in sorted(have) if named.count(o) > 1])
+    if not shutil.which('quarto'): return res
+    rc = subprocess.run(['quarto', 'render', '--no-cache', '--no-execute'], cwd=PROC, stdin=subprocess.DEVNULL).returncode
+    res['site: quarto render'] = [f'quarto render ended with status {rc}'] if rc else []
+    if rc: return res
+    shutil.rmtree(DOCS, ignore_errors=True)
+    shutil.move(PROC/DOCS.name, DOCS)
+    for p, page in made.items():
+        page = DOCS/page.relative_to(PROC)
+        res[f'site: page {page.relative_to(DOCS)}'] = sorted(set(rendered(page)))
+    return res
+
+def main():
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument('--report', help='file for the result')
+    args = ap.parse_args()
+    res = build()
+    if args.report: Path(args.report).write_text(json.dumps(res, indent=1), encoding='utf-8')
+    for name, bad in res.items():
+        print(('ok      ' if not bad else 'FAILED  ') + name)
+        for o in bad: print('          ' + o.replace('\n', '\n          '))
+    if not shutil.which('quarto'): print('quarto is not on the PATH: the processed notebooks were checked, pages were not rendered')
+    sys.exit(any(res.values()))
+
+if __name__ == '__main__': main()
