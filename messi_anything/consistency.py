@@ -82,16 +82,18 @@ def _mean(
     w = weight.expand_as(err)
     return (err*w).flatten(1).sum(1)/w.flatten(1).sum(1)
 
-# %% ../nbs/06_consistency.ipynb #c1b07e51
+# %% ../nbs/06_consistency.ipynb #51756530
 @dataclass
 class EDMLoss:
     "Denoising at a random level; weight (s^2+sd^2)/(s sd)^2 makes every level count alike (Karras et al. 2022, arXiv 2206.00364, table 1)"
     p_mean:float=-1.0 # of ln sigma
     p_std:float=1.2
+    top:float=0.      # share of pictures at sigma_max itself, where every sampler starts and the bell curve hardly reaches
     def __call__(self, denoise:Denoiser, batch:dict)->Tensor:
         x = batch['image']
         draw = SeededNoise(batch['seed'])
-        sigma = (self.p_mean + self.p_std*draw.randn(1, device=x.device)[:,0]).exp()
+        z = draw.randn(2, device=x.device)
+        sigma = torch.where(torch.special.ndtr(z[:,1])<self.top, torch.full_like(z[:,0], SIGMA_MAX), (self.p_mean+self.p_std*z[:,0]).exp())
         noisy = x + bcast(sigma, x)*draw.randn(*x.shape[1:], device=x.device)
         d = denoise.sigma_data
         w = (sigma**2+d**2)/(sigma*d)**2
@@ -106,12 +108,12 @@ def ect_r(
     "The lower end of a consistency step (Geng et al. 2024, arXiv 2406.14548, with their k=8, b=1)"
     return (sigma*(1-(1+8*torch.sigmoid(-sigma))/q)).clamp(min=sigma_min)
 
-# %% ../nbs/06_consistency.ipynb #bdf933d5
+# %% ../nbs/06_consistency.ipynb #4abb5ddb
 @dataclass
 class ECTLoss:
     "Consistency between two levels of a path that draw together over the run (Geng et al. 2024); pseudo-Huber distance (Song & Dhariwal 2023, eq. 7)"
-    p_mean:float=-0.6 # of ln sigma
-    p_std:float=1.6
+    p_mean:float=-0.4 # of ln sigma
+    p_std:float=1.8
     c:float=0.03      # of the pseudo-Huber distance: errors below it count squared, above it as they are
     q_end:float=64.   # q doubles from 2 to this over the run
     progress:float=0. # share of the run done, in [0,1]; the loop keeps it up to date
@@ -135,9 +137,10 @@ class ECTLoss:
         d = (_mean((upper-lower)**2, batch.get('weight'))+self.c**2).sqrt()-self.c
         return (d/(sigma-r)).mean()
 
-# %% ../nbs/06_consistency.ipynb #84530226
+# %% ../nbs/06_consistency.ipynb #e0874e2b
 def _rng_state(device, state=None):
     "Read the state of the generator that dropout on `device` draws from, or set it"
+    if torch.device(device).type=='mps': return torch.mps.get_rng_state() if state is None else torch.mps.set_rng_state(state)
     if torch.device(device).type=='cuda':
         return torch.cuda.get_rng_state(device) if state is None else torch.cuda.set_rng_state(state, device)
     return torch.get_rng_state() if state is None else torch.set_rng_state(state)
@@ -164,16 +167,16 @@ def sample_consistency(
         if callback: callback(i, x)
     return x
 
-# %% ../nbs/06_consistency.ipynb #96bd6225
+# %% ../nbs/06_consistency.ipynb #df2f260c
 @torch.no_grad()
 def sample_heun(
-    denoise,
-    shape:tuple,
-    seeds,
+    denoise,     # f(x, sigma, **conditions)
+    shape:tuple, # of one picture, such as (3,64,64)
+    seeds,       # one integer a picture
     steps:int=18,
     device='cpu',
-    **kw
-)->Tensor:
+    **kw         # conditions
+)->Tensor:       # (b,*shape)
     "Walk the path in `steps` steps of second order, 2*steps-1 calls of the network (Karras et al. 2022, algorithm 1)"
     sigmas = [*karras_sigmas(steps+1)[:-1].tolist(), 0.] # sigma_min itself is left out: there the denoiser has no say
     x = sigmas[0]*SeededNoise(seeds).randn(*shape, device=device)

@@ -6,10 +6,11 @@
 __all__ = ['frechet_distance', 'frechet_rows', 'jackknife', 'fid_inf', 'kid', 'precision_recall', 'density_coverage',
            'NearestTrain', 'nearest_train', 'FeatureStats', 'load_stats', 'Extractor', 'inception_weights', 'inception',
            'timm_extractor', 'offline', 'get_extractor', 'Samples', 'read_boxes', 'Cropper', 'extract', 'Report',
-           'compare', 'versions', 'measure', 'source_of', 'band_of', 'target_samples', 'cache_dir', 'messi_fid']
+           'compare', 'versions', 'measure', 'source_of', 'band_of', 'target_samples', 'cache_dir', 'messi_fid',
+           'main_fid']
 
-# %% ../nbs/08_fid.ipynb #0f3925df
-import csv, hashlib, json, math, os, platform, time, warnings
+# %% ../nbs/08_fid.ipynb #d8b0c0e1
+import csv, hashlib, json, math, os, platform, sys, time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, asdict
@@ -18,9 +19,9 @@ import numpy as np, torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from PIL import Image
-from fastcore.script import call_parse, Param, store_true
-from .images import (Box, ConfigError, DataError, MessiError, WeightsError, atomic_path, crop as cut, load_image,
-                                   square_window)
+from fastcore.basics import patch
+from .images import (Box, ConfigError, DataError, MessiError, WeightsError, atomic_path, command, crop as cut, list_images,
+                                   load_image, load_mask, square_window)
 
 # %% ../nbs/08_fid.ipynb #a0f91f16
 def _root(sigma):
@@ -167,7 +168,7 @@ class NearestTrain:
     distance:np.ndarray=field(repr=False) # (m,) and how far it is
     def worst(self, k=8): return [(int(i),int(self.nearest[i])) for i in np.argsort(self.distance, kind='stable')[:k]]
 
-# %% ../nbs/08_fid.ipynb #3c04e743
+# %% ../nbs/08_fid.ipynb #b8068558
 def nearest_train(
     generated,    # features of the generated pictures, (m,d)
     train,        # features of the training pictures, (n,d)
@@ -175,8 +176,9 @@ def nearest_train(
 )->NearestTrain:
     "Search for copies of the training set (after Meehan et al. 2020, arXiv:2004.05675)"
     dist,near = _dist(generated,train).min(1)
-    if held_out is not None: ref,name = _dist(held_out,train).min(1).values, 'held-out pictures'
-    else: ref,name = _radii(train,1), 'training pictures among themselves'
+    ref = _dist(held_out,train).min(1).values if held_out is not None else torch.zeros(0)
+    ref,name = ref[ref>1e-6*dist.max()],'held-out pictures'        # those that were trained on after all are no judges
+    if len(ref)<10: ref,name = _radii(train,1),'training pictures among themselves'
     auc = ((dist[:,None]<ref[None]).double() + .5*(dist[:,None]==ref[None]).double()).mean().item()
     return NearestTrain((dist<ref.quantile(.01)).double().mean().item(), auc, name, near.numpy(), dist.numpy())
 
@@ -201,9 +203,7 @@ class FeatureStats:
     def labels(self): return self._labels[:len(self.rows)]
     def __repr__(self): return f'FeatureStats(n={self.n}, dims={self.dims}, rows kept={len(self.rows)})'
 
-# %% ../nbs/08_fid.ipynb #5226d758
-from fastcore.basics import patch
-
+# %% ../nbs/08_fid.ipynb #c960c11f
 @patch
 def update(self:FeatureStats,
     x,           # feature rows, (b,dims); `DataError` where one is not finite
@@ -478,7 +478,7 @@ def get_extractor(
         return timm_extractor(name, size=int(size) if size else None, device=device, **kw)
     raise ConfigError(f'no extractor {spec!r}: choose inception, inception:64|192|768|2048, offline, or timm:<model>[@size]')
 
-# %% ../nbs/08_fid.ipynb #21714ba8
+# %% ../nbs/08_fid.ipynb #defe9b13
 @dataclass(frozen=True)
 class Samples:
     "Pictures straight from a sampler: no files, and the same picture for the same seed whatever the batch"
@@ -487,6 +487,7 @@ class Samples:
     bs:int=16           # drawn at once
     seed:int=0          # of the first; the others follow
     name:str='sampler'  # what reports call it
+    key:str=''          # what tells it from others, where its statistics are cached; a fingerprint of its weights, say
     def __len__(self): return self.n
     def __iter__(self): return self.batches()
     def batches(self, start=0):
@@ -543,20 +544,10 @@ class Cropper:
             raise DataError(f"{p.name}: {round(box.width)}x{round(box.height)} would have to be squashed to a square: use crop='center' or boxes")
         return im if box==Box(0,0,w,h) else cut(im, box)
 
-# %% ../nbs/08_fid.ipynb #5880b6d7
-_suffixes = {'.jpg','.jpeg','.jfif','.png','.webp','.bmp','.gif','.tif','.tiff','.ppm','.pgm','.avif'}
-
-def _files(src): # -> (name, sorted list of files)
+# %% ../nbs/08_fid.ipynb #cff49781
+def _files(src): # -> (name, list of files)
     if isinstance(src,(list,tuple)): return f'{len(src)} files', [Path(o) for o in src]
-    src = Path(src)
-    if not src.exists(): raise DataError(f'no folder at {src}')
-    if not src.is_dir(): raise DataError(f'{src.name} is no folder: give a folder of pictures or an .npz of statistics')
-    every = sorted(p for p in src.rglob('*') if p.is_file() and not any(q.startswith('.') for q in p.relative_to(src).parts))
-    files = [p for p in every if p.suffix.lower() in _suffixes]
-    if not files:
-        raise DataError(f'no pictures in {src}: '+('it is empty' if not every else f'none of its {len(every)} files ({every[0].name}, ...) ends like a picture')
-                        +'; put jpg, png or webp files there')
-    return src.name, files
+    return Path(src).resolve().name, list_images(src)
 
 def _ahead(fn, items, workers): # results in order, a few computed beforehand
     with ThreadPoolExecutor(workers) as pool:
@@ -566,7 +557,7 @@ def _ahead(fn, items, workers): # results in order, a few computed beforehand
             if len(queue)>2*workers: yield queue.popleft().result()
         while queue: yield queue.popleft().result()
 
-# %% ../nbs/08_fid.ipynb #56e0c271
+# %% ../nbs/08_fid.ipynb #4e47a486
 class _FileSource:
     "Pictures of a folder, cropped, in batches of lists of equal sizes"
     def __init__(self, src, crop, labels, bs, bad, workers):
@@ -592,6 +583,8 @@ class _FileSource:
             if len(xs)==self.bs: yield _stack(xs),ls,used; xs,ls,used = [],[],0
         if used: yield _stack(xs),ls,used
 
+def _safe(name): return ''.join(c if c.isalnum() or c in '-_.' else '_' for c in name)
+
 def _stack(xs): # neighbours of one size into one tensor
     out = []
     for x in xs:
@@ -599,7 +592,7 @@ def _stack(xs): # neighbours of one size into one tensor
         else: out.append([x])
     return [torch.cat(o) for o in out]
 
-# %% ../nbs/08_fid.ipynb #1572a906
+# %% ../nbs/08_fid.ipynb #46e092ed
 class _TensorSource:
     "Pictures that come as tensors: from memory, an iterator, or `Samples`"
     def __init__(self, src, crop, bs):
@@ -610,7 +603,7 @@ class _TensorSource:
             self._from = lambda i: (t[j:j+bs] for j in range(i,len(t),bs))
         elif isinstance(src,Samples):
             self.name,self.n,self._from = src.name,src.n,src.batches
-            self.key = json.dumps([src.name,src.n,src.seed])
+            self.key = json.dumps([src.name,src.key,src.n,src.seed])
         else:
             try: it = iter(src)
             except TypeError: raise ConfigError(f'{type(src).__name__} is no source of pictures: give a folder, files, an .npz, a tensor, batches, or Samples') from None
@@ -626,7 +619,7 @@ class _TensorSource:
                 s = min(h,w); x = x[:,:,(h-s)//2:(h-s)//2+s,(w-s)//2:(w-s)//2+s]
             yield [x],ls,len(x)
 
-# %% ../nbs/08_fid.ipynb #85ff876a
+# %% ../nbs/08_fid.ipynb #ca905d3b
 def extract(
     src,                  # folder, list of files, `.npz`, tensor (n,3,h,w), batches, `Samples`, or statistics already made
     extractor='inception',# an `Extractor`, or the name of one, see `get_extractor`
@@ -653,7 +646,7 @@ def extract(
                 crop=crop.name if is_files else 'as drawn'+('' if crop.how=='none' else ', centre square'), key=key)
     st,done,path = FeatureStats(ext.dims,keep,seed,info),0,None
     if cache is not None and key:
-        path = Path(cache); path = path if path.suffix=='.npz' else path/f'{source.name}-{key}.npz'
+        path = Path(cache); path = path if path.suffix=='.npz' else path/f'{_safe(source.name)}-{key}.npz'
         if path.exists():
             old = load_stats(path)
             if old.info.get('key')==key: return old
@@ -842,7 +835,7 @@ def measure(
     report.about['seconds'] = round(time.perf_counter()-start, 1)
     return report
 
-# %% ../nbs/08_fid.ipynb #307b9b27
+# %% ../nbs/08_fid.ipynb #c83947c7
 def source_of(path)->str: # what stands before the first underscore; without one, the folder's name
     "The source of a picture from its file name"
     p = Path(path)
@@ -862,9 +855,9 @@ class band_of:
     def __call__(self, path):
         p = self.files.get(Path(path).stem)
         if p is None: raise DataError(f'{Path(path).name} has no mask of the same name: add one, or leave the picture out')
-        return self.band(np.asarray(load_image(p).convert('L')).mean()/255)
+        return self.band(load_mask(p).mean().item())
 
-# %% ../nbs/08_fid.ipynb #658dd9b7
+# %% ../nbs/08_fid.ipynb #a6286cdc
 def target_samples(
     target,      # name or folder of a target, or an `Inpainter`
     n=500,       # pictures
@@ -878,12 +871,16 @@ def target_samples(
         paint = Inpainter.from_pretrained(target, device=device)
     s = paint.size
     def draw(seeds): return paint(torch.zeros(len(seeds),3,s,s), torch.ones(len(seeds),1,s,s), seeds, steps=steps)
-    return Samples(draw, n, bs, seed, f'target {getattr(paint,"name","") or target}, {steps} steps')
+    net = getattr(paint,'net',None)
+    return Samples(draw, n, bs, seed, f'target {getattr(paint,"name","") or target}, {steps} steps', _fingerprint(net) if isinstance(net,nn.Module) else '')
 
-# %% ../nbs/08_fid.ipynb #7bbbee31
+# %% ../nbs/08_fid.ipynb #3f493dee
 def cache_dir()->Path:
     "Where the command keeps statistics"
     return Path(os.environ.get('XDG_CACHE_HOME') or Path.home()/'.cache')/'messi_anything'/'fid'
+
+def _counter(done, n): # where the work is, for people who watch
+    if sys.stderr.isatty(): print(f'\r{done}{f" of {n}" if n else ""} pictures', end='\n' if done==n else '', file=sys.stderr, flush=True)
 
 def _prune(folder, limit=2e9): # the oldest go first
     files = sorted(Path(folder).glob('*.npz'), key=lambda p: p.stat().st_mtime, reverse=True); size = 0
@@ -891,11 +888,18 @@ def _prune(folder, limit=2e9): # the oldest go first
         size += p.stat().st_size
         if size>limit: p.unlink(missing_ok=True)
 
-# %% ../nbs/08_fid.ipynb #80a2e445
-@call_parse
+# %% ../nbs/08_fid.ipynb #7652cff2
+def _place(help): # an argument that may be left out and needs no --name; fastcore 1 and 2 say it differently
+    try: from fastcore.script import Param
+    except ImportError:
+        from typing import Annotated
+        return Annotated[str, help, dict(opt=False, nargs='?')]
+    return Param(help, str, opt=False, nargs='?')
+
+# %% ../nbs/08_fid.ipynb #9baffa90
 def messi_fid(
-    a:Param('real pictures: a folder, or an .npz of statistics', str, opt=False, nargs='?')=None,
-    b:Param('generated pictures: the same', str, opt=False, nargs='?')=None,
+    a:_place('real pictures: a folder, or an .npz of statistics')=None,
+    b:_place('generated pictures: the same')=None,
     real:str=None,             # real pictures, instead of the first
     generated:str=None,        # generated pictures, instead of the second
     target:str=None,           # draw the generated pictures from this target
@@ -906,40 +910,40 @@ def messi_fid(
     weights:str=None,          # path of the extractor's weights file
     resize:str=None,           # bilinear, bicubic, or pytorch-fid (not antialiased)
     crop:str='center',         # center, none, or a .csv of boxes for the real side
-    box_scale:float=1.,        # side of the square in sides of the box
-    box_down:float=0.,         # how far its centre is moved down, in heights of the box
+    zoom:float=1.,             # side of the square in sides of the box
+    down:float=0.,             # how far its centre is moved down, in heights of the box
     masks:str=None,            # folder of masks of the generated pictures: rows by size of the hole
-    sources:store_true=False,  # rows by source, the file name up to the first underscore
+    sources:bool=False,        # rows by source, the file name up to the first underscore
     train:str=None,            # folder of the training pictures: search for copies
     out:str='fid.json',        # the report as JSON
     save:str=None,             # write the statistics of the real pictures to this .npz
     cache:str=None,            # folder for statistics; 'none' for no cache
     bs:int=32,                 # pictures at once
-    skip:store_true=False,     # pass over files that cannot be read
-    fast:store_true=False,     # no standard errors of FID, no floor
+    skip:bool=False,           # pass over files that cannot be read
+    fast:bool=False,           # no standard errors of FID, no floor
     device:str=None,           # cpu, cuda, ...
 ):
     "Compare generated pictures with real ones: FID, KID, precision, recall, with their uncertainty"
-    try:
-        real,generated = real or a, generated or (b if real is None or a is None or b else a)
-        if real is None or (generated is None and target is None and save is None):
-            raise ConfigError('give two sets of pictures: messi_fid REAL GENERATED, or --real with --generated or --target; --help lists the rest')
-        if generated is not None and target is not None: raise ConfigError(f'{generated} and target {target} are both given: choose one')
-        folder = None if cache=='none' else Path(cache) if cache else cache_dir()
-        stats_only = [o for o in (real,generated) if o and o.endswith('.npz')]
-        ext = None if len(stats_only)==2 and not train else get_extractor(extractor, weights, resize, device)
-        cropper = Cropper(crop, box_scale, (0.,box_down)); plain = Cropper('center') if cropper.boxes else cropper
-        opts = dict(bs=bs, bad='skip' if skip else 'raise', cache=folder)
-        if save:
-            st = extract(real, ext, cropper, **opts); st.save(save)
-            print(f'{st.n} pictures of {real} -> {save}')
-        if generated is None and target is None: return
-        labels = {**({'source':source_of} if sources else {}), **({'hole':band_of(masks)} if masks else {})}
-        made = extract(target_samples(target, n, steps, bs, seed, device) if target else generated, ext, plain, labels=labels, **opts)
-        report = measure(extract(real, ext, cropper, labels={k:_IfAny(f) for k,f in labels.items()}, **opts), made, ext, real_crop=cropper, train=train,
-                         intervals=not fast, floor=not fast, **opts)
-        print(report)
-        report.save(out)
-        print(f'written to {out}')
-        if folder: _prune(folder)
-    except MessiError as e: raise SystemExit(f'messi_fid: {e}') from None
+    real,generated = real or a, generated or (b if real is None or a is None or b else a)
+    if real is None or (generated is None and target is None and save is None):
+        raise ConfigError('give two sets of pictures: messi_fid REAL GENERATED, or --real with --generated or --target; --help lists the rest')
+    if generated is not None and target is not None: raise ConfigError(f'{generated} and target {target} are both given: choose one')
+    folder = None if cache=='none' else Path(cache) if cache else cache_dir()
+    ready = [o for o in (real,generated) if o and str(o).endswith('.npz')]
+    ext = None if len(ready)==2 and not train else get_extractor(extractor, weights, resize, device)
+    cropper = Cropper(crop, zoom, (0.,down)); plain = Cropper('center') if cropper.boxes else cropper
+    opts = dict(bs=bs, bad='skip' if skip else 'raise', cache=folder, progress=_counter)
+    labels = {**({'source':source_of} if sources else {}), **({'hole':band_of(masks)} if masks else {})}
+    known = extract(real, ext, cropper, labels={k:_IfAny(f) for k,f in labels.items()}, **opts)
+    if save:
+        known.save(save)
+        print(f'{known.n} pictures of {real} -> {save}')
+    if generated is None and target is None: return
+    made = extract(target_samples(target, n, steps, bs, seed, device) if target else generated, ext, plain, labels=labels, **opts)
+    report = measure(known, made, ext, real_crop=cropper, train=train, intervals=not fast, floor=not fast, **opts)
+    print(report)
+    report.save(out)
+    print(f'written to {out}')
+    if folder: _prune(folder)
+
+def main_fid(): return command(messi_fid)
