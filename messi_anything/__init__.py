@@ -7,7 +7,7 @@ from importlib import import_module as _import_module
 # so that `import messi_anything` itself costs next to nothing.
 _names = dict(replace='pipeline', Result='pipeline', load_image='images', save_image='images', Segmenter='segment',
               Inpainter='inpaint', MessiError='images', ImageError='images', DataError='images', WeightsError='images',
-              ConfigError='images')
+              ConfigError='images', measure='fid')
 __all__ = list(_names)
 
 def __getattr__(name):

@@ -9,7 +9,7 @@ __all__ = ['frechet_distance', 'frechet_rows', 'jackknife', 'fid_inf', 'kid', 'p
            'compare', 'versions', 'measure', 'source_of', 'band_of', 'target_samples', 'cache_dir', 'messi_fid',
            'main_fid']
 
-# %% ../nbs/08_fid.ipynb #d8b0c0e1
+# %% ../nbs/08_fid.ipynb #f7625271
 import csv, hashlib, json, math, os, platform, sys, time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -18,10 +18,9 @@ from pathlib import Path
 import numpy as np, torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from PIL import Image
 from fastcore.basics import patch
 from .images import (Box, ConfigError, DataError, MessiError, WeightsError, atomic_path, command, crop as cut, list_images,
-                                   load_image, load_mask, square_window)
+                                   load_image, positional, load_mask, square_window)
 
 # %% ../nbs/08_fid.ipynb #a0f91f16
 def _root(sigma):
@@ -857,11 +856,11 @@ class band_of:
         if p is None: raise DataError(f'{Path(path).name} has no mask of the same name: add one, or leave the picture out')
         return self.band(load_mask(p).mean().item())
 
-# %% ../nbs/08_fid.ipynb #a6286cdc
+# %% ../nbs/08_fid.ipynb #2efc3d2d
 def target_samples(
     target,      # name or folder of a target, or an `Inpainter`
     n=500,       # pictures
-    steps=2,     # of the sampler
+    steps=4,     # of the sampler
     bs=16, seed=0, device=None,
 )->Samples:
     "Pictures that a target's generator paints from nothing"
@@ -888,23 +887,15 @@ def _prune(folder, limit=2e9): # the oldest go first
         size += p.stat().st_size
         if size>limit: p.unlink(missing_ok=True)
 
-# %% ../nbs/08_fid.ipynb #7652cff2
-def _place(help): # an argument that may be left out and needs no --name; fastcore 1 and 2 say it differently
-    try: from fastcore.script import Param
-    except ImportError:
-        from typing import Annotated
-        return Annotated[str, help, dict(opt=False, nargs='?')]
-    return Param(help, str, opt=False, nargs='?')
-
-# %% ../nbs/08_fid.ipynb #9baffa90
+# %% ../nbs/08_fid.ipynb #b0f40353
 def messi_fid(
-    a:_place('real pictures: a folder, or an .npz of statistics')=None,
-    b:_place('generated pictures: the same')=None,
+    a:positional('real pictures: a folder, or an .npz of statistics', '?')=None,
+    b:positional('generated pictures: the same', '?')=None,
     real:str=None,             # real pictures, instead of the first
     generated:str=None,        # generated pictures, instead of the second
     target:str=None,           # draw the generated pictures from this target
     n:int=500,                 # how many to draw
-    steps:int=2,               # steps of the sampler
+    steps:int=4,               # steps of the sampler
     seed:int=0,                # of the first picture drawn
     extractor:str='inception', # inception, inception:64|192|768, offline, timm:<model>[@size]
     weights:str=None,          # path of the extractor's weights file

@@ -18,8 +18,8 @@ from PIL.PngImagePlugin import PngInfo
 
 # %% auto #0
 __all__ = ['synthetic_source', 'image_suffixes', 'MessiError', 'ImageError', 'DataError', 'WeightsError', 'ConfigError',
-           'command', 'to_pil', 'load_image', 'to_tensor', 'load_mask', 'mask_to_pil', 'image_grid', 'Box',
-           'square_window', 'resize', 'crop', 'atomic_path', 'atomic_write', 'read_provenance', 'save_image',
+           'positional', 'command', 'to_pil', 'load_image', 'to_tensor', 'load_mask', 'mask_to_pil', 'image_grid',
+           'Box', 'square_window', 'resize', 'crop', 'atomic_path', 'atomic_write', 'read_provenance', 'save_image',
            'is_image_file', 'list_images']
 
 # %% ../nbs/00_images.ipynb #19f0d58a
@@ -28,6 +28,18 @@ class ImageError(MessiError): "A picture that cannot be read, used or written"
 class DataError(MessiError): "A folder, annotation file or dataset that cannot be used"
 class WeightsError(MessiError): "Weights that are missing, broken or do not fit"
 class ConfigError(MessiError): "Settings that cannot work"
+
+# %% ../nbs/00_images.ipynb #45bb4454
+def positional(
+    help:str,       # what it is, for the help text
+    nargs:str='*',  # how many: '*' any number, '?' one or none
+):                  # an annotation for a parameter of a command
+    "An argument that needs no --name; fastcore 1 and 2 say it differently"
+    try: from fastcore.script import Param
+    except ImportError:
+        from typing import Annotated
+        return Annotated[str, help, dict(opt=False, nargs=nargs)]
+    return Param(help, str, opt=False, nargs=nargs)
 
 # %% ../nbs/00_images.ipynb #5eb57085
 def command(
