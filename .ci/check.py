@@ -172,7 +172,7 @@ def outputs(cell):
                 yield re.sub(r'base64,[A-Za-z0-9+/=\s]+', '', ''.join(data) if isinstance(data, (str, list)) else json.dumps(data))
 
 PLACES = re.compile(r'(?<![\w.:/~-])(?:/(?:home|Users|root|work|tmp|private|opt|mnt|media|scratch|content|workspace|data)/[\w.-]+|[A-Z]:\\+\w)[^\s"\']*')
-HOMES = re.compile(r'(?<![\w.:/~-])(?:/(?:home|Users)/\w+|/root/|/work/|[A-Z]:\\+Users)[^\s"\']*')
+HOMES = re.compile(r'(?<![\w.:/~-])(?:/(?:home|Users|root)/\w+|[A-Z]:\\+Users)[^\s"\']*')
 
 def mixed_imports(src):
     "Whether nbdev's site build would run this cell for its import, and other code with it"

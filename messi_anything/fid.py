@@ -856,11 +856,11 @@ class band_of:
         if p is None: raise DataError(f'{Path(path).name} has no mask of the same name: add one, or leave the picture out')
         return self.band(load_mask(p).mean().item())
 
-# %% ../nbs/08_fid.ipynb #2efc3d2d
+# %% ../nbs/08_fid.ipynb #31eeed74
 def target_samples(
     target,      # name or folder of a target, or an `Inpainter`
     n=500,       # pictures
-    steps=4,     # of the sampler
+    steps=5,     # of the sampler
     bs=16, seed=0, device=None,
 )->Samples:
     "Pictures that a target's generator paints from nothing"
@@ -887,7 +887,7 @@ def _prune(folder, limit=2e9): # the oldest go first
         size += p.stat().st_size
         if size>limit: p.unlink(missing_ok=True)
 
-# %% ../nbs/08_fid.ipynb #b0f40353
+# %% ../nbs/08_fid.ipynb #ab3195f8
 def messi_fid(
     a:positional('real pictures: a folder, or an .npz of statistics', '?')=None,
     b:positional('generated pictures: the same', '?')=None,
@@ -895,7 +895,7 @@ def messi_fid(
     generated:str=None,        # generated pictures, instead of the second
     target:str=None,           # draw the generated pictures from this target
     n:int=500,                 # how many to draw
-    steps:int=4,               # steps of the sampler
+    steps:int=5,               # steps of the sampler
     seed:int=0,                # of the first picture drawn
     extractor:str='inception', # inception, inception:64|192|768, offline, timm:<model>[@size]
     weights:str=None,          # path of the extractor's weights file

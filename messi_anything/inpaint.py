@@ -118,10 +118,10 @@ def train_fill(
         if t.done<s.train.steps: break
     return net
 
-# %% ../nbs/07_inpaint.ipynb #e40c2f93
-STEPS = {1: (80.,), 2: (80.,1.2), 3: (80.,4.,.6), 4: (80.,6.,1.5,.5), 5: (80.,8.,2.5,.9,.3), 6: (80.,10.,4.,1.5,.6,.25)} # noise levels for a number of steps
+# %% ../nbs/07_inpaint.ipynb #a5bf0a31
+STEPS = {1: (80.,), 2: (80.,1.2), 3: (80.,4.,.6), 4: (80.,5.,1.2,.25), 5: (80.,5.,1.5,.4,.12), 6: (80.,10.,4.,1.5,.5,.15)} # noise levels for a number of steps
 
-# %% ../nbs/07_inpaint.ipynb #27182d46
+# %% ../nbs/07_inpaint.ipynb #e195c663
 class Inpainter:
     "A trained generator: fills holes of pictures at its own size"
     def __init__(self,
@@ -151,7 +151,7 @@ class Inpainter:
         img:Tensor,     # (b,3,s,s) in [-1,1], the photo; what is under the hole does not matter
         hole:Tensor,    # (b,1,s,s), 1 where to paint
         seeds,          # one integer a picture
-        steps:int=4,    # 1 to 6
+        steps:int=5,    # 1 to 6
     )->Tensor:          # (b,3,s,s): the network's picture, surroundings included
         "Paint"
         if img.shape[2:]!=(self.size,self.size) or hole.shape!=(len(img),1,self.size,self.size):
@@ -225,14 +225,14 @@ def window_tensor(
     pad = (max(0,-l), max(0,r-W), max(0,-t), max(0,b-H))
     return F.pad(c, pad, mode='replicate') if any(pad) else c
 
-# %% ../nbs/07_inpaint.ipynb #783e5d51
+# %% ../nbs/07_inpaint.ipynb #740ae994
 def fill_person(
     img:Tensor,        # (1,3,H,W) in [-1,1], the photo; changed in place
     mask:Tensor,       # (1,1,H,W) in [0,1], the person to replace
     box:Box,           # around the person
     paint,             # an `Inpainter`, or any (img, hole, seeds, steps) -> picture with a `size`
     seed:int=0,
-    steps:int=4,       # of the generator
+    steps:int=5,       # of the generator
     edge:Edge=Edge(),
     margin:tuple=(1.12,1.25), # side of the window, as a multiple of the person's longer side: the larger, or as much of it as the photo has room for
     also:Tensor=None,  # (1,1,H,W) what else the generator must not see, such as people still to be replaced

@@ -110,12 +110,12 @@ def _whole_seed(seed)->int: # from a number or a torch.Generator
     if not isinstance(seed, (int, np.integer)) or not 0<=seed<2**63: raise ConfigError(f'seed={seed!r}: give a whole number from 0 to 2**63-1, or a torch.Generator')
     return int(seed)
 
-# %% ../nbs/09_pipeline.ipynb #e71c7503
+# %% ../nbs/09_pipeline.ipynb #dc73a59d
 def replace(
     photo,            # path, bytes, file, PIL image, array or tensor
     target='messi',   # who to paint: a target's name, folder or hub id, an `Inpainter`, or 'classical' to only remove people
     seed=0,           # a whole number, or a `torch.Generator` to draw one from; the same seed gives the same picture
-    steps:int=4,      # of the generator, 1 to 6
+    steps:int=5,      # of the generator, 1 to 6
     mask=None,        # your own mask (file, image, array or tensor of the photo's size, white = paint here) instead of the segmenter's
     device:str=None,  # 'cpu', 'cuda', 'mps'; None for the fastest there is
     segmenter='segment-tiny', # weights' name, folder or hub id, or a `Segmenter`
@@ -192,14 +192,14 @@ def replace_many(
         except Exception as e: yield name, e if isinstance(e, MessiError) else ImageError(f'{photo if isinstance(photo, (str,Path)) else name}: {type(e).__name__}: {e}'), []
         else: yield name, r, files
 
-# %% ../nbs/09_pipeline.ipynb #9547eee1
+# %% ../nbs/09_pipeline.ipynb #41b1f013
 def messi_replace(
     paths:positional('photos or folders of photos; without any, a public-domain portrait')=(),
     out:str='.',         # folder for the pictures
     seed:int=0,          # the same seed gives the same picture
     target:str='messi',  # who to paint: a name, a folder or a hub id; 'classical' only removes people
     device:str='auto',   # cpu, cuda or mps
-    steps:int=4,         # of the generator, 1 to 6
+    steps:int=5,         # of the generator, 1 to 6
     mask:str=None,       # a mask of your own for one photo: white = paint here
     segmenter:str='segment-tiny', # who finds the people: a name, a folder or a hub id
     save_mask:bool=False,# write the people's mask as well
