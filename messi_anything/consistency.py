@@ -108,7 +108,7 @@ def ect_r(
     "The lower end of a consistency step (Geng et al. 2024, arXiv 2406.14548, with their k=8, b=1)"
     return (sigma*(1-(1+8*torch.sigmoid(-sigma))/q)).clamp(min=sigma_min)
 
-# %% ../nbs/06_consistency.ipynb #4abb5ddb
+# %% ../nbs/06_consistency.ipynb #9860ec99
 @dataclass
 class ECTLoss:
     "Consistency between two levels of a path that draw together over the run (Geng et al. 2024); pseudo-Huber distance (Song & Dhariwal 2023, eq. 7)"
@@ -116,6 +116,7 @@ class ECTLoss:
     p_std:float=1.8
     c:float=0.03      # of the pseudo-Huber distance: errors below it count squared, above it as they are
     q_end:float=64.   # q doubles from 2 to this over the run
+    top:float=0.      # share of pictures at sigma_max itself, as in `EDMLoss`
     progress:float=0. # share of the run done, in [0,1]; the loop keeps it up to date
 
     @property
@@ -126,7 +127,8 @@ class ECTLoss:
     def __call__(self, denoise:Denoiser, batch:dict)->Tensor:
         x,kw = batch['image'],_conditions(batch)
         draw = SeededNoise(batch['seed'])
-        sigma = (self.p_mean + self.p_std*draw.randn(1, device=x.device)[:,0]).exp().clamp(denoise.sigma_min*1.01, SIGMA_MAX)
+        z = draw.randn(2, device=x.device)
+        sigma = torch.where(torch.special.ndtr(z[:,1])<self.top, torch.full_like(z[:,0], SIGMA_MAX), (self.p_mean+self.p_std*z[:,0]).exp().clamp(denoise.sigma_min*1.01, SIGMA_MAX))
         noise = draw.randn(*x.shape[1:], device=x.device)
         r = ect_r(sigma, self.q, denoise.sigma_min)
         rng = _rng_state(x.device)

@@ -20,7 +20,8 @@ from .inpaint import Inpainter, Classical, Edge, STEPS, fill_person
 
 # %% auto #0
 __all__ = ['Result', 'replace', 'example_photo', 'replace_many', 'messi_replace', 'main_replace', 'overhead', 'speed',
-           'target_photos', 'generator_crops', 'segmenter_photos', 'score_segmenter', 'messi_train', 'main_train']
+           'target_photos', 'generator_crops', 'segmenter_photos', 'score_segmenter', 'face_photos', 'faceless_places',
+           'face_sets', 'score_face_finder', 'messi_train', 'main_train']
 
 # %% ../nbs/09_pipeline.ipynb #2e1c2650
 @dataclass
@@ -242,7 +243,14 @@ def speed(
     return {'import messi_anything / import torch, timm': mid(lambda r: r['package']/r['torch_timm']), 'messi_replace --help / import torch': mid(lambda r: r['help']/r['torch']),
             'share of replace() outside the networks': round(float(np.median([overhead(replace(photo, seed=i)) for i in range(2*n+1)])), 3)}
 
-# %% ../nbs/09_pipeline.ipynb #14a96976
+# %% ../nbs/09_pipeline.ipynb #824bb6c4
+def _flagged(root, name)->set: # paths of photos to leave out
+    import csv
+    f = Path(root)/name/'flags.csv'
+    if not f.exists(): return set()
+    with open(f, newline='', encoding='utf-8') as g: return {r['path'] for r in csv.DictReader(g)}
+
+# %% ../nbs/09_pipeline.ipynb #16034101
 def target_photos(
     root,        # folder laid out as above
     name='messi',# of the target's folder
@@ -250,11 +258,7 @@ def target_photos(
     "Photos with a face, a mask, and no flag"
     from messi_anything.data import folder_people, read_faces
     root = Path(root)
-    flagged = set()
-    if (f := root/name/'flags.csv').exists():
-        import csv
-        with open(f, newline='', encoding='utf-8') as g: flagged = {r['path'] for r in csv.DictReader(g)}
-    out = folder_people(root, name, f'{name}/masks', read_faces(root/name/'face_boxes.csv'), 1, flagged)
+    out = folder_people(root, name, f'{name}/masks', read_faces(root/name/'face_boxes.csv'), 1, _flagged(root, name))
     return out + folder_people(root, 'faces/images', 'faces/masks', read_faces(root/'faces/face_boxes.csv'))
 
 # %% ../nbs/09_pipeline.ipynb #362133d7
@@ -282,7 +286,7 @@ def _whole(photos, cache, side): # photos scaled into squares, once: Packed and 
     from messi_anything.data import pack_photos, letterbox
     return _cached(cache, photos, lambda: pack_photos(photos, side)[0]), np.array([letterbox(p.size, side) for p in photos])
 
-# %% ../nbs/09_pipeline.ipynb #8e353c6f
+# %% ../nbs/09_pipeline.ipynb #a5d6ba81
 def segmenter_photos(root, cache, side=224): # -> {name: (Packed, sizes)}, and the validation photos
     "What the segmenter learns from and is judged by; scenes without people are halved by a hash of their content"
     from messi_anything.data import Photo, coco_people
@@ -291,8 +295,7 @@ def segmenter_photos(root, cache, side=224): # -> {name: (Packed, sizes)}, and t
     sets = {k: _whole(v, cache/f'people_{k}_{side}.npz', side) for k,v in people.items()}
     sets['soft'] = _whole(target_photos(root), cache/f'soft_{side}.npz', side)
     for k in (0,1):
-        half = [p for p in list_images(root/'scenes') if int(hashlib.sha1(p.read_bytes()).hexdigest(), 16)%2==k]
-        photos = [Photo(p, size, _no_mask(size)) for p in half for size in [load_image(p).size]]
+        photos = [Photo(p, size, _no_mask(size)) for p in _scenes(root, k) for size in [load_image(p).size]]
         sets[f'scenes{k}'] = _whole(photos, cache/f'scenes{k}_{side}.npz', side)
     return sets, people['val']
 
@@ -314,6 +317,71 @@ def score_segmenter(net, sets, val)->dict: # numbers for the record
     out['scenes_marked'] = (float(np.mean(marked)), len(marked))
     return {k: dict(value=round(a,4), photos=n) for k,(a,n) in out.items()}
 
+# %% ../nbs/09_pipeline.ipynb #931a1b49
+def face_photos(root, name='messi')->dict: # 'train' and 'val' -> {path: [Face]}
+    "The photos with listed faces, split by what they show"
+    from messi_anything.faces import read_face_table
+    from messi_anything.data import split_photos
+    root,listed = Path(root),{}
+    for o in (name, 'faces'):
+        out = _flagged(root, name)
+        listed.update({root/k: v for k,v in read_face_table(root/o/'face_boxes.csv').items() if k not in out and (root/k).is_file()})
+    side = split_photos(list(listed), progress=False)
+    return {k: {p: v for p,v in listed.items() if side[p]==k} for k in ('train','val')}
+
+# %% ../nbs/09_pipeline.ipynb #a04295d4
+def _scenes(root, half): # the half of the scenes that is learned from (0), or measured on (1); by a hash of their content
+    return [p for p in list_images(Path(root)/'scenes') if int(hashlib.sha1(p.read_bytes()).hexdigest(), 16)%2==half]
+
+def faceless_places(root, faces:dict)->list: # of (path, box), see `other_windows`
+    "Where no face is: scenes, below the listed faces, and the lower part of people who stand"
+    from messi_anything.images import Box
+    from messi_anything.data import coco_people, photo_mask, mask_box
+    root = Path(root)
+    out = [(p, None) for p in _scenes(root, 0)]
+    for p,fs in faces.items():
+        w,h = load_image(p).size
+        low = max(f.box.bottom+.3*f.box.height for f in fs)
+        if min(w,h)>200 and low<.75*h: out.append((p, Box(0, low, w, h)))
+    people = coco_people(root/'people/annotations/person_train.json', root/'people/images')
+    for p in people[::3]:
+        b = mask_box(photo_mask(p))
+        if b.height>max(2*b.width, .5*p.size[1]): out.append((p.path, Box(0, b.top+.4*b.height, *p.size)))
+    return out
+
+# %% ../nbs/09_pipeline.ipynb #a15c0c46
+def face_sets(root, cache): # -> FaceCrops, weights of its faces, (n,80,80,3) windows without faces, {path: [Face]} kept apart
+    "What the landmark network learns from and is judged by"
+    from messi_anything.faces import FaceCrops, pack_faces, other_windows
+    sides = face_photos(root)
+    train,f = sides['train'],make_folder(cache)/f"faces_{hashlib.sha1(repr(sorted(map(str, sides['train']))).encode()).hexdigest()[:12]}.npz"
+    pairs = [(p,o) for p,fs in train.items() for o in fs if o.landmarks is not None]
+    if not f.exists():
+        from messi_anything.images import atomic_path
+        c,others = pack_faces(pairs),other_windows(faceless_places(root, train))
+        with atomic_path(f) as tmp, open(tmp, 'wb') as g: np.savez(g, image=c.image, box=c.box, landmarks=c.landmarks, others=others)
+    with np.load(f) as z: crops,others = FaceCrops(z['image'], z['box'], z['landmarks']),z['others']
+    portrait = np.array([Path(root)/'faces' in p.parents for p,_ in pairs])
+    return crops, np.where(portrait, .7/portrait.sum(), .3/(~portrait).sum()), others, sides['val']
+
+# %% ../nbs/09_pipeline.ipynb #6991784e
+def score_face_finder(find, listed:dict, root)->dict: # name -> numbers, see `score_faces`
+    "The network beside the cascade alone, on the same photos in the same run"
+    from messi_anything.faces import score_faces, cascade_candidates, Face
+    from messi_anything.images import Box
+    def alone(img):
+        k = min(1, 480/max(img.size))
+        im = img.resize((round(img.width*k), round(img.height*k)), Image.BILINEAR)
+        return [Face(Box(*(o/k for o in (x-s/2, y-s/2, x+s/2, y+s/2)))) for x,y,s,_ in cascade_candidates(im, neighbours=4)]
+    kinds = {'portraits': {p: v for p,v in listed.items() if Path(root)/'faces' in p.parents}}
+    kinds['target'] = {p: v for p,v in listed.items() if p not in kinds['portraits']}
+    out = {f'{n}, {how}': score_faces(f, o, progress=False) for n,o in kinds.items() for how,f in (('cascade alone',alone), ('with the network',find))}
+    scenes = _scenes(root, 1)
+    for how,f in (('cascade alone',alone), ('with the network',find)):
+        n = [len(f(load_image(p))) for p in scenes]
+        out[f'scenes, {how}'] = dict(photos=len(n), with_a_false_face=round(float(np.mean(np.array(n)>0)),4), false_a_photo=round(float(np.mean(n)),4))
+    return out
+
 # %% ../nbs/09_pipeline.ipynb #1653340f
 def _finished(run, steps): # whether the stage in `run` has done all its steps; half-trained weights are not handed out
     from messi_anything.training import checkpoints, load_checkpoint
@@ -322,19 +390,19 @@ def _finished(run, steps): # whether the stage in `run` has done all its steps; 
     if done<steps: print(f'stopped after {done} of {steps} steps: run the same command again to go on', file=sys.stderr)
     return done>=steps
 
-# %% ../nbs/09_pipeline.ipynb #f906ceef
+# %% ../nbs/09_pipeline.ipynb #323dfe70
 def messi_train(
-    what:str,           # 'segment' or 'generator'
+    what:str,           # 'segment', 'generator' or 'faces'
     data:str,           # folder of photos, laid out as the pipeline's page tells
     out:str='runs',     # folder for checkpoints, records and weights; an interrupted run goes on from there
     preset:str='tiny',  # of the network
-    steps:int=1650,     # of the segmenter, or of the generator's first stage (denoising)
+    steps:int=1650,     # of the segmenter, of the face finder, or of the generator's first stage (denoising)
     more:int=800,       # of the generator's second stage (denoising, with more noise and larger people)
     tune:int=0,         # of its third stage (consistency); worth it from a well-trained denoiser
     bs:int=32,          # pictures a step
     device:str='auto',  # cpu, cuda or mps
 ):
-    "Train the segmenter, or the generator, and leave weights that --target or --segmenter can name"
+    "Train the segmenter, the generator, or the face finder's network, and leave weights that --target or --segmenter can name"
     from messi_anything.training import TrainCfg, write_json
     dev,run = _device(device),Path(out)/f'{what}-{preset}'
     how = f'messi_train {what} DATA --preset {preset} --steps {steps} --bs {bs}'
@@ -367,7 +435,17 @@ def messi_train(
         if not all(_finished(run/o.name, o.train.steps) for o in stages): return 1
         make_folder(run/'weights')
         write_json(run/'weights'/'target.json', dict(name='messi', label=1))
-    else: raise ConfigError(f"what={what!r}: say 'segment' or 'generator'")
+    elif what=='faces':
+        from messi_anything.faces import FaceNet, FaceSet, FaceLoss, FaceFinder
+        from messi_anything.training import Trainer
+        crops,weights,others,val = face_sets(data, Path(out)/'cache')
+        cfg = TrainCfg(steps=steps, bs=3*bs, lr=2e-3, schedule='cosine', warmup=100, weight_decay=.05, ema=(.995,), save_every=250, log_every=50)
+        torch.manual_seed(0)
+        net = Trainer(FaceNet(), FaceLoss(), FaceSet(crops, others), cfg, run, weights, None, dict(faces=len(crops), others=len(others)), 0, dev, how).fit()
+        if not _finished(run, steps): return 1
+        rec = json.loads((run/'record.json').read_text())
+        write_json(run/'record.json', {**rec, 'scores': score_face_finder(FaceFinder(net.cpu()), val, data), 'kept_apart': sorted(p.relative_to(data).as_posix() for p in val)})
+    else: raise ConfigError(f"what={what!r}: say 'segment', 'generator' or 'faces'")
     net.save_pretrained(run/'weights')
     print(f'weights in {run/"weights"}, record in {run}')
 
