@@ -19,19 +19,20 @@ __all__ = ['landmark_names', 'studio', 'colours', 'hats', 'sunglasses_shapes', '
            'mask_ratio', 'grow', 'Worn', 'wear', 'picture_prop', 'wear_mask', 'random_prop', 'random_props', 'box_hole',
            'outpaint_hole', 'blob_hole', 'stroke_hole', 'grown_hole', 'person_hole', 'make_hole', 'band']
 
-# %% ../nbs/02_augment.ipynb #127397af
+# %% ../nbs/02_augment.ipynb #729f930f
 def _one_of(what, name, names):
     if name not in names: raise ConfigError(f'{name!r} is no {what}: choose one of {", ".join(names)}')
 
 landmark_names = ('right eye', 'left eye', 'nose', 'mouth', 'right ear', 'left ear')
 
 def check_landmarks(
-    landmarks, # (6,2) x and y in pixels of the photo, in the order of `landmark_names`
+    landmarks, # (6,2) x and y in pixels of the photo, in the order of `landmark_names`; or a `Face` that has them
 )->np.ndarray: # (6,2) float64
     "The landmarks of one face as an array, or a `DataError` that says what is wrong with them"
     want = f'a face has six points (x, y) in pixels: {", ".join(landmark_names)}'
     if landmarks is None: raise DataError(f'no landmarks: {want}')
-    try: a = np.array(landmarks, float)
+    landmarks = getattr(landmarks, 'landmarks', landmarks) # a `Face` will do
+    try: a = np.array(np.asarray(landmarks), float)
     except (TypeError, ValueError): raise DataError(f'landmarks are not numbers: {want}') from None
     if a.shape!=(6,2): raise DataError(f'landmarks of shape {a.shape}, not (6,2): {want}')
     bad = [n for n,p in zip(landmark_names, a) if not np.isfinite(p).all()]
@@ -91,7 +92,7 @@ def head_pose(
     for _ in range(3): s,r,t = _refine(x, s, r, t)
     return Pose(float(s), r, t)
 
-# %% ../nbs/02_augment.ipynb #87454f96
+# %% ../nbs/02_augment.ipynb #e7044e44
 def turn_matrix(
     roll:float=0., yaw:float=0., pitch:float=0., # degrees, as `Pose.angles`
 )->np.ndarray: # (3,3)
@@ -100,7 +101,7 @@ def turn_matrix(
     return np.array([[cr,-sr,0],[sr,cr,0],[0,0,1]])@np.array([[cy,0,sy],[0,1,0],[-sy,0,cy]])@np.array([[1,0,0],[0,cp,sp],[0,-sp,cp]])
 
 def random_landmarks(
-    rng:np.random.Generator,
+    rng:np.random.Generator, # draws all that is random
     size:tuple,              # (w,h) of the picture
     scale:tuple=(2., 60.),   # pixels between the eyes, from and to
     angles:tuple=(60,50,25), # largest roll, yaw and pitch, degrees
@@ -111,7 +112,7 @@ def random_landmarks(
     r = turn_matrix(*(rng.uniform(-o, o) for o in angles))
     return s*(_head@r[:2].T+rng.normal(0, noise, (6,2)))+rng.uniform(0, 1, 2)*size
 
-# %% ../nbs/02_augment.ipynb #6ae11017
+# %% ../nbs/02_augment.ipynb #6caf49ae
 @dataclass
 class Sample:
     "A picture (1,3,h,w) in [-1,1], its mask (1,1,h,w), boxes and landmarks (n,6,2); only the picture is needed"
@@ -126,7 +127,8 @@ class Sample:
         if self.mask is not None: self.mask = load_mask(self.mask, self.size)
         self.boxes = tuple(self.boxes)
         if not all(isinstance(o, Box) for o in self.boxes): raise DataError('boxes of a Sample are images.Box(left, top, right, bottom)')
-        x = [] if self.landmarks is None else np.asarray(self.landmarks, float)
+        try: x = [] if self.landmarks is None else np.asarray(self.landmarks, float)
+        except (TypeError, ValueError): raise DataError('landmarks of a Sample are six points of each face, (n,6,2): leave out faces whose landmarks are not known') from None
         self.landmarks = np.stack([check_landmarks(o) for o in (x[None] if np.ndim(x)==2 else x)]) if len(x) else np.zeros((0,6,2))
 
     @property
@@ -192,19 +194,21 @@ def warp(
     theta = torch.cat([m, -(m@t[:,:,None])], 2)/aspect[None,:,None]
     return F.grid_sample(x, F.affine_grid(theta.to(x), (b, x.shape[1], size, size), align_corners=False), padding_mode=pad, align_corners=False)
 
-# %% ../nbs/02_augment.ipynb #0abc2568
+# %% ../nbs/02_augment.ipynb #70920867
 def _warp_sample(s, scale, angle, shift, flip, size, pad):
     "`warp` for a sample: the same numbers as a map of places"
+    scale,angle,flip,*shift = (float(o) for o in (scale, angle, flip, *torch.as_tensor(shift).flatten()))
+    if not 0<scale<math.inf or abs(flip)!=1 or len(shift)!=2: raise ConfigError(f'warp: a Sample needs a scale above 0, a flip of 1 or -1 and a shift (x,y), not {scale}, {flip} and {shift}')
     c,n = math.cos(angle),math.sin(angle)
-    m = np.linalg.inv(np.array([[flip*c,-n],[flip*n,c]]))*float(scale)*size/max(s.size)
-    t = size/2*(np.array(shift, float)+1)-m@np.array(s.size)/2
-    image,mask = (None if o is None else warp(o, scale, angle, tuple(shift), flip, size, p) for o,p in ((s.image,pad), (s.mask,'zeros')))
+    m = np.linalg.inv(np.array([[flip*c,-n],[flip*n,c]]))*scale*size/max(s.size)
+    t = size/2*(np.array(shift)+1)-m@np.array(s.size)/2
+    image,mask = (None if o is None else warp(o, scale, angle, shift, flip, size, p) for o,p in ((s.image,pad), (s.mask,'zeros')))
     return _carry(s, np.concatenate([m, t[:,None]], 1), image, mask)
 
-# %% ../nbs/02_augment.ipynb #554394e1
+# %% ../nbs/02_augment.ipynb #ef7ba48a
 def recolour(
     x,                # (b,3,h,w) in [-1,1], or a `Sample`
-    rng:np.random.Generator,
+    rng:np.random.Generator, # draws all that is random
     strength:float=.4,# 0 leaves the pictures alone
 ):                    # the same kind
     "Random brightness, contrast, saturation and warmth, a few pictures in grey"
@@ -218,13 +222,14 @@ def recolour(
     warm = r(-1,1)*strength*.25
     return (x+torch.cat([warm, 0*warm, -warm], 1)).clamp(-1,1)
 
-# %% ../nbs/02_augment.ipynb #a97058cf
+# %% ../nbs/02_augment.ipynb #48dae0ed
 def _resample(x, matrix, size, pad):
     "Pixels of a tensor moved by `matrix`, from old places to new ones, into a picture of `size` (w,h)"
     h,w = x.shape[2:]
     k = math.sqrt(abs(np.linalg.det(matrix[:,:2])))
-    if k<.75:                                                  # shrink with antialiasing first
-        small = resize(x, (max(1, round(w*k)), max(1, round(h*k))))
+    less = max(1, round(w*k)),max(1, round(h*k))
+    if k<.75 and less!=(w,h):                                  # shrink with antialiasing first
+        small = resize(x, less)
         return _resample(small, matrix@np.diag([w/small.shape[3], h/small.shape[2], 1]), size, pad)
     inv = np.linalg.inv(np.vstack([matrix, (0,0,1)]))[:2]
     half,old = np.array(size)/2,2/np.array([w,h])
@@ -246,7 +251,7 @@ def move(
     mask = None if sample.mask is None else _resample(sample.mask, m, size, 'zeros').clamp(0, 1)
     return _carry(sample, m, _resample(sample.image, m, size, pad).clamp(-1, 1), mask)
 
-# %% ../nbs/02_augment.ipynb #58330859
+# %% ../nbs/02_augment.ipynb #eb3daf5d
 def _around(centre, m):
     "The map `m` (2,2) that leaves `centre` where it is"
     return np.concatenate([m, (np.array(centre)-m@centre)[:,None]], 1)
@@ -259,7 +264,7 @@ def flip(self:Sample)->Sample:
 @patch
 def rotate(self:Sample,
     angle:float,      # degrees, counter-clockwise, about the middle
-    pad:str='zeros',
+    pad:str='zeros',  # as `move`
 )->Sample:
     "Turn, the picture keeping its size"
     c,s = math.cos(math.radians(angle)),math.sin(math.radians(angle))
@@ -268,7 +273,7 @@ def rotate(self:Sample,
 @patch
 def scale(self:Sample,
     k:float,          # things get so many times as large
-    pad:str='zeros',
+    pad:str='zeros',  # as `move`
 )->Sample:
     "Larger or smaller about the middle, the picture keeping its size"
     if not k>0: raise ConfigError(f'scale: k={k} is not above 0')
@@ -277,22 +282,22 @@ def scale(self:Sample,
 @patch
 def shift(self:Sample,
     x:float, y:float, # pixels to the right and down
-    pad:str='zeros',
+    pad:str='zeros',  # as `move`
 )->Sample:
     "Move within the picture"
     return move(self, [[1,0,x],[0,1,y]], pad=pad)
 
-# %% ../nbs/02_augment.ipynb #e3c743d3
+# %% ../nbs/02_augment.ipynb #b8deaeeb
 def random_view(
     sample:Sample,
-    rng:np.random.Generator,
+    rng:np.random.Generator, # draws all that is random
     size:tuple=None,           # (w,h) of the view; by default that of the sample
     flip:float=.5,             # how often it is mirrored
     angle:float=15.,           # largest turn, degrees
     scale:tuple=(.9,1.2),      # from and to, times what just fits
     shift:float=.08,           # largest move, as a share of the view
     colour:float=.3,           # strength of `recolour`; 0 for none
-    pad:str='reflection',
+    pad:str='reflection',      # as `move`
 )->Sample:
     "Mirror, turn, scale, move and recolour at random, with one interpolation"
     (w,h),(ww,hh) = sample.size,size or sample.size
@@ -794,17 +799,18 @@ def mask_ratio(
     "How much of each picture is hole"
     return mask.flatten(1).mean(1)
 
-# %% ../nbs/02_augment.ipynb #aa9e4ac0
+# %% ../nbs/02_augment.ipynb #3bcd681a
 def grow(
     mask:Tensor, # (b,1,h,w) in [0,1]
     px:int,      # pixels to grow by on every side; negative shrinks
 )->Tensor:
     "Grow or shrink masks by a number of pixels (a square neighbourhood)"
     if not px: return mask
-    k = 2*abs(px)+1
-    return F.max_pool2d(mask, k, 1, px) if px>0 else 1-F.max_pool2d(1-mask, k, 1, -px)
+    if px<0: return 1-grow(1-mask, -px)
+    k = 2*px+1                                                 # first down, then across: far quicker than both at once
+    return F.max_pool2d(F.max_pool2d(mask, (k,1), 1, (px,0)), (1,k), 1, (0,px))
 
-# %% ../nbs/02_augment.ipynb #f8815386
+# %% ../nbs/02_augment.ipynb #11fc6353
 @dataclass
 class Worn:
     "What `wear` gives: the picture in the form it came in, the props' alpha, every pixel that changed, and the words for what was put on"
@@ -818,6 +824,7 @@ class Worn:
         margin:float=.08,  # in distances between the eyes; at least 2 pixels
     )->Tensor:             # (1,1,h,w), 1 = paint here
         "A hole that covers everything that was put on, with a margin"
+        if not 0<=margin<math.inf: raise ConfigError(f'margin={margin}: give a number from 0 on, in distances between the eyes')
         return grow(self.changed, max(2, math.ceil(margin*self.scale)))
 
 # %% ../nbs/02_augment.ipynb #6d2754e4
@@ -884,12 +891,12 @@ def _head_width(
     side = abs(pose.turn[2,0])                                 # a head is longer than wide
     return float(np.clip(np.median(runs)*.025/2/math.hypot(1.22*math.sqrt(1-side**2), 1.6*side), 1, 1.22))
 
-# %% ../nbs/02_augment.ipynb #a8ae4fc3
+# %% ../nbs/02_augment.ipynb #815e002d
 _slots = ('mask', 'glasses', 'hat')                            # in the order in which they are put on
 
 def _props(props)->list:
     "One prop or several, in the order in which they are put on"
-    props = [props] if isinstance(props, Prop) else list(props)
+    props = list(props) if isinstance(props, (list,tuple)) else [props]
     for p in props:
         if not isinstance(p, Prop): raise ConfigError(f'{p!r} is nothing to wear: make it with hat, sunglasses, medical_mask or picture_prop')
     slots = [p.slot for p in props]
@@ -897,7 +904,7 @@ def _props(props)->list:
     return sorted(props, key=lambda p: _slots.index(p.slot))
 
 def wear(
-    img,                # PIL picture, or tensor (1,3,h,w) in [-1,1]
+    img,                # anything `load_image` reads, turned upright like there; or tensor (1,3,h,w) in [-1,1]
     landmarks,          # (6,2), see `landmark_names`
     props,              # a `Prop`, or several for different places
     *,
@@ -907,9 +914,10 @@ def wear(
 )->Worn:
     "Put props on a face: turned, scaled, lit and shaded like it"
     x,props,tensor = check_landmarks(landmarks),_props(props),isinstance(img, Tensor)
-    a = np.array(to_pil(img) if tensor else img if isinstance(img, Image.Image) and img.mode=='RGB' else load_image(img))
+    a = np.array(to_pil(img) if tensor else load_image(img))      # upright: landmarks are those of the upright photo
     h,w = a.shape[:2]
     pose,before = head_pose(x),a.copy()
+    if samples is not None and (not isinstance(samples, (int,np.integer)) or samples<1): raise ConfigError(f'samples={samples!r}: give a whole number, at least 1')
     k = samples or int(np.clip(80/pose.scale, 2, 4))
     light = light or face_light(a, pose)
     if person is not None: person = load_mask(person, (w,h))[0,0].numpy()
@@ -990,9 +998,9 @@ def _picture_layer(p:Prop, pose:Pose, size, light:Light):
     layer = F.avg_pool2d(out, 2)[0].numpy().transpose(1,2,0)
     return (int(l),int(t),int(r-l),int(b-t)), layer
 
-# %% ../nbs/02_augment.ipynb #e8483b3b
+# %% ../nbs/02_augment.ipynb #fabd0f98
 def wear_mask(
-    img,               # PIL picture, or tensor (1,3,h,w) in [-1,1]
+    img,               # as `wear`
     landmarks,         # (6,2)
     mask:Prop=None,    # by default a light blue surgical mask
     margin:float=.08,  # of the hole, in distances between the eyes; at least 2 pixels
@@ -1004,9 +1012,9 @@ def wear_mask(
     worn = wear(img, landmarks, mask, **kwargs)
     return worn.image, worn.hole(margin)
 
-# %% ../nbs/02_augment.ipynb #50869f81
+# %% ../nbs/02_augment.ipynb #4bedcfe7
 def random_prop(
-    rng:np.random.Generator,
+    rng:np.random.Generator, # draws all that is random
     slot:str=None,     # 'hat', 'glasses' or 'mask'; by default any
 )->Prop:
     "A prop of a random kind and colour"
@@ -1024,7 +1032,7 @@ def random_prop(
     return medical_mask(kind, colour, pattern, pick([o for o in ('white', 'black', 'yellow') if o!=colour]))
 
 def random_props(
-    rng:np.random.Generator,
+    rng:np.random.Generator, # draws all that is random
     hat:float=.5, glasses:float=.5, mask:float=.3, # how often each is worn
 )->list:                                           # of `Prop`; at least one
     "An outfit: none, one or all of hat, sunglasses and medical mask, but never nothing"
@@ -1035,13 +1043,13 @@ def random_props(
         out = [random_prop(rng, k) for k,v in chances.items() if rng.random()<v]
         if out: return out
 
-# %% ../nbs/02_augment.ipynb #612c9599
+# %% ../nbs/02_augment.ipynb #f19e26fa
 def _wanted(side, ratio):
     "Check a side and a share"
-    if int(side)!=side or side<1: raise ConfigError(f'a hole needs a side of whole pixels, at least 1, not {side}')
+    if not isinstance(side, (int,np.integer)) or side<1: raise ConfigError(f'a hole needs a side of whole pixels, an int of at least 1, not {side!r}')
     if not 0<ratio<1: raise ConfigError(f'ratio={ratio} is no share of a picture to paint: give a number above 0 and below 1, such as .25')
 
-# %% ../nbs/02_augment.ipynb #7c6c6765
+# %% ../nbs/02_augment.ipynb #55ff740d
 def _rectangle(side, rng, ratio):
     "left, top, width and height of a rectangle inside the square, with the share `ratio`"
     lo = max(ratio, 1/side)
@@ -1051,7 +1059,7 @@ def _rectangle(side, rng, ratio):
 
 def box_hole(
     side:int,        # of the square, pixels
-    rng:np.random.Generator,
+    rng:np.random.Generator, # draws all that is random
     ratio:float=.25, # wanted share of the picture
 )->np.ndarray:       # (side,side) float32, 1 in the hole
     "A rectangle of about the wanted share"
@@ -1062,14 +1070,14 @@ def box_hole(
 
 def outpaint_hole(
     side:int,
-    rng:np.random.Generator,
+    rng:np.random.Generator, # draws all that is random
     ratio:float=.5,
 )->np.ndarray:
     "Everything outside a window"
     _wanted(side, ratio)
     return 1-box_hole(side, rng, 1-ratio)
 
-# %% ../nbs/02_augment.ipynb #3810f810
+# %% ../nbs/02_augment.ipynb #e8f8c02a
 def _top(z, ratio):
     "1 in exactly round(ratio*n) places: those where `z` is highest"
     m = np.zeros(z.size, np.float32)
@@ -1078,7 +1086,7 @@ def _top(z, ratio):
 
 def blob_hole(
     side:int,
-    rng:np.random.Generator,
+    rng:np.random.Generator, # draws all that is random
     ratio:float=.25,
 )->np.ndarray:
     "A smooth patch of exactly the wanted share: the highest part of smooth noise"
@@ -1086,10 +1094,10 @@ def blob_hole(
     n = torch.from_numpy(rng.standard_normal((1,1,6,6)).astype(np.float32))
     return _top(F.interpolate(n, (side,side), mode='bicubic', align_corners=True)[0,0].numpy(), ratio)
 
-# %% ../nbs/02_augment.ipynb #b75561d3
+# %% ../nbs/02_augment.ipynb #77a074ce
 def stroke_hole(
     side:int,
-    rng:np.random.Generator,
+    rng:np.random.Generator, # draws all that is random
     ratio:float=.25,
 )->np.ndarray:
     "Brush strokes until about the wanted share is covered"
@@ -1097,14 +1105,14 @@ def stroke_hole(
     im = Image.new('L', (side,side)); d = ImageDraw.Draw(im)
     width = max(1., side*min(rng.uniform(.06,.16), .7*math.sqrt(ratio)))
     p,a,step = rng.uniform(0, side, 2),rng.uniform(0, 2*math.pi),max(1., side*.05)
-    while np.asarray(im).mean()<255*(ratio-.004):
+    while np.asarray(im).mean()<255*max(ratio-.004, .5/side**2):      # at least one stroke
         a += rng.normal()*.5
         q = np.clip(p+step*np.array([math.cos(a), math.sin(a)]), 0, side)
         d.line([*p, *q], 255, max(1, round(width))); d.ellipse([*(q-width/2), *(q+width/2)], 255)
         p = q if rng.random()>.05 else rng.permutation(np.argwhere(np.asarray(im)==0))[0][::-1]+.5
     return (np.asarray(im)>127).astype(np.float32)
 
-# %% ../nbs/02_augment.ipynb #d1b46efb
+# %% ../nbs/02_augment.ipynb #731cd511
 def _silhouette(mask, name='mask'):
     "A mask as (h,w), not empty"
     m = load_mask(mask)[0,0].numpy()
@@ -1132,7 +1140,7 @@ def _placed(m, side, zoom, spot, flip):
 
 def person_hole(
     side:int,
-    rng:np.random.Generator,
+    rng:np.random.Generator, # draws all that is random
     ratio:float=.25,
     mask=None,         # somebody's mask
 )->np.ndarray:         # (side,side) float32
@@ -1148,14 +1156,14 @@ def person_hole(
     got = _placed(m, side, zoom, spot, flip)
     return grown_hole(got.astype(np.float32), ratio) if got.any() else box_hole(side, rng, ratio)
 
-# %% ../nbs/02_augment.ipynb #e9b7122c
+# %% ../nbs/02_augment.ipynb #8a344847
 _holes = dict(box=box_hole, blob=blob_hole, strokes=stroke_hole, outpaint=outpaint_hole, person=person_hole)
 hole_kinds = (*_holes, 'grown')
 
 def make_hole(
     kind:str,           # one of `hole_kinds`
     side:int,           # of the square, pixels
-    rng:np.random.Generator,
+    rng:np.random.Generator, # draws all that is random
     ratio:float=.25,    # wanted share of the picture
     mask=None,          # for 'person' (anybody's) and 'grown' (of this picture, `side` by `side`)
 )->Tensor:              # (1,1,side,side), 1 = paint here

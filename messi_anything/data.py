@@ -292,7 +292,11 @@ def _shares(rles, size)->list:
     from pycocotools import mask as coco
     return [float(coco.area(r))/(size[0]*size[1]) for r in rles]
 
-# %% ../nbs/01_data.ipynb #2d75f55d
+# %% ../nbs/01_data.ipynb #7c08239a
+def _leads_out(name)->bool: # whether a name of an image, put behind a folder's, would be somewhere else
+    return PurePosixPath(name or '').is_absolute() or Path(name or '').is_absolute() or '..' in Path(name or '').parts
+
+# %% ../nbs/01_data.ipynb #9aa03776
 def coco_people(
     annotations,        # an instances file in COCO's format
     images,             # the folder of the images it names
@@ -306,6 +310,7 @@ def coco_people(
     out = []
     for im in read_coco(annotations)[0]:
         verdict,why,rles = judge(im, max_people, 0.)
+        if _leads_out(im.name): verdict,why,rles = 'failed','its name leads out of the folder of the images',[]
         if verdict=='failed':
             if faults is None: raise DataError(f'{annotations}: {im.name or "an image without a name"} cannot be used: {why}. Mend the file, or pass a list as `faults` to go on without such images')
             faults.append((im.name, why))
@@ -314,7 +319,7 @@ def coco_people(
             out.append(Photo(Path(images)/im.name, im.size, r, source=im.source))
     return out
 
-# %% ../nbs/01_data.ipynb #0b4a7fcc
+# %% ../nbs/01_data.ipynb #781b8a42
 def check_image(
     src,          # path, bytes or open file
     size:tuple,   # (width, height) that was stated
@@ -323,6 +328,11 @@ def check_image(
     "Decode a picture to the last pixel; an `ImageError` if that fails, a `DataError` if it has another size than stated"
     im = load_image(src, name=name)
     if im.size!=tuple(size): raise DataError(f'the image is {im.width}x{im.height}, {size[0]}x{size[1]} was stated')
+    if _turned(src): raise DataError('its EXIF data turn it, and nobody can tell whether it was outlined before or after that: save it upright')
+
+def _turned(src)->bool: # whether viewers turn or mirror the picture
+    if hasattr(src, 'seek'): src.seek(0)
+    with Image.open(io.BytesIO(src) if isinstance(src, (bytes, bytearray)) else src) as im: return im.getexif().get(274, 1) not in (0, 1)
 
 # %% ../nbs/01_data.ipynb #89fb567b
 def _get(url, timeout, most)->bytes:
@@ -393,7 +403,7 @@ def file_names(
         out.append(f'{new}{suffix}')
     return out
 
-# %% ../nbs/01_data.ipynb #c5012d2e
+# %% ../nbs/01_data.ipynb #922914fd
 def _note(im:CocoImage, rles)->str: return hashlib.sha1(repr((im.name, im.url, im.size, [r['counts'] for r in rles])).encode()).hexdigest()[:16]
 
 def _is_done(picture:Path, mask:Path, note:str)->bool:
@@ -401,9 +411,20 @@ def _is_done(picture:Path, mask:Path, note:str)->bool:
         with Image.open(mask) as m: return m.info.get('made from')==f'{note} {picture.stat().st_size}'
     except OSError: return False
 
+def _is_foreign(mask:Path)->bool: # a picture without such a note may be somebody's work of days
+    try:
+        with Image.open(mask) as m: return 'made from' not in m.info
+    except OSError: return False
+
 def _save_mask(m:np.ndarray, path, note):
     info = PngInfo(); info.add_text('made from', note)
     with atomic_path(path) as tmp: Image.fromarray(m.astype(np.uint8)*255).save(tmp, 'PNG', pnginfo=info)
+
+def _folder(path)->Path:
+    "Make a folder unless it is there"
+    try: Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as e: raise DataError(f'the folder {path} cannot be made ({e.strerror}): choose another place') from None
+    return Path(path)
 
 def _link(src:Path, dst:Path, copy:bool):
     "The file `src` as `dst` too: the same one where the disk can do that, else a copy"
@@ -414,18 +435,22 @@ def _link(src:Path, dst:Path, copy:bool):
             os.link(src, tmp)
         except OSError: shutil.copyfile(src, tmp)
 
-# %% ../nbs/01_data.ipynb #1e06c417
+# %% ../nbs/01_data.ipynb #23e7164f
 def _place(im:CocoImage, rles, name, out:Path, images, copy, fetch:dict)->str: # '' or why it failed
     "Bring one image and its mask to their places, unless they are there"
     from pycocotools import mask as coco
     picture,mask,note = out/'images'/name,(out/'masks'/name).with_suffix('.png'),_note(im, rles)
     if _is_done(picture, mask, note): return ''
+    if _is_foreign(mask): return f'{mask} is there and was not made by this command: choose another folder, or move it away'
     try:
         for o in (picture, mask): o.parent.mkdir(parents=True, exist_ok=True)
         if images is not None:
+            if _leads_out(im.name): return f'{im.name} leads out of the folder of the images'
             src = Path(images)/im.name
             check_image(src, im.size)
-            if not (picture.exists() and picture.samefile(src)): _link(src, picture, copy)
+            if not (picture.exists() and picture.samefile(src)):
+                if picture.exists() and os.path.realpath(images)==os.path.realpath(out/'images'): return f'{picture} is another image of yours: choose another folder'
+                _link(src, picture, copy)
         elif not im.url: return 'there is no coco_url to download it from: name the folder of the images'
         else: download_image(im.url, picture, im.size, **fetch)
         _save_mask(coco.decode(coco.merge(rles)).astype(bool), mask, f'{note} {picture.stat().st_size}')
@@ -477,15 +502,16 @@ def _as_coco(kept:list)->dict: # `kept`: (CocoImage, RLEs, name)
             anns.append(dict(id=len(anns)+1, image_id=n, category_id=1, iscrowd=0, area=int(coco.area(r)), bbox=coco.toBbox(r).tolist(), segmentation=dict(size=[int(o) for o in r['size']], counts=counts)))
     return dict(info=dict(description='people, one RLE each'), images=images, annotations=anns, categories=[dict(id=1, name='person', supercategory='person')])
 
-# %% ../nbs/01_data.ipynb #2dcb8737
+# %% ../nbs/01_data.ipynb #429ebdfa
 def _parallel(f, items, workers, progress=True, unit='image'):
     "`f` of each item by several threads, in order, with a bar; an error or a keyboard interrupt leaves no work behind"
     from tqdm.auto import tqdm
+    if workers<1: raise ConfigError(f'workers={workers} must be at least 1')
     pool = ThreadPoolExecutor(workers)
     try: yield from tqdm(pool.map(f, items), total=len(items), disable=not progress, unit=unit)
     finally: pool.shutdown(cancel_futures=True)
 
-# %% ../nbs/01_data.ipynb #03f33a19
+# %% ../nbs/01_data.ipynb #b0d5bb4d
 def prep_coco(
     annotations:str,      # an instances file in COCO's format
     out:str,              # folder for images, masks, annotations and report; a second run does what is missing
@@ -501,12 +527,12 @@ def prep_coco(
     quiet:bool=False,     # show no bar
 )->Prepared:              # counts, and a row for each image
     "Make a folder of photos with people and their masks from COCO annotations"
-    if max_people<1 or workers<1 or retries<0 or timeout<=0 or not 0<=min_area<=1: raise ConfigError(f'max_people={max_people} and workers={workers} must be at least 1, retries={retries} at least 0, timeout={timeout} above 0, min_area={min_area} from 0 to 1')
+    if max_people<1 or workers<1 or min(retries, most)<0 or not timeout>0 or not 0<=min_area<=1: raise ConfigError(f'max_people={max_people} and workers={workers} must be at least 1, retries={retries} and most={most} at least 0, timeout={timeout} above 0, min_area={min_area} from 0 to 1')
     if images is not None and not Path(images).is_dir(): raise DataError(f'{images}: no such folder of images: check the path, or leave it out to download them')
     folder = Path(out).expanduser()
+    if os.path.realpath(annotations)==os.path.realpath(folder/'annotations.json'): raise ConfigError(f'{annotations} would be written over with what is kept of it: choose another folder than {out}')
     ims,strays = read_coco(annotations)
-    try: folder.mkdir(parents=True, exist_ok=True)
-    except OSError as e: raise DataError(f'the folder {folder} cannot be made ({e.strerror}): choose another place') from None
+    _folder(folder)
     names,rows,todo = file_names([o.name for o in ims]),[],[]
     for im,name in zip(ims, names):
         verdict,why,rles = judge(im, max_people, min_area)
@@ -531,7 +557,7 @@ def main_prep_coco(argv=None):
     print(r)
     return int(r.count('failed')>0 or not r.count('kept'))
 
-# %% ../nbs/01_data.ipynb #8d40da91
+# %% ../nbs/01_data.ipynb #b3d5d7cb
 def read_faces(
     path,        # CSV with columns path, score, x, y, w, h (pixels), and more
     score:float=.5, # leave out boxes the detector was less sure of
@@ -539,9 +565,9 @@ def read_faces(
     "Face boxes by photo"
     out = {}
     try:
-        with open(path, newline='', encoding='utf-8') as f:
+        with open(path, newline='', encoding='utf-8-sig') as f:                 # spreadsheets put a mark at the front
             for r in csv.DictReader(f):
-                if float(r['score'])<score: continue
+                if not float(r['score'])>=score: continue
                 x,y,w,h = (float(r[k]) for k in 'xywh')
                 out.setdefault(r['path'], []).append(Box(x, y, x+w, y+h))
     except (OSError, KeyError, ValueError, TypeError) as e: raise DataError(f'{path} is not a table of face boxes ({type(e).__name__}: {e})') from None
@@ -934,7 +960,7 @@ def pack_photos(
         image[i],mask[i] = a[...,:3],a[...,3]
     return Packed(image, mask, np.array([p.label for p in photos])), np.array([letterbox(p.size, side) for p in photos])
 
-# %% ../nbs/01_data.ipynb #8ee798fe
+# %% ../nbs/01_data.ipynb #24566999
 def _stamp(p:Photo, *more)->str: # changes with the photo, its mask or the settings
     def of(f): s = Path(f).stat(); return Path(f).name, s.st_size, s.st_mtime_ns
     try: return repr((of(p.path), p.size, p.label, p.faces, p.mask['counts'] if isinstance(p.mask, dict) else of(p.mask) if p.mask is not None else None, *more))
@@ -954,7 +980,8 @@ def pack_shards(
     "Pack photos into shards on disk; a second run makes only what is missing or out of date"
     from tqdm.auto import tqdm
     if not photos: raise DataError('no photos to pack')
-    out = Path(out); out.mkdir(parents=True, exist_ok=True)
+    if min(size, per_shard)<1 or windows<0: raise ConfigError(f'size={size} and per_shard={per_shard} must be at least 1, windows={windows} at least 0')
+    out = _folder(out)
     def one(ip):
         i,p = ip
         if not windows: return [(_boxed(p.load(), photo_mask(p), size), p.label, letterbox(p.size, size))]
@@ -1060,7 +1087,7 @@ def as_source(
     if side is None: raise ConfigError('say with `side` how large the pictures shall be')
     return TarShards(source, side) if isinstance(source, (str, os.PathLike)) else PhotoFiles(source, side)
 
-# %% ../nbs/01_data.ipynb #bac5098a
+# %% ../nbs/01_data.ipynb #f1f21a1a
 def write_tars(
     source,            # `Packed`, `Shards` or a list of `Photo`s, see `as_source`
     out,               # folder; made if missing
@@ -1071,19 +1098,22 @@ def write_tars(
 )->'TarShards':
     "Write pictures, masks and labels as tar files in WebDataset's layout; files that are there are not made again"
     from tqdm.auto import tqdm
-    source,out = as_source(source, **kw),Path(out)
-    out.mkdir(parents=True, exist_ok=True)
+    if per_shard<1: raise ConfigError(f'per_shard={per_shard} must be at least 1')
+    source,out = as_source(source, **kw),_folder(out)
     for n,i in enumerate(tqdm(range(0, len(source), per_shard), disable=not progress, unit='file')):
         items = [source.item(j) for j in range(i, min(i+per_shard, len(source)))]
         key = hashlib.sha1(repr([(l,d,quality) for _,l,d in items]).encode()+b''.join(np.ascontiguousarray(a) for a,_,_ in items)).hexdigest()
         path = out/f'shard-{n:06d}.tar'
-        try:
-            with tarfile.open(path) as t: there = t.pax_headers.get('comment')==key
-        except (OSError, tarfile.TarError): there = False
-        if not there:
+        if _tar_key(path)!=key:
             with atomic_path(path) as tmp, tarfile.open(tmp, 'w', format=tarfile.PAX_FORMAT, pax_headers=dict(comment=key)) as t:
                 for j,item in enumerate(items, i): _tar_item(t, f'{j:06d}', *item, quality)
+    while _tar_key(path := out/f'shard-{n+1:06d}.tar'): path.unlink(); n += 1  # ours, of an earlier, larger set
     return TarShards(out, source.side)
+
+def _tar_key(path)->str: # '' for files that are not ours
+    try:
+        with tarfile.open(path) as t: return t.pax_headers.get('comment', '')
+    except (OSError, tarfile.TarError): return ''
 
 def _tar_item(t, key, a, label, dims, quality):
     w,h = dims

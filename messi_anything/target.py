@@ -245,7 +245,7 @@ class _Facts(dict):
             if len(self)!=self.saved: self._write()
     def _write(self): atomic_write(self.path, json.dumps(dict(about=self.about, photos=self))); self.saved = len(self)
 
-# %% ../nbs/03b_target.ipynb #8fdd493e
+# %% ../nbs/03b_target.ipynb #acfb860d
 def _text_of(data:bytes)->str: # as spreadsheets write it
     if data[:2] in (b'\xff\xfe', b'\xfe\xff'): return data.decode('utf-16', 'replace')
     try: return data.decode('utf-8-sig')
@@ -257,7 +257,8 @@ def read_overrides(
     "What was said by hand"
     path = Path(path)
     if not path.exists(): return {}
-    text = _text_of(path.read_bytes())
+    try: text = _text_of(path.read_bytes())
+    except OSError as e: raise DataError(f'{path}: cannot be read ({e.strerror}): mend that, or move it away; what was said by hand is in it') from None
     if text.lower().startswith('sep='): text = text.partition('\n')[2]
     table = list(csv.reader(io.StringIO(text, newline=''), delimiter=max(',;\t', key=text.partition('\n')[0].count)))
     head = [o.strip().lower() for o in table[0]] if table else []
@@ -273,7 +274,7 @@ def read_overrides(
         out.setdefault(key, (said, file))
     return out
 
-# %% ../nbs/03b_target.ipynb #dc2628c4
+# %% ../nbs/03b_target.ipynb #e6ffafda
 _suffixes = dict(JPEG='.jpg', PNG='.png', WEBP='.webp', GIF='.gif', TIFF='.tif', BMP='.bmp', HEIF='.heic', AVIF='.avif', JPEG2000='.jp2', JXL='.jxl', PPM='.ppm', ICO='.ico', TGA='.tga')
 _means = {'.jpeg': '.jpg', '.jpe': '.jpg', '.jfif': '.jpg', '.mpo': '.jpg', '.tiff': '.tif', '.apng': '.png', '.dib': '.bmp', '.heif': '.heic', '.j2k': '.jp2', '.pgm': '.ppm', '.pbm': '.ppm', '.pnm': '.ppm'}
 
@@ -294,9 +295,10 @@ def naming(
     if re.fullmatch(r'con|prn|aux|nul|com\d|lpt\d', safe, re.I): safe += '_'
     return [k for k,v in found.items() if v], safe+should
 
-def _unique(names:list, keys:list)->list: # the same names, with the first digits of a key where two differ by case only or not at all
-    n = Counter(o.casefold() for o in names)
-    return [o if n[o.casefold()]==1 else f'{os.path.splitext(o)[0]}_{k[1:9]}{os.path.splitext(o)[1]}' for o,k in zip(names, keys)]
+def _unique(names:list, keys:list)->list: # the same names, with the first digits of a key where two differ by case or suffix only, or not at all
+    stem = lambda o: os.path.splitext(o)[0].casefold()                               # the crops of a.jpg and a.png would both be called a.png
+    n = Counter(map(stem, names))
+    return [o if n[stem(o)]==1 else f'{os.path.splitext(o)[0]}_{k[1:9]}{os.path.splitext(o)[1]}' for o,k in zip(names, keys)]
 
 # %% ../nbs/03b_target.ipynb #65ed04ae
 columns = 'file verdict reasons override like why distance format width height faces face second score light dim blur soft colours lines down across detail problems safe_name id'.split()
@@ -369,7 +371,7 @@ def _add_names(rows): # what is wrong with each name, and a safe one
     have = [r for r in rows if r['id']]
     for r,n in zip(have, _unique([r['safe_name'] for r in have], [r['id'] for r in have])): r['safe_name'] = n
 
-# %% ../nbs/03b_target.ipynb #2eb1feef
+# %% ../nbs/03b_target.ipynb #42965d97
 def target_report(
     folder,               # of photos of one person, with the folders in it
     out,                  # folder for the report and for what was seen (report.csv, facts.json); may be inside `folder`
@@ -382,20 +384,24 @@ def target_report(
 )->TargetReport:
     "Look at every file in a folder and say what to keep; writes the report and nothing else"
     folder,out = Path(folder).expanduser(),Path(out).expanduser()
+    _check_workers(workers)
     if os.path.realpath(out)==os.path.realpath(folder): raise ConfigError(f'{out}: is the folder of photos itself: choose another one for the report, such as {folder/"report"}')
     files,bad = list_files(folder, (out,))
     detect,same = detect or _default_finder(),_threshold(embed, same)
-    said = read_overrides(make_folder(out)/'report.csv')
+    read_overrides(make_folder(out)/'report.csv')                                   # what is wrong in it should be said now, not in an hour
     facts = _Facts(out/'facts.json', dict(version=_version, detect=_name_of(detect), embed=_name_of(embed)))
     try: seen = list(_parallel(lambda p: _look(p, detect, embed, facts), files, workers or min(8, os.cpu_count() or 1), progress, 'photo'))
     finally: facts.save()
     if not bad and all(o[2]=='not a picture' for o in seen): raise DataError(f'{folder}: {len(files)} files and no picture among them')
-    return _report(folder, out/'report.csv', files, bad, seen, facts, said, checks, same if embed else None)
+    return _report(folder, out/'report.csv', files, bad, seen, facts, read_overrides(out/'report.csv'), checks, same if embed else None) # read last: it may be edited meanwhile
 
-# %% ../nbs/03b_target.ipynb #e02c7f31
+# %% ../nbs/03b_target.ipynb #ef87ec71
 def _default_finder():
     from messi_anything.faces import find_faces
     return find_faces
+
+def _check_workers(n):
+    if n is not None and n<0: raise ConfigError(f'workers={n}: say how many threads, or 0 for one each processor')
 
 def _threshold(embed, same):
     if embed is None: return None
@@ -420,7 +426,7 @@ def _report(folder, path, files, bad, seen, facts, said, checks, same): # -> Tar
     r.save()
     return r
 
-# %% ../nbs/03b_target.ipynb #0217506a
+# %% ../nbs/03b_target.ipynb #174a14f5
 @patch
 def override(self:TargetReport,
     file:str,       # as in the report
@@ -429,6 +435,9 @@ def override(self:TargetReport,
     "Say yourself what becomes of a photo, and of every file with the same content; written at once"
     if verdict not in ('keep','drop',''): raise ConfigError(f'verdict={verdict!r}: say keep or drop, or nothing to leave it to the checks')
     row = next((r for r in self.rows if r['file']==file), None)
+    if self.path.exists():                                                          # the table may have been edited since: what it says holds
+        said = read_overrides(self.path)
+        for r in self.rows: r['override'] = said.get(r['id'], ('',))[0]
     if row is None or not row['id']: raise DataError(f'{file}: ' + ('is not in the report' if row is None else f'cannot be overruled, it is {row["own"][0]}'))
     for r in self.rows:
         if r['id']==row['id']: r['override'] = verdict
@@ -486,12 +495,11 @@ def _typed(self:Review, change):
         if c in self.keys: self.press(c)
     if change['new']: self.field.value = ''
 
-# %% ../nbs/03b_target.ipynb #f1e59524
+# %% ../nbs/03b_target.ipynb #2ca23384
 @patch
 def _show(self:Review):
     "Bring the widget up to date"
     import html
-    from messi_anything.images import _lines
     done = sum(bool(r['override']) for r in self.rows)
     self.count.value = f'{min(self.at+1, len(self.rows))} of {len(self.rows)}, {done} answered'
     if self.at>=len(self.rows): self.text.value,self.picture.value = 'That was the last one.' if self.rows else 'Nothing to show.',_png(Image.new('RGB', (1,1), 'white')); return
@@ -578,14 +586,14 @@ def draw_report(
     draw_groups(rows, axes[1,2])
     return fig
 
-# %% ../nbs/03b_target.ipynb #e6b48195
+# %% ../nbs/03b_target.ipynb #a167587e
 _face_columns = 'path score x y w h'.split()+[f'{p}_{a}' for p in ('right_eye','left_eye','nose','mouth','right_ear','left_ear') for a in 'xy']
 _photo_columns = 'file side source id size scale x y width angle key'.split()
 
 def _plan(row, facts, size, scale, enlarge, format, level): # what is to be cut out of one photo
     dims,f = (facts['width'],facts['height']),facts['faces'][row['main']] if facts['faces'] else None
     frame = face_frame(dims, Box(*f[:4]), f[5] if level else None, scale) if f else centre_frame(dims)   # kept by hand, though no face was found
-    side = max(1, min(size, int(frame.side*enlarge)))
+    side = max(1, int(min(size, frame.side*enlarge)))
     name = f'photos/{os.path.splitext(row["safe_name"])[0]}.{format}'
     what = [row['id'], frame.x, frame.y, frame.side, frame.angle, side]
     return dict(file=name, source=row['file'], id=row['id'], size=side, scale=round(side/frame.side,3), x=round(frame.x,1), y=round(frame.y,1), width=round(frame.side,1), angle=round(frame.angle,1),
@@ -611,12 +619,12 @@ class CleanSet:
         sides = Counter(p['side'] for p in self.photos)
         return f'{len(self.photos)} crops ({", ".join(f"{v} {k}" for k,v in sorted(sides.items()))}) of {len(self.report.rows)} files; {self.report.count("flag")} wait for you'
 
-# %% ../nbs/03b_target.ipynb #bf6a5940
+# %% ../nbs/03b_target.ipynb #a2766f37
 def _read_plan(path): # file -> key, of what an earlier run wrote
     try:
         with open(path, newline='', encoding='utf-8') as f: return {r['file']: r['key'] for r in csv.DictReader(f)}
     except FileNotFoundError: return {}
-    except (OSError, KeyError, ValueError) as e: raise DataError(f'{path}: is not the table of an earlier run ({type(e).__name__}): move it away, and the crops are cut again') from None
+    except (OSError, KeyError, ValueError) as e: raise DataError(f'{path}: is not the table of an earlier run ({type(e).__name__}): restore it, or choose another folder, and the crops are cut again') from None
 
 def _cut(report, plan, frame, out): # one crop
     try: img = load_image(report.folder/plan['source'])
@@ -635,7 +643,16 @@ def _write_crops(report, plans, out, workers, progress): # `plans`: (plan, frame
         if k not in new and k.startswith('photos/') and '..' not in k: (out/k).unlink(missing_ok=True)   # ours, and not wanted any more
     return len(todo)
 
-# %% ../nbs/03b_target.ipynb #b6398437
+# %% ../nbs/03b_target.ipynb #167d8bb5
+def _check_place(folder, out):
+    "Refuse a folder where crops would be written over something that is not ours"
+    source,photos = os.path.realpath(Path(folder).expanduser()),os.path.realpath(out/'photos')
+    if source==photos or source.startswith(photos+os.sep): raise ConfigError(f'{out}: the crops would be written to {out/"photos"}, among the photos themselves: choose another folder')
+    if (out/'photos.csv').exists(): return
+    for o in (out/'photos', out/'face_boxes.csv'):
+        if o.is_file() or (o.is_dir() and os.listdir(o)): raise DataError(f'{o}: is there, and no photos.csv beside it says that an earlier run wrote it: choose another folder, or move it away')
+
+# %% ../nbs/03b_target.ipynb #e1e7ae39
 def prep_target(
     folder,               # of photos of one person; never changed
     out,                  # folder for the clean set; its name is the target's
@@ -656,7 +673,9 @@ def prep_target(
     "Make a clean set from a folder of photos; a second run does only what is new"
     if format not in ('png','jpg'): raise ConfigError(f'format={format!r}: say png or jpg')
     if not (size>0 and scale>0 and enlarge>0 and 0<=held_out<1): raise ConfigError(f'size={size}, scale={scale} and enlarge={enlarge} must be above 0, held_out={held_out} from 0 to less than 1')
+    _check_workers(workers)
     out,workers = Path(out).expanduser(),workers or min(8, os.cpu_count() or 1)
+    _check_place(folder, out)
     report = target_report(folder, out, checks, detect, embed, same, workers, progress)
     use = [r for r in report.rows if r['verdict'] in (('keep','flag') if flagged else ('keep',))]
     if not use: raise DataError(f'{folder}: no photo is left: {report.count("flag")} wait for your word and {report.count("drop")} are dropped, {out/"report.csv"} says why')

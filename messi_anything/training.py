@@ -15,8 +15,9 @@ from .images import MessiError, WeightsError, ConfigError, DataError, atomic_pat
 
 # %% auto #0
 __all__ = ['make_folder', 'save_weights', 'load_weights', 'Pretrained', 'load_into', 'find_weights', 'best_device',
-           'bf16_is_fast', 'precision', 'TrainCfg', 'lr_at', 'EMA', 'StepSampler', 'checkpoints', 'save_checkpoint',
-           'load_checkpoint', 'hardware', 'commit_id', 'write_json', 'Trainer']
+           'bf16_is_fast', 'precision', 'TrainCfg', 'lr_at', 'EMA', 'StepSampler', 'checkpoints', 'worth_keeping',
+           'save_checkpoint', 'load_checkpoint', 'hardware', 'commit_id', 'write_json', 'Trainer', 'plot_curve',
+           'LivePlot']
 
 # %% ../nbs/03_training.ipynb #c68f87c9
 def make_folder(path)->Path:
@@ -151,7 +152,7 @@ def precision(
     on = dtype=='bf16' or (dtype=='auto' and bf16_is_fast(device))
     return torch.autocast(torch.device(device).type, torch.bfloat16) if on else contextlib.nullcontext()
 
-# %% ../nbs/03_training.ipynb #05cff543
+# %% ../nbs/03_training.ipynb #5dcbf9d5
 @dataclass(frozen=True)
 class TrainCfg:
     "What identifies a run; saved with its checkpoints"
@@ -172,8 +173,11 @@ class TrainCfg:
     log_every:int=50        # steps between entries of the curve
     eval_every:int=0        # steps between evaluations; 0 for none but the last
     save_every:int=500      # steps between checkpoints
-    keep:int=2              # checkpoints kept
-    keep_bytes:int=4<<30    # and the most room they may take together; the last one is always kept
+    keep:int=2              # checkpoints kept, the newest ones
+    history:int=0           # older ones kept beside them, spread over the run
+    best:str=''             # keep the best by this number of the evaluations as well; larger is better, or smaller with a '-' before it
+    keep_bytes:int=4<<30    # the most room they may take together; the newest is always kept
+    explode:float=1e3       # stop when the loss is this many times the lowest so far
 
     def __post_init__(self):
         for k in ('betas','ema'): object.__setattr__(self, k, tuple(getattr(self, k)))
@@ -182,6 +186,7 @@ class TrainCfg:
             if getattr(self, k)<1: raise ConfigError(f'{k}={getattr(self, k)} must be at least 1')
         if self.precision not in ('auto','bf16','fp32'): raise ConfigError(f"precision {self.precision!r} is not one of 'auto', 'bf16', 'fp32'")
         if not self.ema or not all(0<=d<1 for d in self.ema): raise ConfigError(f'ema={self.ema}: give at least one decay, each from 0 to below 1')
+        if self.history<0 or self.explode<=1: raise ConfigError(f'history={self.history} must not be negative, and explode={self.explode} must be above 1')
         if self.bs%self.accumulate: raise ConfigError(f'bs={self.bs} is not a multiple of accumulate={self.accumulate}')
 
 # %% ../nbs/03_training.ipynb #f6ab4d80
@@ -249,20 +254,39 @@ def checkpoints(out)->list: # paths, oldest first
     "The checkpoints in a run's folder"
     return sorted(Path(out).glob('state_*.pt'))
 
-# %% ../nbs/03_training.ipynb #a331dc0b
+# %% ../nbs/03_training.ipynb #d1244c71
+def worth_keeping(
+    steps:list,     # of the checkpoints there are, rising
+    keep:int=2,     # the newest ones
+    history:int=0,  # older ones, spread over the run
+    best:int=None,  # step of the best one
+)->list:            # steps to keep, the most important first
+    "Which checkpoints stay"
+    new,old = steps[-keep:],[s for s in steps[:-keep] if s!=best]
+    while len(old)>history: # the one whose neighbours are closest to each other is missed least
+        at = [0,*old,new[0]]
+        old.pop(min(range(len(old)), key=lambda i: at[i+2]-at[i]))
+    return [new[-1], *([best] if best in steps and best not in new else []), *reversed(new[:-1]), *reversed(old)]
+
+# %% ../nbs/03_training.ipynb #61bc077d
 def save_checkpoint(
     out,             # the run's folder
     state:dict,      # tensors, numbers, strings, and dicts and lists of them
-    keep:int=2,      # how many to keep
-    keep_bytes:int=4<<30, # and the most room they may take
+    keep:int=2,      # see `worth_keeping`
+    keep_bytes:int=4<<30, # the most room they may take together
+    history:int=0, best:int=None,
 )->Path:
-    "Write the state of a run, then delete the oldest checkpoints beyond the budget; a full disk leaves the last good one"
+    "Write the state of a run, then delete the checkpoints beyond the budget; a full disk leaves the last good one"
     out = Path(out); path = out/f'state_{state["step"]:08d}.pt'
     try:
         with atomic_path(path) as tmp: torch.save(state, tmp)
     except (OSError, RuntimeError) as e: raise MessiError(f'could not write the checkpoint {path} ({e}); the last good one is still there. Make room and run the same command again to go on') from None
-    have = checkpoints(out)
-    while len(have)>keep or (len(have)>1 and sum(o.stat().st_size for o in have)>keep_bytes): have.pop(0).unlink()
+    have,room = {int(o.stem[6:]): o for o in checkpoints(out)},0
+    for i,step in enumerate(worth_keeping(sorted(have), keep, history, best)):
+        room += have[step].stat().st_size
+        if i and room>keep_bytes: break
+        have.pop(step)
+    for o in have.values(): o.unlink()
     return path
 
 # %% ../nbs/03_training.ipynb #1ac36fd2
@@ -298,7 +322,7 @@ def write_json(path, obj):
     "Write `obj` as JSON, beside its place and then renamed into it"
     with atomic_path(path) as tmp: Path(tmp).write_text(json.dumps(obj, indent=1)+'\n')
 
-# %% ../nbs/03_training.ipynb #a893f017
+# %% ../nbs/03_training.ipynb #c11b5ce0
 class Trainer:
     "Train a network: `fit` counts, logs, saves and stops; `step` does one optimiser step"
     def __init__(self,
@@ -336,7 +360,7 @@ class Trainer:
     def resume(self, path):
         "Go on from a checkpoint as if there had been no stop"
         s = load_checkpoint(path)
-        mine = {k:v for k,v in asdict(self.cfg).items() if k not in ('steps','log_every','eval_every','save_every','keep','keep_bytes')}
+        mine = {k:v for k,v in asdict(self.cfg).items() if k not in ('steps','log_every','eval_every','save_every','keep','history','best','keep_bytes','explode')}
         diff = [k for k,v in mine.items() if s['cfg'].get(k)!=v]
         if diff: raise ConfigError(f'{path} belongs to a run with another {", ".join(diff)}: give the same settings to go on with it, or another folder to start anew')
         if json.loads(s['about'])!=json.loads(json.dumps(self.about)): raise ConfigError(f'{path} belongs to a run on another network or other data ({s["about"]}): give another folder to start anew')
@@ -354,7 +378,16 @@ class Trainer:
         net.load_state_dict(self.ema.avgs[i])
         return net.eval()
 
-# %% ../nbs/03_training.ipynb #427e861b
+# %% ../nbs/03_training.ipynb #a6959cd3
+@contextlib.contextmanager
+def _room(cfg, device): # what to do when the memory is full
+    try: yield
+    except torch.OutOfMemoryError as e:
+        part = cfg.bs//cfg.accumulate
+        raise MessiError(f'{device} is out of memory with {part} pictures at once (bs={cfg.bs}, accumulate={cfg.accumulate}). In this order: accumulate={2*cfg.accumulate}, '
+                         f'which gives the same result in smaller parts; activation checkpointing (`checkpointing=True` of the network), a third slower; a smaller `size` of the picture; a smaller `bs`') from e
+
+# %% ../nbs/03_training.ipynb #643cc7d5
 @patch
 def step(self:Trainer, batches)->dict: # numbers to log
     "One optimiser step from an iterator of batches"
@@ -364,9 +397,10 @@ def step(self:Trainer, batches)->dict: # numbers to log
     logs,k = {},self.cfg.accumulate
     for _ in range(k):
         b = {n: v.to(self.acc.device, non_blocking=True) for n,v in next(batches).items()}
-        with precision(self.acc.device, self.cfg.precision): out = self.loss(self.net, b)
-        loss,extra = out if isinstance(out, tuple) else (out, {})
-        self.acc.backward(loss/k)
+        with _room(self.cfg, self.acc.device):
+            with precision(self.acc.device, self.cfg.precision): out = self.loss(self.net, b)
+            loss,extra = out if isinstance(out, tuple) else (out, {})
+            self.acc.backward(loss/k)
         for n,v in dict(loss=loss.detach(), **extra).items(): logs[n] = logs.get(n, 0)+v/k
     self.acc.clip_grad_norm_(self.net.parameters(), self.cfg.clip)
     self.opt.step(); self.opt.zero_grad(set_to_none=True)
@@ -374,12 +408,12 @@ def step(self:Trainer, batches)->dict: # numbers to log
     self.done += 1
     return logs
 
-# %% ../nbs/03_training.ipynb #09b08a35
+# %% ../nbs/03_training.ipynb #2ce2b2fa
 @patch
 def save(self:Trainer):
     "A checkpoint and the record, by the first process"
     if self.acc.is_main_process:
-        save_checkpoint(self.out, self.state(), self.cfg.keep, self.cfg.keep_bytes)
+        save_checkpoint(self.out, self.state(), self.cfg.keep, self.cfg.keep_bytes, self.cfg.history, self.record.get('best', {}).get('step'))
         write_json(self.out/'record.json', self.record)
     self.acc.wait_for_everyone()
 
@@ -389,29 +423,38 @@ def _any(self:Trainer, flag)->bool: # true in all processes when it is in one
     if self.acc.num_processes==1: return bool(flag)
     return bool(self.acc.reduce(torch.tensor(float(bool(flag)), device=self.acc.device), 'sum')>0)
 
-# %% ../nbs/03_training.ipynb #2a98fbcf
+# %% ../nbs/03_training.ipynb #cc6a6c36
 @patch
 def _log(self:Trainer, sums, n, bar):
     vals = {k: float(v)/n for k,v in sums.items()}
     if self._any(not all(math.isfinite(v) for v in vals.values())):
         raise MessiError(f'the loss is {vals["loss"]} at step {self.done}: lower `lr` or raise `warmup`. The last good state is {(checkpoints(self.out) or ["none"])[-1]}')
+    low = min((c[1] for c in self.record['curve']), default=math.inf)
+    if self._any(vals['loss']>self.cfg.explode*low>0): # a loss may fall below nothing; then this says nothing
+        raise MessiError(f'the loss has exploded: {vals["loss"]:.4g} at step {self.done}, {low:.4g} at its lowest: lower `lr`, or `clip` the gradient more. The last good state is {(checkpoints(self.out) or ["none"])[-1]}')
     self.record['curve'].append([self.done]+[round(v, 5) for v in vals.values()])
     self.record['curve_names'] = ['step', *vals]
     bar.set_postfix({k: f'{v:.4f}' for k,v in vals.items()})
 
-# %% ../nbs/03_training.ipynb #a57008ae
+# %% ../nbs/03_training.ipynb #70529002
 @patch
 def _eval(self:Trainer):
     if not self.evaluate or not self.acc.is_main_process: return
     r = {k: round(float(v), 5) for k,v in self.evaluate(self.averaged()).items()}
     self.record['evaluations'].append(dict(step=self.done, **r))
+    name = self.cfg.best.removeprefix('-')
+    if name:
+        if name not in r: raise ConfigError(f'best={self.cfg.best!r}: the evaluation gives {", ".join(r)}')
+        better = (lambda a,b: a<b) if self.cfg.best[0]=='-' else (lambda a,b: a>b)
+        if 'best' not in self.record or better(r[name], self.record['best'][name]): self.record['best'] = {'step': self.done, name: r[name]}
     print(f'step {self.done}: '+', '.join(f'{k} {v}' for k,v in r.items()), flush=True)
 
-# %% ../nbs/03_training.ipynb #366ec640
+# %% ../nbs/03_training.ipynb #81d60ba3
 @patch
 def fit(self:Trainer,
     minutes:float=None,   # stop after this long; the next call goes on from there
     progress:bool=True,   # show a bar
+    callback=None,        # called with the trainer after every entry of the curve, in the first process; see `LivePlot`
 )->nn.Module:             # the network with its averaged weights
     "Train until `cfg.steps`, `minutes`, SIGTERM or SIGINT, going on from the folder's last checkpoint; leaves a checkpoint whatever ends it"
     from tqdm.auto import tqdm
@@ -427,9 +470,11 @@ def fit(self:Trainer,
             n += 1; bar.update()
             self.record.update(wall_seconds=round(spent+time.time()-start, 1), images=self.done*cfg.bs)
             end = self._any(self._stop or (minutes and time.time()-start>60*minutes))
-            if self.done%cfg.log_every==0 or self.done%cfg.save_every==0 or self.done==cfg.steps or end: self._log(sums, n, bar); sums,n = {},0 # and a loss that is no number is never saved
+            if self.done%cfg.log_every==0 or self.done%cfg.save_every==0 or self.done==cfg.steps or end:
+                self._log(sums, n, bar); sums,n = {},0 # before saving: a loss that is no number is never saved
+                if callback and self.acc.is_main_process: callback(self)
             if cfg.eval_every and self.done%cfg.eval_every==0 and self.done<cfg.steps: self._eval()
-            if self.done%cfg.save_every==0: self.save()
+            if self.done%cfg.save_every==0 or (cfg.eval_every and self.done%cfg.eval_every==0 and self._any(self.record.get('best', {}).get('step')==self.done)): self.save()
             if end: break
     bar.close()
     if self.done==cfg.steps and not any(e['step']==self.done for e in self.record['evaluations']): self._eval()
@@ -446,3 +491,45 @@ def _signals(trainer):
     try: yield
     finally:
         for s,h in old.items(): signal.signal(s, h)
+
+# %% ../nbs/03_training.ipynb #b68d96e4
+def plot_curve(
+    record:dict, # of a run
+    ax=None,     # matplotlib's axes; None for new ones
+):
+    "The loss of a run, and its evaluations on an axis of their own"
+    import matplotlib.pyplot as plt
+    ax = ax or plt.subplots(figsize=(6,2.6), layout='constrained')[1]
+    if record['curve']: ax.plot(*zip(*[(c[0],c[1]) for c in record['curve']]), label='loss')
+    ax.set(xlabel='step', ylabel='loss')
+    for k in sorted({k for e in record['evaluations'] for k in e}-{'step'}):
+        other = ax.twinx() if len(ax.figure.axes)<2 else ax.figure.axes[1]
+        other.plot(*zip(*[(e['step'],e[k]) for e in record['evaluations'] if k in e]), 'o--', ms=3, label=k); other.legend(loc='upper right', fontsize=8)
+    return ax.figure
+
+# %% ../nbs/03_training.ipynb #09682422
+class LivePlot:
+    "Show the curve, and what the network makes, while it trains: pass it to `Trainer.fit` as `callback`"
+    def __init__(self,
+        sample=None, # (network with averaged weights) -> PIL image, or None
+        every:int=1, # entries of the curve between pictures
+    ): self.sample,self.every,self.n,self.shown = sample,every,0,None
+
+    def __call__(self, trainer):
+        self.n += 1
+        if (self.n-1)%self.every and trainer.done<trainer.cfg.steps: return
+        import matplotlib.pyplot as plt
+        fig,axes = plt.subplots(1, 2 if self.sample else 1, figsize=(10 if self.sample else 6, 2.8), layout='constrained', squeeze=False)
+        plot_curve(trainer.record, axes[0,0])
+        if self.sample: axes[0,1].imshow(self.sample(trainer.averaged())); axes[0,1].axis('off')
+        with atomic_path(trainer.out/'progress.png') as tmp: fig.savefig(tmp, format='png', dpi=80)
+        plt.close(fig)
+        self.show(fig)
+
+    def show(self, fig):
+        "In a notebook, put the picture in the place of the last one"
+        ip = sys.modules['IPython'].get_ipython() if 'IPython' in sys.modules else None
+        if type(ip).__name__!='ZMQInteractiveShell': return
+        from IPython.display import display
+        if self.shown: self.shown.update(fig)
+        else: self.shown = display(fig, display_id=True)
