@@ -269,17 +269,19 @@ def _cached(path, photos, make): # a Packed dataset from its file, made once for
     if not path.exists(): make_folder(path.parent); make().save(path)
     return Packed.load(path)
 
-# %% ../nbs/09_pipeline.ipynb #eb63abdf
-def generator_crops(root, cache, size=80): # -> Packed
-    "What the generator learns from: six windows of each photo of the target, one of each face, two of each other person"
-    from messi_anything.data import Packed, coco_people, pack_crops
+# %% ../nbs/09_pipeline.ipynb #44123aa6
+def generator_crops(root, cache, size=80): # -> Packed, and the target's photos that are kept apart
+    "What the generator learns from: ten windows of each photo of the target, two of each face, two of each other person; two in three of them close to head and shoulders"
+    from messi_anything.data import Packed, coco_people, pack_crops, split_photos
     photos = target_photos(root)
-    target,faces = ([p for p in photos if p.label==l] for l in (1,0))
+    side = split_photos([p for p in photos if p.label==1], progress=False)
+    apart = [p for p in photos if side.get(p.path, 'train')!='train']
+    target,faces = ([p for p in photos if p.label==l and p not in apart] for l in (1,0))
     people = coco_people(Path(root)/'people/annotations/person_train.json', Path(root)/'people/images', union=False, min_area=.04)
     def make():
-        parts = [pack_crops(target, size, 6, size//2), pack_crops(faces, size, 1, seed=1), pack_crops(people, size, 2, size//2, seed=2)]
+        parts = [pack_crops(target, size, 10, size//2, near=.65), pack_crops(faces, size, 2, size//2, seed=1, near=.65), pack_crops(people, size, 2, size//2, seed=2)]
         return Packed(*(np.concatenate([getattr(o,k) for o in parts]) for k in ('image','mask','label')))
-    return _cached(Path(cache)/f'crops_{size}.npz', photos+people, make)
+    return _cached(Path(cache)/f'crops_{size}.npz', target+faces+people, make), apart
 
 # %% ../nbs/09_pipeline.ipynb #7fac4c04
 def _whole(photos, cache, side): # photos scaled into squares, once: Packed and sizes
@@ -390,16 +392,15 @@ def _finished(run, steps): # whether the stage in `run` has done all its steps; 
     if done<steps: print(f'stopped after {done} of {steps} steps: run the same command again to go on', file=sys.stderr)
     return done>=steps
 
-# %% ../nbs/09_pipeline.ipynb #323dfe70
+# %% ../nbs/09_pipeline.ipynb #fe5d4c19
 def messi_train(
     what:str,           # 'segment', 'generator' or 'faces'
     data:str,           # folder of photos, laid out as the pipeline's page tells
     out:str='runs',     # folder for checkpoints, records and weights; an interrupted run goes on from there
     preset:str='tiny',  # of the network
-    steps:int=1650,     # of the segmenter, of the face finder, or of the generator's first stage (denoising)
-    more:int=800,       # of the generator's second stage (denoising, with more noise and larger people)
-    tune:int=0,         # of its third stage (consistency); worth it from a well-trained denoiser
-    bs:int=32,          # pictures a step
+    steps:int=3600,     # of the segmenter, of the face finder, or of the generator's first stage (denoising)
+    tune:int=420,       # of its second stage (consistency); worth it from a well-trained denoiser
+    bs:int=32,          # pictures a step (for the faces, three times as many windows)
     device:str='auto',  # cpu, cuda or mps
 ):
     "Train the segmenter, the generator, or the face finder's network, and leave weights that --target or --segmenter can name"
@@ -423,15 +424,14 @@ def messi_train(
         from messi_anything.consistency import EDMLoss, ECTLoss
         from messi_anything.unet import unet_cfg
         cfg = unet_cfg(preset, classes=2)
-        packed = generator_crops(data, Path(out)/'cache', round(cfg.size*1.25))
+        packed,apart = generator_crops(data, Path(out)/'cache', round(cfg.size*1.25))
         share = (packed.mask>127).reshape(len(packed), -1).mean(1)
         kind = 2*packed.label+((share>.28)&(share<.8)) # near: the person fills 28 to 80 % of the crop
-        common = dict(bs=bs, schedule='cosine', log_every=25, save_every=100)
-        stages = [Stage('edm', EDMLoss(), TrainCfg(steps=steps, lr=1e-3, warmup=300, ema=(.995,), **common), balance(packed.label, {1:.6, 0:.4}), dict(everything=.3, free=.12, unsaid=.1)),
-                  Stage('edm2', EDMLoss(.2, 1.7, .12), TrainCfg(steps=more, lr=6e-4, warmup=30, ema=(.99,), **common), balance(kind, {3:.67, 2:.08, 1:.2, 0:.05}), dict(everything=.12, free=.06)),
-                  Stage('ect', ECTLoss(), TrainCfg(steps=tune, lr=4e-4, warmup=30, ema=(.99,), **common), balance(kind, {3:.67, 2:.08, 1:.2, 0:.05}), dict(everything=.12, free=.06)) if tune else None]
-        stages = [s for s in stages if s]
-        net = train_fill(packed, run, cfg, stages, device=dev, command=how+f' --more {more} --tune {tune}')
+        often = balance(kind, {3:.5, 2:.13, 1:.27, 0:.1})
+        common = dict(bs=bs, schedule='cosine', log_every=25, save_every=200)
+        stages = [Stage('edm', EDMLoss(-.6, 1.5, .05), TrainCfg(steps=steps, lr=1e-3, warmup=200, ema=(.998,), **common), often, dict(everything=.2, free=.08, unsaid=.08))]
+        if tune: stages.append(Stage('ect', ECTLoss(-.5, 1.7, q_end=16., top=.06), TrainCfg(steps=tune, lr=2.5e-4, warmup=30, ema=(.99,), **common), often, dict(everything=.15, free=.08, unsaid=.08)))
+        net = train_fill(packed, run, cfg, stages, device=dev, command=how+f' --tune {tune}', about=dict(kept_apart=sorted(p.path.relative_to(data).as_posix() for p in apart)))
         if not all(_finished(run/o.name, o.train.steps) for o in stages): return 1
         make_folder(run/'weights')
         write_json(run/'weights'/'target.json', dict(name='messi', label=1))

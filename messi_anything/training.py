@@ -436,11 +436,11 @@ def _log(self:Trainer, sums, n, bar):
     self.record['curve_names'] = ['step', *vals]
     bar.set_postfix({k: f'{v:.4f}' for k,v in vals.items()})
 
-# %% ../nbs/03_training.ipynb #70529002
+# %% ../nbs/03_training.ipynb #f95ddcd8
 @patch
 def _eval(self:Trainer):
     if not self.evaluate or not self.acc.is_main_process: return
-    r = {k: round(float(v), 5) for k,v in self.evaluate(self.averaged()).items()}
+    with torch.no_grad(): r = {k: round(float(v), 5) for k,v in self.evaluate(self.averaged()).items()}
     self.record['evaluations'].append(dict(step=self.done, **r))
     name = self.cfg.best.removeprefix('-')
     if name:
