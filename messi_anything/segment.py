@@ -23,8 +23,9 @@ __all__ = ['segment_presets', 'mask_losses', 'BANDS', 'DETAIL', 'SegmentCfg', 's
            'ContextBlock', 'HieraFPN', 'load_encoder', 'iou', 'bce_loss', 'dice_loss', 'iou_loss', 'mask_loss', 'rim',
            'mask_scores', 'bootstrap', 'score_table', 'degrade', 'MaskSet', 'MaskLoss', 'evaluate_masks',
            'train_segmenter', 'MaskedAutoencoder', 'HiddenLoss', 'pretrain_encoder', 'soft_labels', 'refine', 'Person',
-           'Segmentation', 'check_choice', 'separate', 'Segmenter', 'from_mask', 'evaluate_photos', 'calibrate',
-           'overlay', 'cutout', 'coco_entries', 'segment_many', 'messi_segment', 'main_segment']
+           'Segmentation', 'check_choice', 'choice', 'separate', 'Segmenter', 'from_mask', 'evaluate_photos',
+           'calibrate', 'overlay', 'cutout', 'coco_entries', 'check_writable', 'segment_many', 'messi_segment',
+           'main_segment']
 
 # %% ../nbs/04_segment.ipynb #a04b2922
 @dataclass(frozen=True)
@@ -528,7 +529,7 @@ def select(self:Segmentation,
     for p in people: torch.maximum(mask, p.mask, out=mask)
     return replace(self, mask=mask, people=people)
 
-# %% ../nbs/04_segment.ipynb #22ed686c
+# %% ../nbs/04_segment.ipynb #3dabc633
 def check_choice(w):
     "A `ConfigError` for what `Segmentation.select` could never take"
     if isinstance(w, list):
@@ -538,6 +539,9 @@ def check_choice(w):
     ok = w in ('all','largest','left','right','surest') if isinstance(w, str) else isinstance(w, Box) or (isinstance(w, (int, np.integer)) and not isinstance(w, bool))
     if isinstance(w, tuple): ok = len(w)==2 and all(isinstance(o, (int,float,np.number)) and math.isfinite(o) for o in w)
     if not ok: raise ConfigError(f'people={w!r}: say all, largest, left, right, surest, a number from the left (from 0), a point (x,y), a Box, or a list [...] of these')
+
+def choice(word:str): # as typed on a command line -> for `Segmentation.select`
+    return int(word) if re.fullmatch('-?[0-9]+', word) else word
 
 def _which(people, w)->list: # indices
     n = len(people)
@@ -818,7 +822,13 @@ def _plan(photos, out, coco)->list: # (path, name of its outputs)
             if (out/f'{name}_{o}.png').resolve() in mine: raise ConfigError(f'{name}_{o}.png in {out} is one of the photos and would be lost: choose another folder for what is written')
     return plan
 
-# %% ../nbs/04_segment.ipynb #072aca04
+# %% ../nbs/04_segment.ipynb #639a1b37
+def check_writable(folder):
+    "An error now rather than after the work where a folder cannot be written to"
+    try: tempfile.TemporaryFile(dir=folder).close()
+    except OSError as e: raise ImageError(f'the folder {folder} cannot be written to ({e.strerror}): choose another one with --out') from None
+
+# %% ../nbs/04_segment.ipynb #4a09fca3
 def segment_many(
     photos,            # paths
     out='people',      # folder; made if missing
@@ -830,8 +840,7 @@ def segment_many(
     "Find the people in many photos; a bad photo is reported and the rest go on"
     check_choice(people)
     out,find,images,annotations = make_folder(out),segmenter or Segmenter.from_pretrained(),[],[]
-    try: tempfile.TemporaryFile(dir=make_folder((out/coco).parent)).close()               # before the work, not after
-    except OSError as e: raise ImageError(f'the folder {out} cannot be written to ({e.strerror}): choose another one') from None
+    check_writable(make_folder((out/coco).parent))
     for path,name in _plan([Path(p) for p in photos], out, coco):
         try:
             img = load_image(path)
@@ -846,7 +855,7 @@ def segment_many(
             yield path, found, files
     if coco: write_json(out/coco, dict(info=dict(description='people found by messi_anything'), images=images, annotations=annotations, categories=[dict(id=1, name='person', supercategory='person')]))
 
-# %% ../nbs/04_segment.ipynb #d15308de
+# %% ../nbs/04_segment.ipynb #0919d4ee
 def messi_segment(
     paths:positional('photos or folders of photos'),
     out:str='people',     # folder for what is written
@@ -865,8 +874,7 @@ def messi_segment(
         try: photos += list_images(p) if Path(p).is_dir() else [Path(p)]
         except MessiError as e: bad += 1; print(f'{p}: not done. {e}', file=sys.stderr)
     find = Segmenter.from_pretrained(segmenter, pick_device(device), flip=flip)
-    who = int(people) if re.fullmatch('-?[0-9]+', people) else people
-    for path,found,files in segment_many(photos, out, find, not no_mask, cutouts, overlays, who, coco):
+    for path,found,files in segment_many(photos, out, find, not no_mask, cutouts, overlays, choice(people), coco):
         if isinstance(found, MessiError): bad += 1; print(f'{path}: not done. {found}', file=sys.stderr)
         else: print(f'{path}: {len(found.people) or "no"} {"person" if len(found.people)==1 else "people"}, {found.mask.mean().item():.1%} of the photo{" -> " if files else ""}{", ".join(map(str, files))}')
     if bad: print(f'{bad} not done, {len(photos)} looked at', file=sys.stderr)
