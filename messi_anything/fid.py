@@ -9,7 +9,7 @@ __all__ = ['frechet_distance', 'frechet_rows', 'jackknife', 'fid_inf', 'kid', 'p
            'compare', 'versions', 'measure', 'source_of', 'band_of', 'target_samples', 'cache_dir', 'messi_fid',
            'main_fid']
 
-# %% ../nbs/08_fid.ipynb #f7625271
+# %% ../nbs/08_fid.ipynb #60731de5
 import csv, hashlib, json, math, os, platform, sys, time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -22,14 +22,14 @@ from fastcore.basics import patch
 from .images import (Box, ConfigError, DataError, MessiError, WeightsError, atomic_path, command, crop as cut, list_images,
                                    load_image, positional, load_mask, square_window)
 
-# %% ../nbs/08_fid.ipynb #a0f91f16
+# %% ../nbs/08_fid.ipynb #595ddc8e
 def _root(sigma):
     "`R` with `R@R.T == sigma`, without the columns that are zero"
     w,v = torch.linalg.eigh((sigma+sigma.T)/2)
     keep = w > w[-1].clamp(min=0)*1e-15*len(w)
     return v[:,keep]*w[keep].sqrt()
 
-# %% ../nbs/08_fid.ipynb #85c5bd54
+# %% ../nbs/08_fid.ipynb #2a7c174d
 def frechet_distance(
     mu1,    # mean of the first set, (d,)
     sigma1, # its covariance, (d,d)
@@ -48,7 +48,7 @@ def frechet_distance(
     cross = torch.linalg.svdvals(_root(sigma1).T @ _root(sigma2)).sum() if sigma1.any() and sigma2.any() else 0.
     return max(0., float((mu1-mu2).square().sum() + sigma1.trace() + sigma2.trace() - 2*cross))
 
-# %% ../nbs/08_fid.ipynb #4955689a
+# %% ../nbs/08_fid.ipynb #9a88f73d
 def frechet_rows(
     x,          # features of the first set, (n,d)
     y,          # features of the second set, (m,d)
@@ -68,7 +68,7 @@ def frechet_rows(
     else: cross = torch.linalg.eigvalsh(m@m.T).clamp(min=0).sqrt().sum()
     return max(0., float((mx-my).square().sum() + (x-mx).square().sum()/(len(x)-1) + (y-my).square().sum()/(len(y)-1) - 2*cross))
 
-# %% ../nbs/08_fid.ipynb #6217482a
+# %% ../nbs/08_fid.ipynb #e662c9ad
 def jackknife(
     stat,      # function of two sets of rows, giving a number or a tuple of numbers
     x,         # (n,d)
@@ -86,7 +86,7 @@ def jackknife(
         var = var + (g-1)/g*((out-out.mean(0))**2).sum(0)
     return value[()], np.sqrt(var)[()]
 
-# %% ../nbs/08_fid.ipynb #df12fb66
+# %% ../nbs/08_fid.ipynb #04ec593c
 def fid_inf(
     x,                   # features of the first set, (n,d)
     y,                   # features of the second set, (m,d)
@@ -104,7 +104,7 @@ def fid_inf(
     slope,at0 = np.polyfit(parts, fs, 1)                 # k parts: 1/n is k times as large
     return float(at0), float(fs[0]), float(np.sqrt(np.mean((np.polyval([slope,at0],parts)-fs)**2)))
 
-# %% ../nbs/08_fid.ipynb #1935705f
+# %% ../nbs/08_fid.ipynb #896bf890
 def kid(
     x,         # features of the first set, (n,d)
     y,         # features of the second set, (m,d)
@@ -125,7 +125,7 @@ def kid(
     var = (n-1)/n*(lx-lx.mean()).square().sum() + (m-1)/m*(ly-ly.mean()).square().sum()
     return value.item(), var.sqrt().item()
 
-# %% ../nbs/08_fid.ipynb #869670c9
+# %% ../nbs/08_fid.ipynb #41e6316b
 def _dist(x, y): # (n,m), in float64 and centred: copies are near 0 also through a matrix product
     x,y = (torch.as_tensor(o, dtype=torch.float64) for o in (x,y))
     if x.shape[1]!=y.shape[1]: raise DataError(f'features of {x.shape[1]} and {y.shape[1]} dimensions cannot be compared: use one extractor for both')
@@ -135,7 +135,7 @@ def _dist(x, y): # (n,m), in float64 and centred: copies are near 0 also through
 def _radii(x, k): # (n,) distance of each row to its k-th neighbour in its own set
     return _dist(x,x).fill_diagonal_(float('inf')).kthvalue(min(k,len(x)-1), dim=1).values
 
-# %% ../nbs/08_fid.ipynb #29237340
+# %% ../nbs/08_fid.ipynb #04136243
 def precision_recall(
     real,      # features of the real set, (n,d)
     generated, # features of the generated set, (m,d)
@@ -146,7 +146,7 @@ def precision_recall(
     return ((d<=_radii(real,k)[:,None]).any(0).double().mean().item(),
             (d<=_radii(generated,k)[None]).any(1).double().mean().item())
 
-# %% ../nbs/08_fid.ipynb #35306868
+# %% ../nbs/08_fid.ipynb #59f13b20
 def density_coverage(
     real,      # features of the real set, (n,d)
     generated, # features of the generated set, (m,d)
@@ -156,7 +156,7 @@ def density_coverage(
     inside = _dist(real,generated)<=_radii(real,k)[:,None]        # (n,m)
     return inside.sum().item()/(min(k,len(real)-1)*inside.shape[1]), inside.any(1).double().mean().item()
 
-# %% ../nbs/08_fid.ipynb #89571b49
+# %% ../nbs/08_fid.ipynb #f6aca963
 @dataclass(frozen=True)
 class NearestTrain:
     "How near generated pictures come to the training set"
@@ -167,7 +167,7 @@ class NearestTrain:
     distance:np.ndarray=field(repr=False) # (m,) and how far it is
     def worst(self, k=8): return [(int(i),int(self.nearest[i])) for i in np.argsort(self.distance, kind='stable')[:k]]
 
-# %% ../nbs/08_fid.ipynb #b8068558
+# %% ../nbs/08_fid.ipynb #56b8ba33
 def nearest_train(
     generated,    # features of the generated pictures, (m,d)
     train,        # features of the training pictures, (n,d)
@@ -181,7 +181,7 @@ def nearest_train(
     auc = ((dist[:,None]<ref[None]).double() + .5*(dist[:,None]==ref[None]).double()).mean().item()
     return NearestTrain((dist<ref.quantile(.01)).double().mean().item(), auc, name, near.numpy(), dist.numpy())
 
-# %% ../nbs/08_fid.ipynb #6294c591
+# %% ../nbs/08_fid.ipynb #61740316
 class FeatureStats:
     "Streaming mean and covariance of feature rows, with a bounded random choice of the rows themselves"
     def __init__(self,
@@ -202,7 +202,7 @@ class FeatureStats:
     def labels(self): return self._labels[:len(self.rows)]
     def __repr__(self): return f'FeatureStats(n={self.n}, dims={self.dims}, rows kept={len(self.rows)})'
 
-# %% ../nbs/08_fid.ipynb #c960c11f
+# %% ../nbs/08_fid.ipynb #eadcdadd
 @patch
 def update(self:FeatureStats,
     x,           # feature rows, (b,dims); `DataError` where one is not finite
@@ -233,7 +233,7 @@ def update(self:FeatureStats,
     self.n = n
     return self
 
-# %% ../nbs/08_fid.ipynb #d656a22c
+# %% ../nbs/08_fid.ipynb #9785311b
 @patch
 def save(self:FeatureStats,
     path, # file to write, `.npz`
@@ -246,7 +246,7 @@ def save(self:FeatureStats,
     with atomic_path(path) as tmp: np.savez(tmp, mu=self.mu, sigma=self.sigma, n=self.n, rows=self.rows.numpy(), meta=meta)
     return path
 
-# %% ../nbs/08_fid.ipynb #f33c0411
+# %% ../nbs/08_fid.ipynb #1c66f2ab
 def load_stats(
     path,          # an `.npz` with `mu` and `sigma`, ours or pytorch-fid's
 )->FeatureStats:   # pytorch-fid's hold no rows and do not say their n; `DataError` if broken
@@ -268,7 +268,7 @@ def load_stats(
     if 'rows' in d: st._rows,st._labels = d['rows'].astype(np.float32),meta.get('labels',[])
     return st
 
-# %% ../nbs/08_fid.ipynb #5ca6dbb8
+# %% ../nbs/08_fid.ipynb #98bf4e77
 def _bytes(x): # house floats or bytes -> bytes, as `save` would write them
     if x.dtype==torch.uint8: return x
     if not x.isfinite().all(): raise DataError('pictures with NaN or infinity: look at the sampler that made them')
@@ -276,7 +276,7 @@ def _bytes(x): # house floats or bytes -> bytes, as `save` would write them
     if hi>1.5 or lo<-1.5: raise DataError(f'pictures in [-1,1] or bytes are expected, these reach from {lo:.3g} to {hi:.3g}')
     return x.float().clamp(-1,1).add(1).mul(127.5).round().byte()
 
-# %% ../nbs/08_fid.ipynb #6854e264
+# %% ../nbs/08_fid.ipynb #50c71f5c
 _modes = {'bilinear':('bilinear',True), 'bicubic':('bicubic',True), 'pytorch-fid':('bilinear',False)}
 
 class Extractor:
@@ -301,7 +301,7 @@ class Extractor:
     @property
     def id(self): return f'{self.name}/{self.dims}/{self.size}/{self.resize}/{self.key}'
 
-# %% ../nbs/08_fid.ipynb #aefb40ed
+# %% ../nbs/08_fid.ipynb #c82a679c
 @patch
 def prepare(self:Extractor,
     x:Tensor, # (b,3,h,h) bytes, or float in [-1,1]
@@ -324,7 +324,7 @@ def __call__(self:Extractor,
         x = torch.cat([self.prepare(o) for o in x]) if isinstance(x, (list,tuple)) else self.prepare(x)
         return self.net(x.contiguous(memory_format=torch.channels_last)).flatten(1).float().cpu()
 
-# %% ../nbs/08_fid.ipynb #c88ea25c
+# %% ../nbs/08_fid.ipynb #dc4e7776
 _inception = 'pt_inception-2015-12-05-6726825d.pth'
 
 def inception_weights(
@@ -346,7 +346,7 @@ def inception_weights(
                                "or measure with extractor='offline', which needs no file") from None
     return p
 
-# %% ../nbs/08_fid.ipynb #7dd45907
+# %% ../nbs/08_fid.ipynb #06bb9e26
 def _read_state(path): # tensors only, never code
     try:
         if str(path).endswith('.safetensors'):
@@ -367,7 +367,7 @@ def _fold(net): # batch norms into the convolutions before them
             m.conv,m.bn = fuse_conv_bn_eval(m.conv.eval(), m.bn.eval()),nn.Identity()
     return net
 
-# %% ../nbs/08_fid.ipynb #ae10f1f4
+# %% ../nbs/08_fid.ipynb #d10a136f
 def inception(
     dims=2048,          # 64, 192, 768 or 2048: after which block
     weights=None,       # path of pytorch-fid's file
@@ -393,7 +393,7 @@ class _Pooled(nn.Module):
     def __init__(self, net): super().__init__(); self.net = net
     def forward(self, x): return self.net(x)[0].mean((2,3))
 
-# %% ../nbs/08_fid.ipynb #664a9681
+# %% ../nbs/08_fid.ipynb #8d36d9c5
 def timm_extractor(
     name,            # any model of timm
     size=None,       # side at which it looks; its own by default
@@ -423,7 +423,7 @@ def timm_extractor(
     resize = resize or ('bilinear' if cfg['interpolation']=='bilinear' else 'bicubic')
     return Extractor(net.to(memory_format=torch.channels_last), f'timm:{name}', dims, size, resize, cfg['mean'], cfg['std'], device, key)
 
-# %% ../nbs/08_fid.ipynb #49efa355
+# %% ../nbs/08_fid.ipynb #d340789e
 class _Ripples(nn.Module):
     "264 fixed features: colour in 4x4 fields, and log energy of Gabor filters in 2x2 fields"
     def __init__(self, directions=6, sizes=(1,2,4), colour=6.):
@@ -453,7 +453,7 @@ def offline(resize='bilinear', device=None)->Extractor:
     "The extractor that needs no file"
     return Extractor(_Ripples(), 'offline-1', 264, 64, resize, device=device, key='1')
 
-# %% ../nbs/08_fid.ipynb #da972d35
+# %% ../nbs/08_fid.ipynb #ae747f54
 def get_extractor(
     spec='inception', # 'inception', 'inception:768', 'offline', 'timm:<name>', 'timm:<name>@<size>', or an `Extractor`
     weights=None,     # path of the weights file, for the first and the last
@@ -477,7 +477,7 @@ def get_extractor(
         return timm_extractor(name, size=int(size) if size else None, device=device, **kw)
     raise ConfigError(f'no extractor {spec!r}: choose inception, inception:64|192|768|2048, offline, or timm:<model>[@size]')
 
-# %% ../nbs/08_fid.ipynb #defe9b13
+# %% ../nbs/08_fid.ipynb #2d398553
 @dataclass(frozen=True)
 class Samples:
     "Pictures straight from a sampler: no files, and the same picture for the same seed whatever the batch"
@@ -492,7 +492,7 @@ class Samples:
     def batches(self, start=0):
         for i in range(start, self.n, self.bs): yield self.draw([self.seed+j for j in range(i, min(i+self.bs, self.n))])
 
-# %% ../nbs/08_fid.ipynb #f08a38f2
+# %% ../nbs/08_fid.ipynb #085b2348
 def read_boxes(
     path, # CSV with a column path (or name, file, stem) and x,y,w,h or left,top,right,bottom, in pixels
 )->dict:  # 'folder/stem' and 'stem' -> `Box`, the largest where a picture has several
@@ -510,7 +510,7 @@ def read_boxes(
     except (OSError,StopIteration,KeyError,ValueError) as e:
         raise DataError(f'{path} cannot be read as boxes ({type(e).__name__}: {e}): a CSV with columns path,x,y,w,h is expected') from None
 
-# %% ../nbs/08_fid.ipynb #d1d177f9
+# %% ../nbs/08_fid.ipynb #5a522672
 class Cropper:
     "Cuts the square that is looked at out of a picture"
     def __init__(self,
@@ -543,7 +543,7 @@ class Cropper:
             raise DataError(f"{p.name}: {round(box.width)}x{round(box.height)} would have to be squashed to a square: use crop='center' or boxes")
         return im if box==Box(0,0,w,h) else cut(im, box)
 
-# %% ../nbs/08_fid.ipynb #cff49781
+# %% ../nbs/08_fid.ipynb #db8e025e
 def _files(src): # -> (name, list of files)
     if isinstance(src,(list,tuple)): return f'{len(src)} files', [Path(o) for o in src]
     return Path(src).resolve().name, list_images(src)
@@ -556,7 +556,7 @@ def _ahead(fn, items, workers): # results in order, a few computed beforehand
             if len(queue)>2*workers: yield queue.popleft().result()
         while queue: yield queue.popleft().result()
 
-# %% ../nbs/08_fid.ipynb #4e47a486
+# %% ../nbs/08_fid.ipynb #52f62deb
 class _FileSource:
     "Pictures of a folder, cropped, in batches of lists of equal sizes"
     def __init__(self, src, crop, labels, bs, bad, workers):
@@ -591,7 +591,7 @@ def _stack(xs): # neighbours of one size into one tensor
         else: out.append([x])
     return [torch.cat(o) for o in out]
 
-# %% ../nbs/08_fid.ipynb #46e092ed
+# %% ../nbs/08_fid.ipynb #a25110fe
 class _TensorSource:
     "Pictures that come as tensors: from memory, an iterator, or `Samples`"
     def __init__(self, src, crop, bs):
@@ -618,7 +618,7 @@ class _TensorSource:
                 s = min(h,w); x = x[:,:,(h-s)//2:(h-s)//2+s,(w-s)//2:(w-s)//2+s]
             yield [x],ls,len(x)
 
-# %% ../nbs/08_fid.ipynb #ca905d3b
+# %% ../nbs/08_fid.ipynb #cdfebe52
 def extract(
     src,                  # folder, list of files, `.npz`, tensor (n,3,h,w), batches, `Samples`, or statistics already made
     extractor='inception',# an `Extractor`, or the name of one, see `get_extractor`
@@ -673,7 +673,7 @@ def extract(
     if path: st.save(path); part.unlink(missing_ok=True)
     return st
 
-# %% ../nbs/08_fid.ipynb #c739554a
+# %% ../nbs/08_fid.ipynb #c5feff98
 _columns = dict(fid='FID', fid_inf='FID inf', kid='KID x1000', precision='precis.', recall='recall', density='density', coverage='cover.')
 
 @dataclass
@@ -705,7 +705,7 @@ class Report:
         if self.memory: out.append('nearest training picture: {copies:.1%} copies, auc {auc:.2f} (0.5 is honest; judged by {reference})'.format(**self.memory))
         return '\n'.join(out+[f'warning: {w}' for w in self.warnings])
 
-# %% ../nbs/08_fid.ipynb #67d97071
+# %% ../nbs/08_fid.ipynb #f8193963
 @patch
 def save(self:Report,
     path, # `.json`
@@ -723,7 +723,7 @@ def load(cls:Report,
     try: return cls(**json.loads(Path(path).read_text()))
     except (OSError,ValueError,TypeError) as e: raise DataError(f'{path} is no report ({type(e).__name__}: {e})') from None
 
-# %% ../nbs/08_fid.ipynb #166e24cd
+# %% ../nbs/08_fid.ipynb #cb478642
 def _measures(name, x, y, fid=None, intervals=True):
     "One row of a report, from feature rows"
     small = min(len(x),len(y))
@@ -736,7 +736,7 @@ def _measures(name, x, y, fid=None, intervals=True):
     row.update(fid=f if fid is None else fid, fid_se=fse, fid_inf=inf, fid_inf_se=ise, kid=k, kid_se=kse, precision=p, recall=r, density=d, coverage=c)
     return {k:(None if isinstance(v,float) and not math.isfinite(v) else v if isinstance(v,(str,int,type(None))) else float(v)) for k,v in row.items()}
 
-# %% ../nbs/08_fid.ipynb #7dcc266c
+# %% ../nbs/08_fid.ipynb #8cf00829
 def compare(
     real,            # `FeatureStats` of the real pictures
     generated,       # of the generated ones
@@ -800,14 +800,14 @@ def versions():
         except PackageNotFoundError: return None
     return dict(python=platform.python_version(), **{p:get(p) for p in ('messi-anything','torch','torchvision','pillow','timm','pytorch-fid')})
 
-# %% ../nbs/08_fid.ipynb #c09f5631
+# %% ../nbs/08_fid.ipynb #480b9f68
 class _IfAny: # a label where there is one
     def __init__(self, f): self.f,self.key = f,str(getattr(f,'key',getattr(f,'__name__','')))+'?'
     def __call__(self, path):
         try: return self.f(path)
         except DataError: return None
 
-# %% ../nbs/08_fid.ipynb #ed051c93
+# %% ../nbs/08_fid.ipynb #6461b299
 def measure(
     real,                  # folder, files, `.npz`, tensor, batches, `Samples` or statistics; the training or validation photos
     generated,             # the same, of what the generator made
@@ -834,7 +834,7 @@ def measure(
     report.about['seconds'] = round(time.perf_counter()-start, 1)
     return report
 
-# %% ../nbs/08_fid.ipynb #c83947c7
+# %% ../nbs/08_fid.ipynb #d8b3b032
 def source_of(path)->str: # what stands before the first underscore; without one, the folder's name
     "The source of a picture from its file name"
     p = Path(path)
@@ -856,7 +856,7 @@ class band_of:
         if p is None: raise DataError(f'{Path(path).name} has no mask of the same name: add one, or leave the picture out')
         return self.band(load_mask(p).mean().item())
 
-# %% ../nbs/08_fid.ipynb #31eeed74
+# %% ../nbs/08_fid.ipynb #e173f652
 def target_samples(
     target,      # name or folder of a target, or an `Inpainter`
     n=500,       # pictures
@@ -873,7 +873,7 @@ def target_samples(
     net = getattr(paint,'net',None)
     return Samples(draw, n, bs, seed, f'target {getattr(paint,"name","") or target}, {steps} steps', _fingerprint(net) if isinstance(net,nn.Module) else '')
 
-# %% ../nbs/08_fid.ipynb #3f493dee
+# %% ../nbs/08_fid.ipynb #e9404959
 def cache_dir()->Path:
     "Where the command keeps statistics"
     return Path(os.environ.get('XDG_CACHE_HOME') or Path.home()/'.cache')/'messi_anything'/'fid'
@@ -887,7 +887,7 @@ def _prune(folder, limit=2e9): # the oldest go first
         size += p.stat().st_size
         if size>limit: p.unlink(missing_ok=True)
 
-# %% ../nbs/08_fid.ipynb #ab3195f8
+# %% ../nbs/08_fid.ipynb #6527e18d
 def messi_fid(
     a:positional('real pictures: a folder, or an .npz of statistics', '?')=None,
     b:positional('generated pictures: the same', '?')=None,

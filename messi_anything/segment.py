@@ -23,9 +23,9 @@ __all__ = ['segment_presets', 'mask_losses', 'BANDS', 'DETAIL', 'SegmentCfg', 's
            'ContextBlock', 'HieraFPN', 'load_encoder', 'iou', 'bce_loss', 'dice_loss', 'iou_loss', 'mask_loss', 'rim',
            'mask_scores', 'bootstrap', 'score_table', 'degrade', 'MaskSet', 'MaskLoss', 'evaluate_masks',
            'train_segmenter', 'MaskedAutoencoder', 'HiddenLoss', 'pretrain_encoder', 'soft_labels', 'refine', 'Person',
-           'Segmentation', 'check_choice', 'choice', 'separate', 'Segmenter', 'from_mask', 'evaluate_photos',
-           'calibrate', 'overlay', 'cutout', 'coco_entries', 'check_writable', 'segment_many', 'messi_segment',
-           'main_segment']
+           'Segmentation', 'check_choice', 'choice', 'separate', 'Segmenter', 'faces_within', 'from_mask',
+           'evaluate_photos', 'calibrate', 'overlay', 'cutout', 'coco_entries', 'check_writable', 'segment_many',
+           'messi_segment', 'main_segment']
 
 # %% ../nbs/04_segment.ipynb #a04b2922
 @dataclass(frozen=True)
@@ -504,7 +504,7 @@ class Person:
         return self._mask
     def __repr__(self): return f'Person({self.box.width:.0f}x{self.box.height:.0f} at {self.box.left:.0f},{self.box.top:.0f}, score {self.score:.2f})'
 
-# %% ../nbs/04_segment.ipynb #03886c41
+# %% ../nbs/04_segment.ipynb #1ef58e31
 @dataclass
 class Segmentation:
     "All people of a photo together, each alone (left to right), and the encoder's maps of the whole photo"
@@ -512,6 +512,7 @@ class Segmentation:
     people:list               # of `Person`
     features:list=None        # [(1,c,h,w)], of the photo scaled to fit the encoder's square
     source:str='segmenter'    # or where else the mask is from
+    faces:list=None           # of `Face`, where they were looked for to divide people; None where not
     presence:float=None       # how probable it is that anybody is there; None where nobody was asked
     def __repr__(self): return f'Segmentation({len(self.people)} {"person" if len(self.people)==1 else "people"}, {self.mask.mean().item():.1%} of the photo, from {self.source})'
 
@@ -683,7 +684,7 @@ class Segmenter:
             p = (p+self.forward(y)[0][...,:h,:w].flip(3))/2
         return x, p, maps
 
-# %% ../nbs/04_segment.ipynb #ea41bb35
+# %% ../nbs/04_segment.ipynb #e7fe67eb
 DETAIL = 1600 # the longest side at which edges are refined
 
 @patch
@@ -694,30 +695,44 @@ def finish(self:Segmenter, img, x, p, maps, timings:dict=None)->Segmentation: # 
     number,scores = separate(p[0,0].numpy(), self.threshold, self.min_area, self.min_score)
     if not scores or (there is not None and there<self.somebody): return Segmentation(torch.zeros(1,1,*img.size[::-1]), [], maps, presence=there)
     t = time.perf_counter()
-    faces = self._faces(img, number, w) if self.split else []
+    seen = self._faces(img, number*(p[0,0].numpy()>self.threshold), w) if self.split else None
     if timings is not None: timings['faces'] = time.perf_counter()-t
-    if faces: number,scores = separate(p[0,0].numpy(), self.threshold, self.min_area, self.min_score, faces)
+    if seen and len(seen)>1:
+        k = w/img.width
+        number,scores = separate(p[0,0].numpy(), self.threshold, self.min_area, self.min_score, [(*(o*k for o in f.box.center), f.box.width*k) for f in seen])
     grey = lambda t: (t*torch.tensor([.299,.587,.114]).view(1,3,1,1)).sum(1, keepdim=True)
     k = min(1, DETAIL/max(img.size))
     near = img if k==1 else img.resize(tuple(max(1, round(o*k)) for o in img.size), Image.BILINEAR, reducing_gap=1.)
     full = torch.from_numpy(np.array(near.convert('L')))[None,None].float().div_(255)
     sure = ((p-self.threshold)*self.contrast+.5).clamp(0,1) # an unsure network gives pale masks; a half-replaced person helps nobody
     mask = refine(sure, grey(x[...,:h,:w].cpu())/2+.5, full)
-    return Segmentation(*_people(number, scores, p[0,0].numpy(), mask, img.size), maps, presence=there)
+    return Segmentation(*_people(number, scores, p[0,0].numpy(), mask, img.size), maps, faces=seen, presence=there)
 
-# %% ../nbs/04_segment.ipynb #9d970de0
+# %% ../nbs/04_segment.ipynb #29d64ee2
 @patch
-def _faces(self:Segmenter, img, number, w)->list: # of (x, y, side) in small pixels; empty where nobody can be touching anybody
-    wide = lambda b: b.width>.55*b.height        # a person who stands alone is narrower
-    if not any(wide(mask_box(number==i)) for i in range(1, number.max()+1)): return []
-    k,find = w/img.width,_face_finder() if self.split is True else self.split
-    found = [((f.box.left+f.box.right)/2*k, (f.box.top+f.box.bottom)/2*k, f.box.width*k) for f in find(img)]
-    return found if len(found)>1 else []
+def _faces(self:Segmenter, img, number, w)->list: # of `Face`; None where nobody can be touching anybody
+    boxes = [b for b in (mask_box(number==i) for i in range(1, number.max()+1)) if b and b.width>.55*b.height] # a person who stands alone is narrower
+    if not boxes: return None
+    if self.split is not True: return self.split(img)
+    k,out = img.width/w,[]
+    for box in boxes: out += faces_within(img, box.times(k, k), _face_finder())
+    return out
+
+def faces_within(
+    img:Image.Image,
+    box:Box,  # in pixels of the photo; what of it is beyond the photo does not count
+    find,     # (image) -> list of `Face`
+)->list:      # of `Face`, in pixels of the photo
+    "Look for faces in a part of a photo only: quicker, and small faces are larger there"
+    l,t,r,b = (min(max(0, round(o)), n) for o,n in zip(box.astuple(), img.size*2))
+    if min(r-l, b-t)<1: return []
+    there = lambda f: replace(f, box=f.box.moved(l, t), landmarks=None if f.landmarks is None else f.landmarks+[l,t])
+    return [there(f) for f in find(img.crop((l,t,r,b)))]
 
 @lru_cache(1)
 def _face_finder():
     from messi_anything.faces import FaceFinder
-    return FaceFinder.from_pretrained(side=320, turns=(0,))
+    return FaceFinder.from_pretrained(side=240, turns=(0,), enough=.25)
 
 # %% ../nbs/04_segment.ipynb #9edee6ba
 def from_mask(
