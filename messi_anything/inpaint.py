@@ -43,7 +43,7 @@ def start_levels(
     first = math.exp(math.log(.1)*(1-strength)+math.log(sigmas[0])*strength)
     return (first, *(o for o in sigmas if o<.7*first))                       # a level just below the first would be a step for nothing
 
-# %% ../nbs/07_inpaint.ipynb #a585e33f
+# %% ../nbs/07_inpaint.ipynb #c148c5a3
 class Inpainter:
     "A trained generator: fills holes of pictures at its own size"
     def __init__(self,
@@ -67,7 +67,7 @@ class Inpainter:
     )->'Inpainter':
         where = find_weights(name)
         net = UNet.from_pretrained(where)
-        about = read_target(where) if isinstance(where, Path) else {}
+        about = read_target(where) if isinstance(where, Path) else _hub_target(where)
         return cls(net, about.get('label'), about.get('name', str(name)), device, **{'close': about.get('close', False), **kw})
 
     def at(self, strength:float)->'Inpainter': # 1 nothing is kept of the person who is there; towards 0 more and more
@@ -96,7 +96,13 @@ class Inpainter:
             out = sample_consistency(self.denoise, (3,self.size,self.size), seeds, start_levels(STEPS[steps], self.strength), self.device, **kw)
         return out.clamp(-1,1).cpu()
 
-# %% ../nbs/07_inpaint.ipynb #4bfd5f0b
+# %% ../nbs/07_inpaint.ipynb #41e47cff
+def _hub_target(name)->dict: # of a hub id whose weights could be had
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+    try: return read_target(Path(hf_hub_download(name, 'target.json')).parent)
+    except EntryNotFoundError: return {}                                       # weights without a target: anybody
+
 def read_target(folder)->dict: # {'name': ..., 'label': ..., 'close': ...}
     "What a folder of weights says about its target"
     p = Path(folder)/'target.json'

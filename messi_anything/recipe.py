@@ -327,16 +327,16 @@ class FusedLoss(FillLoss):
             ctx = [m*keep*(torch.rand(len(img),1,*m.shape[2:])>self.drop) for m in ctx]
         return self.loss(Denoiser(net), dict(image=img, cond=hole_condition(img, hole), label=batch['label'], weight=.1+.9*hole, seed=batch['seed'].tolist(), context=ctx))
 
-# %% ../nbs/07a_recipe.ipynb #21256932
+# %% ../nbs/07a_recipe.ipynb #b48e4816
 def fusion_trial(
     train:Views, held:Views, # the target with label 1; `held` was not trained on
     out, latents:Latents,
     see:str=None,            # None, 'hole' or 'all'
+    judge=None,              # (fills, real pictures) -> {name: number}, both (n,3,h,w)
     steps:int=180, bs:int=32, size:int=32, channels:int=32, seed:int=0,
 )->dict:                     # numbers
     "Train a small generator with one kind of latents, and measure it"
     from messi_anything.consistency import sample_heun
-    from messi_anything.fid import offline, kid
     torch.manual_seed(seed)
     net = UNet(unet_cfg('tiny', size=size, patch=1, channels=channels, head_dim=16, classes=2, context=latents.channels if see else (), context_dim=64))
     edm = EDMLoss(-.6, 1.5, .05)
@@ -361,12 +361,10 @@ def fusion_trial(
         kw = dict(cond=hole_condition(others['image'], others['hole']), label=torch.ones(n).long(), **more(others, how))
         made = sample_heun(Denoiser(net), (3,size,size), range(n), 9, **kw).clamp(-1,1)
         return torch.where(others['hole']>0, made, others['image'])
-    feat = lambda x: offline()(F.interpolate(x, (64,64), mode='bilinear'))
-    truth,rows = feat(own['image']),{}
+    rows = {}
     for how in ('own','none','another') if see=='all' else ('own',):
         f = fills(how)
-        v,se = kid(feat(f), truth)
-        rows[how] = dict(restored=round(restored(how), 4), kid=round(v, 4), kid_se=round(se, 4))
+        rows[how] = dict(restored=round(restored(how), 4), **(judge(f, own['image']) if judge else {}))
         if how=='own': first = f
         else: rows[how]['changes_by'] = round(float(((f-first).abs()*others['hole']).sum()/others['hole'].sum()/3), 4)
     return dict(see=see or 'nothing', n_target=len(own['image']), n_others=len(others['image']), parameters=sum(p.numel() for p in net.parameters()), rows=rows)
