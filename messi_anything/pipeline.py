@@ -294,7 +294,7 @@ def _paths(photos, out): # yields (name, photo, tail -> path): no two photos get
         used |= mine
         yield name, photo, (lambda tail, own=f'messi_{name}{f"_{i}" if i>1 else ""}': out/f'{own}{tail}.png')
 
-# %% ../nbs/09_pipeline.ipynb #75988bf8
+# %% ../nbs/09_pipeline.ipynb #97af9184
 def replace_many(
     photos,           # paths, or (name, photo) pairs
     out='.',          # folder; made if missing
@@ -307,7 +307,8 @@ def replace_many(
     from tqdm.auto import tqdm
     out,photos = make_folder(out),list(photos)
     check_writable(out) # a folder that cannot be written to is known before anything is painted
-    before,how = {} if again else read_manifest(out),_settings({**kw, 'save_mask': save_mask, 'write_cutout': cutout})
+    listed = len(photos)>1
+    before,how = read_manifest(out) if listed and not again else {},_settings({**kw, 'save_mask': save_mask, 'write_cutout': cutout})
     for name,photo,path in tqdm(_paths(photos, out), total=len(photos), disable=not progress or len(photos)<2, unit='photo'):
         try:
             start,mark = time.perf_counter(),_fingerprint(photo)
@@ -319,15 +320,15 @@ def replace_many(
         except (ConfigError, WeightsError): raise               # would be wrong for every photo
         except Exception as e:
             e = e if isinstance(e, MessiError) else ImageError(f'{photo if isinstance(photo, (str,Path)) else name}: {type(e).__name__}: {e}')
-            _say(out, dict(name=path('').stem, sha1=mark, status='failed', why=str(e), settings=how))
+            if listed: _say(out, dict(name=path('').stem, sha1=mark, status='failed', why=str(e), settings=how))
             yield name, e, []
         else:
             one = r[0] if isinstance(r, list) else r
-            _say(out, dict(name=path('').stem, sha1=mark, status='done', people=len(one.people), seed=one.seed, mode=one.mode, target=one.target, files=[o.name for o in files], settings=how,
+            if listed: _say(out, dict(name=path('').stem, sha1=mark, status='done', people=len(one.people), seed=one.seed, mode=one.mode, target=one.target, files=[o.name for o in files], settings=how,
                            seconds=round(time.perf_counter()-start, 3), timings={k: round(v, 3) for k,v in one.timings.items()}))
             yield name, r, files
 
-# %% ../nbs/09_pipeline.ipynb #e63f1a17
+# %% ../nbs/09_pipeline.ipynb #959972a8
 def messi_replace(
     paths:positional('photos or folders of photos; without any, a public-domain portrait')=(),
     out:str='.',         # folder for the pictures
@@ -346,7 +347,7 @@ def messi_replace(
     cutout:bool=False,   # write the people of the photo on a transparent ground as well
     again:bool=False,    # do also what an earlier run has done
 )->int:                  # 0 when all went well
-    "Replace the people in photos: writes messi_NAME.png and a before/mask/after strip for each, and manifest.ndjson"
+    "Replace the people in photos: writes messi_NAME.png and a before/mask/after strip for each, and for several photos manifest.ndjson"
     photos,bad = [] if paths else [('astronaut', example_photo())],0
     for p in paths:
         try: photos += list_images(p) if Path(p).is_dir() else [Path(p)]
