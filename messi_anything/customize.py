@@ -691,7 +691,7 @@ def messi_targets(
 
 def main_targets(argv=None): return command(messi_targets, argv)
 
-# %% ../nbs/10_customize.ipynb #2cb3dc09
+# %% ../nbs/10_customize.ipynb #e22493cc
 fits = dict(
     smoke = recipe_cfg('smoke'),
     tiny  = recipe_cfg('tiny', steps=1200, tune=300, lr=2e-4, tune_lr=1e-4),
@@ -704,10 +704,7 @@ def fit_cfg(
     **changes        # fields of `RecipeCfg`
 )->RecipeCfg:
     "A preset for fine-tuning, changed; evaluated eight times a stage"
-    if name not in fits: raise ConfigError(f'no preset {name!r}; there are {", ".join(fits)}')
-    bad = set(changes)-set(RecipeCfg.__dataclass_fields__)
-    if bad: raise ConfigError(f'unknown field {", ".join(sorted(bad))}; RecipeCfg has {", ".join(RecipeCfg.__dataclass_fields__)}')
-    c = replace(fits[name], **changes)
+    c = recipe_cfg(name, fits, **changes)
     return c if changes.get('eval_every') else replace(c, eval_every=max(1, c.steps//8))
 
 # %% ../nbs/10_customize.ipynb #3898bdf8

@@ -136,12 +136,7 @@ def _whole_seed(seed)->int: # from a number or a torch.Generator
     if not isinstance(seed, (int, np.integer)) or not 0<=seed<2**63: raise ConfigError(f'seed={seed!r}: give a whole number from 0 to 2**63-1, or a torch.Generator')
     return int(seed)
 
-# %% ../nbs/09_pipeline.ipynb #8bbb8157
-@lru_cache(1)
-def _face_finder():
-    from messi_anything.faces import FaceFinder
-    return FaceFinder.from_pretrained(side=240, turns=(0,), enough=.25)
-
+# %% ../nbs/09_pipeline.ipynb #cd2d8375
 def whose(
     people:list, # of `Person`
     faces:list,  # of `Face`
@@ -155,7 +150,7 @@ def whose(
     return out
 
 def _faces_of(img, found): # a box for each person, or None
-    from messi_anything.segment import faces_within
+    from messi_anything.segment import faces_within, _face_finder
     out = whose(found.people, found.faces or [])
     for i,p in enumerate(found.people):
         if out[i] is None and (found.faces is None or p.box.width<=.55*p.box.height): # wider ones the segmenter has looked at

@@ -184,7 +184,7 @@ class GuidedECTLoss(ECTLoss):
     def end(self, x, answer, lower, denoise): return answer                    # at the end of the path the denoiser gives back what it is given
     def weigh(self, lower, upper): return upper.sqrt()/(upper-lower)           # with 1/(upper-lower) alone, a short run hardly learns the first step of the sampler
 
-# %% ../nbs/07a_recipe.ipynb #32d5e336
+# %% ../nbs/07a_recipe.ipynb #9d5a736b
 @dataclass(frozen=True)
 class RecipeCfg:
     "How to train a generator; the network's own settings are a preset of `unet`"
@@ -219,14 +219,16 @@ recipes = dict(
 )
 
 def recipe_cfg(
-    name:str='tiny', # one of `recipes`
+    name:str='tiny', # one of the presets
+    among:dict=None, # the presets; `recipes` by default
     **changes        # fields of `RecipeCfg`
 )->RecipeCfg:
     "A preset, changed"
-    if name not in recipes: raise ConfigError(f'no recipe {name!r}; there are {", ".join(recipes)}')
+    among = among or recipes
+    if name not in among: raise ConfigError(f'no recipe {name!r}; there are {", ".join(among)}')
     bad = set(changes)-set(RecipeCfg.__dataclass_fields__)
     if bad: raise ConfigError(f'unknown field {", ".join(sorted(bad))}; RecipeCfg has {", ".join(RecipeCfg.__dataclass_fields__)}')
-    return replace(recipes[name], **changes)
+    return replace(among[name], **changes)
 
 # %% ../nbs/07a_recipe.ipynb #477327c9
 def recipe_net(cfg:RecipeCfg, classes:int=2)->UNetCfg:
