@@ -1,15 +1,16 @@
 """The site, from the notebooks: nbdev processes them into _proc, Quarto (where it is on the PATH) renders them into _docs.
 
-    python .ci/site.py             build, check links and alt texts, exit status 1 if something is wrong
+    python .ci/site.py             build, check links, alt texts, headings and sizes, exit status 1 if something is wrong
     python .ci/site.py --report F  the same, and write what was checked to F (json: name -> list of troubles)
 """
-import argparse, json, os, re, shutil, subprocess, sys
+import argparse, base64, json, os, re, shutil, subprocess, sys
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
 
 ROOT = Path(__file__).resolve().parents[1]
 PROC, DOCS = ROOT/'_proc', ROOT/'_docs'
+MAX_MB = 2 # of a page with its pictures
 
 def process():
     "Fill _proc with the processed notebooks and everything else that the site needs from nbs/"
@@ -19,6 +20,25 @@ def process():
     shutil.rmtree(PROC, ignore_errors=True)
     proc_nbs(n_workers=min(os.cpu_count() or 1, 4), force=True)
     if not notebooks(): raise RuntimeError(f'nbdev found no notebooks: does a folder in {ROOT} start with a dot?')
+    for p in notebooks(): card(p)
+
+def pictures(cell):
+    "(kind, base64) of each picture among the outputs of `cell`"
+    for o in cell.get('outputs', []):
+        kind = next((k for k in ('image/png', 'image/jpeg') if k in o.get('data', {})), None)
+        if kind: yield kind, ''.join(o['data'][kind])
+
+def card(p):
+    "Put the first picture of the notebook `p` beside it and into its front matter: previews of a link to the page show it"
+    nb = json.loads(p.read_text(encoding='utf-8'))
+    raw = next((c for c in nb['cells'] if c['cell_type'] == 'raw'), None)
+    kind, data = next((o for c in nb['cells'] for o in pictures(c)), (None, None))
+    if not raw or not kind or re.search('^image:', ''.join(raw['source']), re.M): return
+    f = PROC/'cards'/f'{"_".join(p.relative_to(PROC).with_suffix("").parts)}.{"jpg" if kind.endswith("jpeg") else "png"}'
+    f.parent.mkdir(exist_ok=True)
+    f.write_bytes(base64.b64decode(data))
+    raw['source'] = re.sub(r'\s*---\s*\Z', f'\nimage: /cards/{f.name}\n---\n\n', ''.join(raw['source']))
+    p.write_text(json.dumps(nb), encoding='utf-8')
 
 def notebooks(): return sorted(p for p in PROC.rglob('*.ipynb') if not any(o[0] in '._' for o in p.relative_to(PROC).parts))
 
@@ -47,6 +67,7 @@ def troubles(p, made, home):
         if link.startswith(home):
             target = PROC/unquote(link[len(home):].lstrip('/').partition('#')[0] or 'index.html')
             if target not in made: yield f'{link}: the site has no such page'
+        elif re.match(r'/|file:|[a-z]:[\\/]', link, re.I): yield f'{link}: an absolute path'
         elif re.match(r'[a-z][a-z0-9+.-]*:|#', link, re.I): continue
         else:
             target = (p.parent/unquote(re.split('[#?]', link)[0])).resolve()
@@ -56,6 +77,29 @@ def troubles(p, made, home):
         if not alt.strip() and 'fig-alt=' not in attrs: yield f'{src}: picture without an alt text'
     for tag in re.findall(r'<img\b[^>]*>', md):
         if not re.search(r'\balt=["\'][^"\']', tag): yield f'{tag[:80]}: picture without an alt text'
+
+def figures(nb):
+    "Cells of a processed notebook, so of those that are shown, with pictures that have no text"
+    for c in nb['cells']:
+        src = ''.join(c['source'])
+        if re.search(r'^#\|\s*(output|include):\s*false', src, re.M): continue
+        html = '\n'.join(''.join(o.get('data', {}).get('text/html', '')) for o in c.get('outputs', []))
+        bare = [o for o in re.findall(r'<img\b[^>]*>', html) if not re.search(r'\balt=["\'][^"\']', o)]
+        if bare or (any(pictures(c)) and not re.search(r'^#\|\s*fig-alt:\s*["\']?\w', src, re.M)):
+            line = next((o for o in src.splitlines() if o.strip() and not o.startswith('#|')), '')
+            yield f'{line[:70]!r}: its picture has no fig-alt'
+
+def headings(nb):
+    "Headings that skip a level, counted from the title"
+    level = 1
+    for marks, text in re.findall(r'^(#{1,6})[ \t]+(\S.*)$', prose(nb), re.M):
+        if len(marks) > level+1: yield f'{marks} {text[:60]}: a heading of level {len(marks)} after one of level {level}'
+        level = len(marks)
+
+def size(*files):
+    "Too many megabytes for a page"
+    mb = sum(f.stat().st_size for f in files)/2**20
+    if mb > MAX_MB: yield f'{mb:.1f} MB, more than {MAX_MB}'
 
 def sidebar():
     "Notebooks named in the hand-written sidebar, in its order"
@@ -99,7 +143,9 @@ def build():
     except Exception as e: return {'site: nbdev processes the notebooks': [str(e)]}
     cfg, res, made = get_config(), {'site: nbdev processes the notebooks': []}, pages()
     home = f"{cfg['doc_host']}{cfg['doc_baseurl']}"
-    for p in made: res[f'site: {p.relative_to(PROC)} links and alt texts'] = sorted(set(troubles(p, set(made.values()), home)))
+    for p in made:
+        nb = json.loads(p.read_text(encoding='utf-8'))
+        res[f'site: {p.relative_to(PROC)} links, alt texts, headings, size'] = sorted({*troubles(p, set(made.values()), home), *figures(nb), *headings(nb), *size(p)})
     have, named = {p.relative_to(PROC).as_posix() for p in made}, list(sidebar())
     res['site: the sidebar names every notebook once'] = (
         [f'{o} is in _quarto.yml, but not in nbs/' for o in named if o not in have] +
@@ -112,8 +158,8 @@ def build():
     shutil.rmtree(DOCS, ignore_errors=True)
     shutil.move(PROC/DOCS.name, DOCS)
     for p, page in made.items():
-        page = DOCS/page.relative_to(PROC)
-        res[f'site: page {page.relative_to(DOCS)}'] = sorted(set(rendered(page)))
+        page, own = DOCS/page.relative_to(PROC), DOCS/p.relative_to(PROC).with_name(f'{p.stem}_files')
+        res[f'site: page {page.relative_to(DOCS)}'] = sorted({*rendered(page), *(size(page, *own.rglob('*.*')) if page.exists() else ())})
     return res
 
 def main():

@@ -20,11 +20,12 @@ from .inpaint import Inpainter, Classical, Edge, STEPS, fill_person, head_mask
 
 # %% auto #0
 __all__ = ['MODES', 'MANIFEST', 'Result', 'Variants', 'whose', 'replace', 'example_photo', 'read_manifest', 'replace_many',
-           'messi_replace', 'main_replace', 'overhead', 'speed', 'whole_by_bare', 'target_photos', 'generator_views',
-           'segmenter_photos', 'segmenter_weights', 'score_segmenter', 'face_photos', 'faceless_places', 'face_sets',
-           'score_face_finder', 'segmenter_sets', 'train_segment', 'messi_train', 'main_train']
+           'settings_text', 'read_settings', 'messi_replace', 'main_replace', 'overhead', 'speed', 'whole_by_bare',
+           'target_photos', 'generator_views', 'segmenter_photos', 'segmenter_weights', 'score_segmenter',
+           'face_photos', 'faceless_places', 'face_sets', 'score_face_finder', 'segmenter_sets', 'train_segment',
+           'messi_train', 'main_train']
 
-# %% ../nbs/09_pipeline.ipynb #702e8b7d
+# %% ../nbs/09_pipeline.ipynb #9619fad8
 @dataclass
 class Result:
     "A photo in which people were replaced"
@@ -40,6 +41,7 @@ class Result:
     timings:dict         # seconds by stage
     mode:str='generated' # see `MODES`
     strength:float=1.    # of mode 'image'
+    text:str=''          # what the generator was told to paint
 
     @property
     def note(self)->str:
@@ -73,11 +75,11 @@ def cutout(self:Result)->Image.Image: # RGBA, the photo's size, transparent arou
     "The people of the original photo on a transparent ground"
     return cut_out(self.original, self.mask)
 
-# %% ../nbs/09_pipeline.ipynb #1199a141
+# %% ../nbs/09_pipeline.ipynb #407a0e77
 @patch
 def provenance(self:Result)->dict: # strings, for the file's metadata
     "What a saved picture says about itself"
-    return dict(target=self.target, seed=str(self.seed), steps=str(self.steps), mask_source=self.source, people_replaced=str(len(self.people)), mode=self.mode, strength=f'{self.strength:g}')
+    return dict(target=self.target, seed=str(self.seed), steps=str(self.steps), mask_source=self.source, people_replaced=str(len(self.people)), mode=self.mode, strength=f'{self.strength:g}', **(dict(text=self.text) if self.text else {}))
 
 # %% ../nbs/09_pipeline.ipynb #662ed537
 @patch
@@ -98,7 +100,7 @@ class Variants(list):
         f = io.BytesIO(); self.grid().save(f, 'PNG')
         return f.getvalue()
 
-# %% ../nbs/09_pipeline.ipynb #523c6938
+# %% ../nbs/09_pipeline.ipynb #b6b902fc
 def _stamp(name): # changes when the weights in a folder do, so that what was trained again is loaded again
     f = find_weights(name)
     return (f/'model.safetensors').stat().st_mtime_ns if isinstance(f, Path) and (f/'model.safetensors').exists() else 0
@@ -110,16 +112,20 @@ def _inpainter(name, device): return Classical() if name=='classical' else _load
 
 MODES = ('generated', 'head', 'image', 'static', 'classical')
 
-def _painter(target, mode, strength, figure, seed, device): # -> painter, mode, strength
+def _painter(target, mode, strength, figure, seed, device, text='', guidance=2.): # -> painter, mode, strength
     "Who paints"
     if mode is None: mode = 'classical' if target=='classical' else 'static' if figure is not None else 'image' if strength is not None and strength<1 else 'generated'
     if mode not in MODES: raise ConfigError(f'mode={mode!r}: choose one of {", ".join(MODES)}')
     if strength is not None and mode!='image' and strength!=1: raise ConfigError(f'a strength of {strength} belongs to mode image, not {mode}')
     if figure is not None and mode!='static': raise ConfigError(f'a figure belongs to mode static, not {mode}')
+    if text and mode in ('classical','static'): raise ConfigError(f'a text tells a generator what to paint; mode {mode} has none')
     if mode=='classical': return Classical(), mode, 1.
     if mode=='static':
         return _static(figure, str(target), device, seed) if not callable(target) else target, mode, 1.
     paint = target if callable(target) else _inpainter(str(target), device)
+    if text:
+        if not hasattr(paint, 'told'): raise ConfigError(f'{getattr(paint, "name", type(paint).__name__)!r} cannot be told what to paint: it is no generator')
+        paint = paint.told(text, guidance)
     if mode=='image':
         strength = .6 if strength is None else strength
         if not hasattr(paint, 'at'): raise ConfigError(f'mode image needs a generator, not {getattr(paint, "name", type(paint).__name__)!r}')
@@ -166,7 +172,7 @@ def _heads(found, faces): # -> found, faces: the heads of those whose faces are 
     for p,_ in heads: torch.maximum(mask, p.mask, out=mask)
     return dataclasses.replace(found, people=[p for p,_ in heads], mask=mask), [f for _,f in heads]
 
-# %% ../nbs/09_pipeline.ipynb #a787c38c
+# %% ../nbs/09_pipeline.ipynb #7b169a7d
 def replace(
     photo,            # path, bytes, file, PIL image, array or tensor
     target='messi',   # who to paint: a target's name, folder or hub id, an `Inpainter` or another painter, or 'classical' to only remove people
@@ -181,6 +187,8 @@ def replace(
     strength:float=None, # of mode 'image': 1 keeps nothing of the person who is there, towards 0 more and more
     n:int=None,       # so many variants, painted together, with the seeds `seed`, `seed`+1, ...
     figure=None,      # for mode 'static': a picture of the target, transparent around them or not
+    text:str='',      # what to paint, such as 'with sunglasses, in a red shirt'; see `words`
+    guidance:float=2.,# how strictly the text is followed: 1 as learned, more is stricter
 )->Result:            # or, with `n`, a list of them
     "Replace the people in a photo"
     if steps not in STEPS: raise ConfigError(f'steps={steps}: choose one of {", ".join(map(str, STEPS))}')
@@ -190,7 +198,7 @@ def replace(
     dev,T,t = pick_device(device),{},time.perf_counter()
     def lap(name): nonlocal t; now = time.perf_counter(); T[name] = T.get(name, 0)+now-t; t = now
     img = load_image(photo); lap('reading')
-    paint,mode,strength = _painter(target, mode, strength, figure, seed, dev)
+    paint,mode,strength = _painter(target, mode, strength, figure, seed, dev, text, guidance)
     find = None if mask is not None else segmenter if callable(segmenter) else _segmenter(str(segmenter), dev)
     lap('loading weights')
     if mask is not None: found = from_mask(load_mask(mask, img.size)); lap('mask')
@@ -205,7 +213,7 @@ def replace(
     seeds = [seed+i for i in range(n or 1)]
     outs,changed = _paint(img, found, faces, paint, seeds, steps, edge, T)
     lap('painting'); T['painting'] -= T.get('generator', 0)
-    made = [Result(o, img, found.mask, changed, found.people, getattr(paint, 'name', ''), s, steps, found.source, T, mode, strength) for o,s in zip(outs, seeds)]
+    made = [Result(o, img, found.mask, changed, found.people, getattr(paint, 'name', ''), s, steps, found.source, T, mode, strength, getattr(paint, 'text', '')) for o,s in zip(outs, seeds)]
     return made[0] if n is None else Variants(made)
 
 # %% ../nbs/09_pipeline.ipynb #debf1816
@@ -253,10 +261,11 @@ def _say(folder, d): # one line more
             if f.read(1)!=b'\n': f.write(b'\n')
         f.write((json.dumps(d, ensure_ascii=False)+'\n').encode())
 
-# %% ../nbs/09_pipeline.ipynb #8cb1f6bb
+# %% ../nbs/09_pipeline.ipynb #992ff15c
 def _fingerprint(photo)->str: # of what a photo is
     h = hashlib.sha1()
-    if isinstance(photo, (str,Path)):
+    if isinstance(photo, bytes): h.update(photo)
+    elif isinstance(photo, (str,Path)):
         try:
             with open(Path(photo).expanduser(), 'rb') as f: h = hashlib.file_digest(f, 'sha1') if hasattr(hashlib, 'file_digest') else hashlib.sha1(f.read())
         except OSError: return ''
@@ -323,7 +332,53 @@ def replace_many(
                            seconds=round(time.perf_counter()-start, 3), timings={k: round(v, 3) for k,v in one.timings.items()}))
             yield name, r, files
 
-# %% ../nbs/09_pipeline.ipynb #959972a8
+# %% ../nbs/09_pipeline.ipynb #7556f11b
+_kept = ('target','seed','steps','people','mode','strength','n','text','guidance','segmenter')
+
+def settings_text(
+    photo=None, # path, bytes or image: its fingerprint is kept, so that the settings know their photo
+    mask=None,  # a mask made by hand, as for `replace`; it is kept inside
+    **kw        # what else `replace` was given
+)->str:         # JSON
+    "The settings of a replacement, to be repeated by `messi_replace --from`"
+    import base64, io
+    from messi_anything import __version__
+    bad = set(kw)-set(_kept)
+    if bad: raise ConfigError(f'{", ".join(sorted(bad))} cannot be kept as a setting; {", ".join(_kept)} can')
+    d = {k: v for k,v in kw.items() if v is not None}
+    if isinstance(d.get('people'), tuple): d['people'] = [d['people']]          # a point, not two numbers
+    if photo is not None: d['photo'] = _fingerprint(photo)
+    if mask is not None:
+        f = io.BytesIO(); mask_to_pil(load_mask(mask)).save(f, 'PNG', optimize=True)
+        d['mask'] = base64.b64encode(f.getvalue()).decode()
+    try: return json.dumps(dict(messi_anything=__version__, **d), indent=1)+'\n'
+    except TypeError as e: raise ConfigError(f'these settings cannot be written down: {e}') from None
+
+def read_settings(
+    path, # a file, or the JSON itself
+)->dict:  # arguments of `replace`, and 'photo', the fingerprint
+    "Settings as `settings_text` wrote them"
+    import base64
+    try:
+        d = json.loads(path if str(path).lstrip().startswith('{') else Path(path).read_text(encoding='utf-8'))
+        d.pop('messi_anything')
+        if 'mask' in d: d['mask'] = load_image(base64.b64decode(d['mask'], validate=True))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e: raise ConfigError(f'{str(path)[:80]} holds no settings of a replacement ({type(e).__name__}: {e}): save them anew') from None
+    bad = set(d)-set(_kept)-{'mask','photo'}
+    if bad: raise ConfigError(f'unknown settings {", ".join(sorted(bad))}: they are of another version')
+    if isinstance(d.get('people'), list): d['people'] = [tuple(o) if isinstance(o, list) else o for o in d['people']]
+    return d
+
+# %% ../nbs/09_pipeline.ipynb #0de99f18
+def _settings_for(path, photos): # settings for photos of the command line
+    d = read_settings(path)
+    mark = d.pop('photo', None)
+    if 'mask' in d and len(photos)>1: raise ConfigError(f'the mask of {path} cannot fit {len(photos)} photos: give one photo')
+    for p in photos:
+        if mark and _fingerprint(p[1] if isinstance(p, tuple) else p)!=mark: print(f'{p[0] if isinstance(p, tuple) else p}: not the photo these settings were made with', file=sys.stderr)
+    return d
+
+# %% ../nbs/09_pipeline.ipynb #f08e268a
 def messi_replace(
     paths:positional('photos or folders of photos; without any, a public-domain portrait')=(),
     out:str='.',         # folder for the pictures
@@ -338,6 +393,9 @@ def messi_replace(
     strength:float=None, # of mode image: 1 keeps nothing of the person, towards 0 more and more
     n:int=None,          # so many variants of each photo
     figure:str=None,     # for mode static: a picture of the target to cut out and put in; without it, the weights make one
+    text:str='',         # what to paint, such as 'with sunglasses, in a red shirt'
+    guidance:float=2.,   # how strictly the text is followed
+    from_:str='',        # a file of settings, as the Studio saves them: they decide, and the options above do not
     save_mask:bool=False,# write the people's mask as well
     cutout:bool=False,   # write the people of the photo on a transparent ground as well
     again:bool=False,    # do also what an earlier run has done
@@ -350,6 +408,8 @@ def messi_replace(
     if mask and len(photos)>1: raise ConfigError(f'one mask cannot fit {len(photos)} photos: give one photo with --mask')
     how = dict(target=target, seed=seed, steps=steps, people=choice(people), mask=mask, segmenter=segmenter, device=device, mode=mode, strength=strength, n=n)
     if figure: how['figure'] = figure
+    if text: how.update(text=text, guidance=guidance)
+    if from_: how = {**how, **_settings_for(from_, photos)}
     for name,r,files in replace_many(photos, out, save_mask, cutout, again=again, **how):
         if isinstance(r, MessiError): bad += 1; print(f'{name}: not done. {r}', file=sys.stderr)
         else: print(f'{name}: {"done before" if r is None else (r[0] if isinstance(r, list) else r).note} -> {", ".join(map(str, files))}')
@@ -428,18 +488,24 @@ def _cached(path, photos, make, kind=None): # a packed dataset from its file, ma
     if not path.exists(): make_folder(path.parent); make().save(path)
     return (kind or Packed).load(path)
 
-# %% ../nbs/09_pipeline.ipynb #f899d406
-def generator_views(root, cache, size=72, bodies=4): # -> `recipe.Views`, and the target's photos that are kept apart
-    "What the generator learns from: a close view and some wide ones of each photo of the target, a close one of each other face, two wide ones of each other person"
+# %% ../nbs/09_pipeline.ipynb #e6e32b49
+def _marks(root, *names)->dict: # path -> (6,2) landmarks of the largest face, where the tables have them
+    from messi_anything.faces import read_face_table
+    tables = ((n, Path(root)/n/'face_boxes.csv') for n in names)
+    return {Path(root)/k: v[0].landmarks for n,f in tables for k,v in read_face_table(f).items() if v and v[0].landmarks is not None}
+
+# %% ../nbs/09_pipeline.ipynb #21bfb56d
+def generator_views(root, cache, size=72, bodies=4, outfits=6): # -> `recipe.Views`, and the target's photos that are kept apart
+    "What the generator learns from: a close view and some wide ones of each photo of the target, a close one of each other face, two wide ones of each other person; the faces once more with hats, sunglasses and masks on"
     from messi_anything.data import coco_people, split_photos
     from messi_anything.recipe import Views, pack_views
-    photos = target_photos(root)
+    photos,marks = target_photos(root),_marks(root, 'messi', 'faces')
     side = split_photos([p for p in photos if p.label==1], progress=False)
     apart = [p for p in photos if side.get(p.path, 'train')!='train']
     target,faces = ([p for p in photos if p.label==l and p not in apart] for l in (1,0))
     people = coco_people(Path(root)/'people/annotations/person_train.json', Path(root)/'people/images', union=False, min_area=.04)
-    make = lambda: Views.join(pack_views(target, size, bodies), pack_views(faces, size, 0, seed=1), pack_views(people, size, 2, heads=False, seed=2))
-    return _cached(Path(cache)/f'views_{size}.npz', target+faces+people, make, Views), apart
+    make = lambda: Views.join(pack_views(target, size, bodies, marks=marks, outfits=outfits), pack_views(faces, size, 0, seed=1, marks=marks, outfits=min(1, outfits)), pack_views(people, size, 2, heads=False, seed=2))
+    return _cached(Path(cache)/f'views_{size}_{outfits}.npz', target+faces+people, make, Views), apart
 
 # %% ../nbs/09_pipeline.ipynb #460726ba
 def _whole(photos, cache, side): # photos scaled into squares, once: Packed and sizes
@@ -624,15 +690,15 @@ def train_segment(data, out, preset, steps, bs, encoder='', pretrain=0, teacher=
     write_json(run/'record.json', rec)
     return net
 
-# %% ../nbs/09_pipeline.ipynb #48bf17fd
+# %% ../nbs/09_pipeline.ipynb #ddb0e4e3
 def messi_train(
     what:str,           # 'segment', 'generator' or 'faces'
     data:str,           # folder of photos, laid out as the pipeline's page tells
     out:str='runs',     # folder for checkpoints, records and weights; an interrupted run goes on from there
     preset:str='tiny',  # of the network
-    steps:int=3600,     # of the segmenter, of the face finder, or of the generator's first stage (denoising)
-    tune:int=200,       # of its second stage (consistency); 0 for none
-    bs:int=32,          # pictures a step (for the faces, three times as many windows)
+    steps:int=0,        # of the segmenter, of the face finder, or of the generator's first stage (denoising); 0 for 3600, for the generator what its preset says
+    tune:int=-1,        # of its second stage (consistency); 0 for none, -1 for what its preset says
+    bs:int=0,           # pictures a step (for the faces, three times as many windows); 0 for 32, for the generator what its preset says
     start:str='',       # generator: weights to begin with (a name, a folder or a hub id)
     encoder:str='',     # segmenter: a file with published weights of its backbone, where timm's hub cannot be reached
     pretrain:int=0,     # segmenter: steps of masked autoencoding before, on all photos
@@ -643,18 +709,21 @@ def messi_train(
     "Train the segmenter, the generator, or the face finder's network, and leave weights that --target or --segmenter can name"
     from messi_anything.training import TrainCfg, write_json
     dev,run = pick_device(device),Path(out)/f'{what}-{preset}'
+    from messi_anything.recipe import recipe_cfg
+    cfg = recipe_cfg(preset, **{k: v for k,v in (('steps',steps or None), ('tune',None if tune<0 else tune), ('bs',bs or None)) if v is not None}) if what=='generator' else None
+    steps,bs = (cfg.steps,cfg.bs) if cfg else (steps or 3600, bs or 32)
     how = f'messi_train {what} DATA --preset {preset} --steps {steps} --bs {bs}'
     if what=='segment':
         how += ''.join(f' --{k} {Path(v).name if isinstance(v, str) else v}' for k,v in dict(encoder=encoder, pretrain=pretrain, teacher=teacher, unlabelled=unlabelled).items() if v)
         net = train_segment(data, out, preset, steps, bs, encoder, pretrain, teacher, unlabelled, dev, how)
         if net is None: return 1
     elif what=='generator':
-        from messi_anything.recipe import recipe_cfg, train_generator
-        cfg = recipe_cfg(preset, steps=steps, tune=tune, bs=bs)
+        from messi_anything.recipe import train_generator
+        from messi_anything.text import save_words
         views,apart = generator_views(data, Path(out)/'cache', round(cfg.size*1.125))
-        how += f' --tune {tune}'+(f' --start {Path(start).name}' if start else '')
+        how += f' --tune {cfg.tune}'+(f' --start {Path(start).name}' if start else '')
         net = train_generator(views, run, cfg, start or None, device=dev, command=how, about=dict(start=Path(start).name, kept_apart=sorted(p.path.relative_to(data).as_posix() for p in apart)))
-        if not all(_finished(run/k, n) for k,n in (('edm',steps), ('ect',tune)) if n): return 1
+        if not all(_finished(run/k, n) for k,n in (('edm',cfg.steps), ('ect',cfg.tune)) if n): return 1
         make_folder(run/'weights')
         write_json(run/'weights'/'target.json', dict(name='messi', label=1, close=True))
     elif what=='faces':
@@ -668,6 +737,7 @@ def messi_train(
         rec = json.loads((run/'record.json').read_text())
         write_json(run/'record.json', {**rec, 'scores': score_face_finder(FaceFinder(net.cpu()), val, data), 'kept_apart': sorted(p.relative_to(data).as_posix() for p in val)})
     else: raise ConfigError(f"what={what!r}: say 'segment', 'generator' or 'faces'")
+    if what=='generator' and cfg.words: save_words(net.words, make_folder(run/'weights')); net = net.net
     net.save_pretrained(run/'weights')
     print(f'weights in {run/"weights"}, record in {run}')
 

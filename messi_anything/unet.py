@@ -236,7 +236,7 @@ class CrossAttention(nn.Module):
 
     def _out(self, o, x): return self.proj(o.transpose(2,3).reshape(x.shape))
 
-# %% ../nbs/05_unet.ipynb #3ec1a72a
+# %% ../nbs/05_unet.ipynb #444bc28e
 @dataclass(frozen=True)
 class UNetCfg:
     "What a `UNet` is made of; sizes in pixels of the picture, or of the grid after folding where said"
@@ -251,6 +251,7 @@ class UNetCfg:
     classes:int=0              # kinds of label; one more is kept for 'not said'
     context:tuple=()           # channels of the context entries; empty for no fusion
     context_dim:int=256        # width of a context token
+    pool:bool=False            # the mean of the context's tokens also joins the noise level's embedding: a text speaks to every layer
     dropout:float=0.
     time_scale:float=32.       # ln(sigma)/4 times this enters the sinusoids; the published consistency models use 1000
     checkpointing:bool=False   # recompute activations in the backward pass: less memory, a third more time
@@ -341,7 +342,7 @@ class _Level(nn.Module):
         if self.cross is not None and ctx is not None: x = self.cross(x, ctx, mask)
         return x
 
-# %% ../nbs/05_unet.ipynb #4e1f7889
+# %% ../nbs/05_unet.ipynb #7382ad0a
 class UNet(nn.Module, Pretrained):
     "The U-Net of Dhariwal & Nichol (2021, arXiv 2105.05233) with a folded stem, an inpainting condition, labels, and cross-attention to context"
     cfg_class = UNetCfg
@@ -351,6 +352,7 @@ class UNet(nn.Module, Pretrained):
         self.emb = nn.Sequential(nn.Linear(cfg.channels, e), nn.SiLU(), nn.Linear(e, e))
         self.label = nn.Embedding(cfg.classes+1, e) if cfg.classes else None
         self.context = ContextTokens(cfg.context, cfg.context_dim) if cfg.context else None
+        self.pool = zero_(nn.Linear(cfg.context_dim, e)) if cfg.context and cfg.pool else None
         self.stem = Conv2d((3+cfg.cond)*cfg.patch**2, c, 3, padding=1)
         self.down,self.up,side,skips = nn.ModuleList(),nn.ModuleList(),cfg.grid,[c]
         for i,w in enumerate(ws):                             # the way down: every output is kept for the way up
@@ -378,6 +380,7 @@ class UNet(nn.Module, Pretrained):
         h = x if cond is None else torch.cat([x, cond], 1)
         emb = self._embed(t, label, len(x))
         ctx = (None,None) if context is None else self.context(context, context_mask)
+        if self.pool is not None and ctx[0] is not None: emb = emb + self._pooled(*ctx)
         hs = [h := self.stem(F.pixel_unshuffle(h, self.cfg.patch))]
         for b in self.down: hs.append(h := self._run(b, h, emb, *ctx))
         for b in self.mid: h = self._run(b, h, emb, *ctx)
@@ -386,13 +389,20 @@ class UNet(nn.Module, Pretrained):
             h = self._run(b, h, emb, *ctx)
         return F.pixel_shuffle(self.out(h), self.cfg.patch)
 
-# %% ../nbs/05_unet.ipynb #764aec0b
+# %% ../nbs/05_unet.ipynb #e94e1d12
 @patch
 def _embed(self:UNet, t, label, b):
     emb = self.emb(sinusoid(t*self.cfg.time_scale, self.cfg.channels).to(self.stem.weight.dtype))
     if self.label is None: return emb
     if label is None: label = torch.full((b,), self.cfg.classes, device=emb.device)
     return emb + self.label(label)
+
+@patch
+def _pooled(self:UNet, ctx, mask): # (b,n,d), (b,n) or None -> (b,e): nothing for a picture without tokens
+    if mask is None: mask = ctx.new_ones(ctx.shape[:2], dtype=torch.bool)
+    n = mask.sum(1, keepdim=True)
+    mean = F.layer_norm((ctx*mask[...,None]).sum(1)/n.clamp(min=1), ctx.shape[2:]) # the mean of many tokens is small, and would be learned from slowly
+    return torch.where(n>0, self.pool(mean), 0.)
 
 @patch
 def _run(self:UNet, block, x, *args):
@@ -415,13 +425,13 @@ def _check(self:UNet, x, t, cond, label, context):
     if label is not None and c.classes and label.device.type=='cpu' and not torch.compiler.is_compiling() and not (label.shape==x.shape[:1] and 0<=label.min() and label.max()<=c.classes):
         raise ConfigError(f'label must hold for each of {len(x)} pictures one of 0 to {c.classes-1}, or {c.classes} for not said')
 
-# %% ../nbs/05_unet.ipynb #212ecf94
+# %% ../nbs/05_unet.ipynb #11848834
 def adapt(
     net:UNet,
-    **changes, # of `cond`, `classes`, `context`, `context_dim`, `dropout`, `checkpointing`
+    **changes, # of `cond`, `classes`, `context`, `context_dim`, `pool`, `dropout`, `checkpointing`
 )->UNet:       # another network, in the same mode and precision
     "The same trained network with more inputs; what is new has no effect yet"
-    can = ('cond','classes','context','context_dim','dropout','checkpointing')
+    can = ('cond','classes','context','context_dim','pool','dropout','checkpointing')
     bad = [k for k in changes if k not in can]
     if bad: raise ConfigError(f'{bad[0]} cannot be changed in a trained network; {", ".join(can)} can')
     cfg = replace(net.cfg, **changes)
@@ -442,14 +452,15 @@ def _labels(old, new): # tables of labels, the last row is 'not said'; new label
     n = len(old)-1 if len(old)<=len(new) else 0 # fewer labels than before: other ones
     return torch.cat([old[:n], old[-1:].expand(len(new)-n, -1)])
 
-# %% ../nbs/05_unet.ipynb #298431ff
+# %% ../nbs/05_unet.ipynb #4c747c76
 def with_context(
     net:UNet,
     channels:tuple,      # of each entry of the context, such as the segmenter's `channels`
     context_dim:int=256, # width of a context token
+    pool:bool=False,     # see `UNetCfg`
 )->UNet:
     "The same trained network with cross-attention to a context; gives what `net` gives until it is trained"
-    return adapt(net, context=tuple(channels), context_dim=context_dim)
+    return adapt(net, context=tuple(channels), context_dim=context_dim, pool=pool)
 
 # %% ../nbs/05_unet.ipynb #63cd6642
 _res = dict(norm1='in_layers.0', conv1='in_layers.2', emb='emb_layers.1', norm2='out_layers.0', conv2='out_layers.3', skip='skip_connection')
