@@ -172,7 +172,7 @@ def _heads(found, faces): # -> found, faces: the heads of those whose faces are 
     for p,_ in heads: torch.maximum(mask, p.mask, out=mask)
     return dataclasses.replace(found, people=[p for p,_ in heads], mask=mask), [f for _,f in heads]
 
-# %% ../nbs/09_pipeline.ipynb #7b169a7d
+# %% ../nbs/09_pipeline.ipynb #11eea7b0
 def replace(
     photo,            # path, bytes, file, PIL image, array or tensor
     target='messi',   # who to paint: a target's name, folder or hub id, an `Inpainter` or another painter, or 'classical' to only remove people
@@ -187,7 +187,7 @@ def replace(
     strength:float=None, # of mode 'image': 1 keeps nothing of the person who is there, towards 0 more and more
     n:int=None,       # so many variants, painted together, with the seeds `seed`, `seed`+1, ...
     figure=None,      # for mode 'static': a picture of the target, transparent around them or not
-    text:str='',      # what to paint, such as 'with sunglasses, in a red shirt'; see `words`
+    text:str='',      # what to paint, such as 'with a hat, in a white shirt'; see `words`
     guidance:float=2.,# how strictly the text is followed: 1 as learned, more is stricter
 )->Result:            # or, with `n`, a list of them
     "Replace the people in a photo"
@@ -378,7 +378,7 @@ def _settings_for(path, photos): # settings for photos of the command line
         if mark and _fingerprint(p[1] if isinstance(p, tuple) else p)!=mark: print(f'{p[0] if isinstance(p, tuple) else p}: not the photo these settings were made with', file=sys.stderr)
     return d
 
-# %% ../nbs/09_pipeline.ipynb #f08e268a
+# %% ../nbs/09_pipeline.ipynb #7bb8eb88
 def messi_replace(
     paths:positional('photos or folders of photos; without any, a public-domain portrait')=(),
     out:str='.',         # folder for the pictures
@@ -393,7 +393,7 @@ def messi_replace(
     strength:float=None, # of mode image: 1 keeps nothing of the person, towards 0 more and more
     n:int=None,          # so many variants of each photo
     figure:str=None,     # for mode static: a picture of the target to cut out and put in; without it, the weights make one
-    text:str='',         # what to paint, such as 'with sunglasses, in a red shirt'
+    text:str='',         # what to paint, such as 'with a hat, in a white shirt'
     guidance:float=2.,   # how strictly the text is followed
     from_:str='',        # a file of settings, as the Studio saves them: they decide, and the options above do not
     save_mask:bool=False,# write the people's mask as well

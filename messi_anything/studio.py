@@ -747,7 +747,7 @@ def _masked(self:Studio):
     self.canvas.label = f'{s.name}: {s.n} people found, {len(s.chosen)} chosen. Arrow keys move a cross, Enter chooses or paints there, Control and Z undoes.'
     self.edits[2].disabled = not s.past
 
-# %% ../nbs/12_studio.ipynb #3585985b
+# %% ../nbs/12_studio.ipynb #378fc56a
 @patch
 def _how_part(self:Studio)->list:
     s,names = self.sitting,sorted(listed_targets())
@@ -757,7 +757,7 @@ def _how_part(self:Studio)->list:
     self.steps = _field(W.IntSlider, 'Steps', value=5, min=min(STEPS), max=max(STEPS))
     self.seed = _field(W.BoundedIntText, 'Seed', value=0, min=0, max=2**31-1)
     self.n = _field(W.IntSlider, 'Variants', value=1, min=1, max=min(6, s.cfg.max_variants))
-    self.text = _field(W.Text, 'Description', placeholder='if wanted: with sunglasses')
+    self.text = _field(W.Text, 'Description', placeholder='if wanted: in a white shirt')
     self.guidance = _field(W.FloatSlider, 'Guidance', value=2., min=1, max=6, step=.5)
     self.dice = _button('Another seed', lambda: setattr(self.seed, 'value', int(np.random.default_rng().integers(2**31))), 'Draw a seed')
     self.go = _button('Replace', self._replace); self.go.add_class('messi-go')
@@ -1030,14 +1030,14 @@ def _made(self:TailorTab, said):
     self.studio.target.options = names; self.studio.target.value = was
     return said
 
-# %% ../nbs/12_studio.ipynb #a3aba2be
+# %% ../nbs/12_studio.ipynb #e8ae427e
 class WordsTab:
     "The tab that paints from descriptions"
     def __init__(self, studio):
         self.studio,self.worker,self.made = studio,Worker(lambda: None),[]
         self.worker.cancel.layout.display = 'none'                           # it takes a second or two
         s,line = studio.sitting,lambda label,hint: _field(W.Text, label, placeholder=hint)
-        self.text,self.source,self.wanted = line('Description', 'with sunglasses, in a red shirt'),line('It shows', 'a person'),line('It should show', 'a person with sunglasses')
+        self.text,self.source,self.wanted = line('Description', 'with a hat, in a white shirt'),line('It shows', 'a person'),line('It should show', 'a person with a hat')
         names = [n for n in sorted(listed_targets()) if n!='classical']
         self.who = _field(W.Dropdown, 'Target', options=names, value=s.target if s.target in names else names[0])
         self.where = _field(W.Dropdown, 'Where', options=[('head and hair','face'), ('the whole person','person'), ('the mask of the first tab','mask')])
