@@ -358,7 +358,7 @@ def write_json(path, obj):
     "Write `obj` as JSON, beside its place and then renamed into it"
     with atomic_path(path) as tmp: Path(tmp).write_text(json.dumps(obj, indent=1)+'\n')
 
-# %% ../nbs/03_training.ipynb #70890748
+# %% ../nbs/03_training.ipynb #8645fb7c
 class Trainer:
     "Train a network: `fit` counts, logs, saves and stops; `step` does one optimiser step"
     def __init__(self,
@@ -392,7 +392,7 @@ class Trainer:
         self._stop = False
 
     def state(self)->dict: # everything needed to go on
-        return dict(step=self.done, net=self.raw.state_dict(), ema=self.ema.avgs, opt=self.opt.state_dict(), cfg=asdict(self.cfg), about=json.dumps(self.about), record=json.dumps(self.record))
+        return dict(step=self.done, net=self.raw.state_dict(), ema=self.ema.avgs, opt=self.opt.state_dict(), cfg=asdict(self.cfg), about=json.dumps(self.about), record=json.dumps(self.record), **dict(loss=self.loss.state_dict()) if hasattr(self.loss, 'state_dict') else {})
 
     def resume(self, path):
         "Go on from a checkpoint as if there had been no stop"
@@ -405,6 +405,7 @@ class Trainer:
         for a,b in zip(self.ema.avgs, s['ema']):
             for k in a: a[k].copy_(b[k])
         self.opt.load_state_dict(s['opt'])
+        if 'loss' in s and hasattr(self.loss, 'load_state_dict'): self.loss.load_state_dict(s['loss']) # a loss that learns too
         self.done,old = s['step'],json.loads(s['record'])
         self.record = {**old, **{k: self.record[k] for k in ('cfg','command','commit','hardware','processes')}} # what goes on now, on top of what was
 
