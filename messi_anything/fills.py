@@ -613,17 +613,20 @@ def one(self:StaticFill, x:Tensor, h:Tensor, seed:int, seen=None, face=None, per
     ground = paint_window(self.background, x[None], h[None].float(), seed)[0] if bare.any() or self.blend=='feather' and not h.all() else x
     return merge(rgb, a, ground, h, self.blend, self.reach*self.size).clamp(-1,1)
 
-# %% ../nbs/07b_fills.ipynb #3b9a836b
+# %% ../nbs/07b_fills.ipynb #9ee429f1
 def sureness(
     c:Cutout,  # as `read_cutout` found it
 )->float:      # 0 unusable, up to 1
-    "How well a painted person holds up: one face, of a plausible size and place, on a body without holes that is not the whole picture"
+    "How well a painted person holds up: one face, of a plausible size and place, with nothing beside the head, on a body without holes that is not the whole picture"
     side,f = c.image.shape[-1],c.face_box
     if f is None: return 0.
     l,t,r,b = (max(0, round(o)) for o in f.astuple())
     covered,share,wide,whole = c.alpha[0,0,t:b,l:r].mean().item(),c.alpha.mean().item(),f.width/side,c.alpha[c.alpha>0].mean().item()
+    beside = torch.ones(side, dtype=torch.bool)
+    beside[max(0, l-(r-l)*6//10):r+(r-l)*6//10] = False
+    crowd = c.alpha[0,0,t:(t+b)//2,beside].mean().item() if beside.any() and b-t>1 else 0. # somebody behind, cut out with them
     plausible = .18<wide<.6 and abs(f.center[0]/side-.5)<.25 and f.center[1]/side<.65 and covered>.7 and .2<share<.92
-    return plausible*getattr(c.face, 'score', 1.)*covered*whole*c.about.get('score', 1.)*(c.about.get('presence') or 1.)/max(1, c.about.get('faces', 1))
+    return plausible*(1-crowd)**2*getattr(c.face, 'score', 1.)*covered*whole*c.about.get('score', 1.)*(c.about.get('presence') or 1.)/max(1, c.about.get('faces', 1))
 
 # %% ../nbs/07b_fills.ipynb #37f51525
 def generated_cutout(

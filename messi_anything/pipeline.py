@@ -658,15 +658,15 @@ def segmenter_sets(data, cache, side, teacher='', unlabelled='', device='cpu')->
         parts.append((packed, dims)); weights = np.concatenate([weights*.85, np.full(len(kept), .15/len(kept))])
     return *_joined(*parts), weights, sets, people
 
-# %% ../nbs/09_pipeline.ipynb #b2efd0eb
-def train_segment(data, out, preset, steps, bs, encoder='', pretrain=0, teacher='', unlabelled='', device='cpu', how=None): # the network, or None when it was stopped
+# %% ../nbs/09_pipeline.ipynb #996684b5
+def train_segment(data, out, preset, steps, bs, encoder='', pretrain=0, teacher='', unlabelled='', device='cpu', how=None, accumulate=1): # the network, or None when it was stopped
     "The whole recipe, with one record"
     from messi_anything.segment import HieraFPN, segment_cfg, fixed_size, load_encoder, pretrain_encoder, train_segmenter, evaluate_masks
     from messi_anything.training import TrainCfg, write_json
     cfg,run = segment_cfg(preset),Path(out)/f'segment-{preset}'
     free = not fixed_size(cfg)
     packed,dims,weights,sets,people = segmenter_sets(data, Path(out)/'cache', max(224, round(cfg.size/38.4)*32), teacher, unlabelled, device)
-    common = dict(bs=bs, schedule='cosine', weight_decay=.05, save_every=100, log_every=25)
+    common = dict(bs=bs, accumulate=accumulate, schedule='cosine', weight_decay=.05, save_every=100, log_every=25)
     everybody = np.array([i for i,p in enumerate(people['train']) if p.path.name.startswith('coco_')]) # elsewhere people in the background are not marked
     check = lambda n: dict(mean_iou=evaluate_masks(n, *sets['val']).mean())
     torch.manual_seed(0)
@@ -690,7 +690,7 @@ def train_segment(data, out, preset, steps, bs, encoder='', pretrain=0, teacher=
     write_json(run/'record.json', rec)
     return net
 
-# %% ../nbs/09_pipeline.ipynb #ddb0e4e3
+# %% ../nbs/09_pipeline.ipynb #587cf226
 def messi_train(
     what:str,           # 'segment', 'generator' or 'faces'
     data:str,           # folder of photos, laid out as the pipeline's page tells
@@ -699,6 +699,8 @@ def messi_train(
     steps:int=0,        # of the segmenter, of the face finder, or of the generator's first stage (denoising); 0 for 3600, for the generator what its preset says
     tune:int=-1,        # of its second stage (consistency); 0 for none, -1 for what its preset says
     bs:int=0,           # pictures a step (for the faces, three times as many windows); 0 for 32, for the generator what its preset says
+    accumulate:int=1,   # parts in which a batch is computed, where it does not fit into memory at once
+    checkpointing:bool=False, # generator: less memory for a third more time
     start:str='',       # generator: weights to begin with (a name, a folder or a hub id)
     encoder:str='',     # segmenter: a file with published weights of its backbone, where timm's hub cannot be reached
     pretrain:int=0,     # segmenter: steps of masked autoencoding before, on all photos
@@ -710,12 +712,12 @@ def messi_train(
     from messi_anything.training import TrainCfg, write_json
     dev,run = pick_device(device),Path(out)/f'{what}-{preset}'
     from messi_anything.recipe import recipe_cfg
-    cfg = recipe_cfg(preset, **{k: v for k,v in (('steps',steps or None), ('tune',None if tune<0 else tune), ('bs',bs or None)) if v is not None}) if what=='generator' else None
+    cfg = recipe_cfg(preset, **{k: v for k,v in (('steps',steps or None), ('tune',None if tune<0 else tune), ('bs',bs or None), ('accumulate',accumulate), ('checkpointing',checkpointing)) if v is not None}) if what=='generator' else None
     steps,bs = (cfg.steps,cfg.bs) if cfg else (steps or 3600, bs or 32)
-    how = f'messi_train {what} DATA --preset {preset} --steps {steps} --bs {bs}'
+    how = f'messi_train {what} DATA --preset {preset} --steps {steps} --bs {bs}'+(f' --accumulate {accumulate}' if accumulate>1 else '')+' --checkpointing'*checkpointing
     if what=='segment':
         how += ''.join(f' --{k} {Path(v).name if isinstance(v, str) else v}' for k,v in dict(encoder=encoder, pretrain=pretrain, teacher=teacher, unlabelled=unlabelled).items() if v)
-        net = train_segment(data, out, preset, steps, bs, encoder, pretrain, teacher, unlabelled, dev, how)
+        net = train_segment(data, out, preset, steps, bs, encoder, pretrain, teacher, unlabelled, dev, how, accumulate)
         if net is None: return 1
     elif what=='generator':
         from messi_anything.recipe import train_generator
@@ -730,7 +732,7 @@ def messi_train(
         from messi_anything.faces import FaceNet, FaceSet, FaceLoss, FaceFinder
         from messi_anything.training import Trainer
         crops,weights,others,val = face_sets(data, Path(out)/'cache')
-        cfg = TrainCfg(steps=steps, bs=3*bs, lr=2e-3, schedule='cosine', warmup=100, weight_decay=.05, ema=(.995,), save_every=250, log_every=50)
+        cfg = TrainCfg(steps=steps, bs=3*bs, accumulate=accumulate, lr=2e-3, schedule='cosine', warmup=100, weight_decay=.05, ema=(.995,), save_every=250, log_every=50)
         torch.manual_seed(0)
         net = Trainer(FaceNet(), FaceLoss(), FaceSet(crops, others), cfg, run, weights, None, dict(faces=len(crops), others=len(others)), 0, dev, how).fit()
         if not _finished(run, steps): return 1
