@@ -470,7 +470,7 @@ def _begin(start, cfg): # -> network, and its text encoder or None
     where = find_weights(start)
     return UNet.from_pretrained(where), read_words(where)
 
-# %% ../nbs/07a_recipe.ipynb #d6308305
+# %% ../nbs/07a_recipe.ipynb #21ccf4e3
 def train_generator(
     views:Views,      # label 1 is the target
     out,              # folder of the run; an interrupted run goes on from there
@@ -491,8 +491,9 @@ def train_generator(
     torch.manual_seed(0)
     net,words = _begin(start, cfg)
     if cfg.words: net = listening(net, name, words, cfg.words); name = net.words.cfg.target
-    unet = getattr(net, 'net', net)
-    unet.cfg = replace(unet.cfg, checkpointing=cfg.checkpointing)
+    unet = lambda o: getattr(o, 'net', o)
+    was = unet(net).cfg.checkpointing
+    unet(net).cfg = replace(unet(net).cfg, checkpointing=was or cfg.checkpointing)
     data = HoleSet(views, net.cfg.size, cfg.everything, cfg.free, cfg.unsaid, net.cfg.classes, net.words if cfg.words else None, name, cfg.silent, cfg.bodies)
     for name,make,train in stages(cfg):
         loss = stage_loss(name, make, net, cfg, encoder)
@@ -502,6 +503,7 @@ def train_generator(
         t.fit(minutes and max(.01, minutes-(time.time()-begun)/60), progress)
         if t.done<train.steps: return None
         net = _after(t)
+    unet(net).cfg = replace(unet(net).cfg, checkpointing=was)                  # how it was trained is no part of what it is
     return net
 
 # %% ../nbs/07a_recipe.ipynb #49d26727
