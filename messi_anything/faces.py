@@ -17,8 +17,8 @@ from .training import Pretrained, find_weights
 
 # %% auto #0
 __all__ = ['LANDMARKS', 'MIRROR', 'BACKENDS', 'Face', 'write_face_table', 'read_face_table', 'draw_faces', 'FaceCfg', 'FaceNet',
-           'Windows', 'cascade_candidates', 'FaceFinder', 'find_faces', 'FaceCrops', 'pack_faces', 'FaceSet', 'spoil',
-           'FaceLoss', 'other_windows', 'score_faces']
+           'Windows', 'cascade_candidates', 'FaceFinder', 'find_faces', 'face_net', 'face_logit', 'FaceCrops',
+           'pack_faces', 'FaceSet', 'spoil', 'FaceLoss', 'other_windows', 'score_faces']
 
 # %% ../nbs/03a_faces.ipynb #dcc8cbd7
 LANDMARKS = landmark_names # right eye, left eye, nose, mouth, right ear, left ear
@@ -299,6 +299,32 @@ def _mediapipe_faces(img:Image.Image, score)->list:
         b,marks = o.location_data.relative_bounding_box,np.array([[k.x*w,k.y*h] for k in o.location_data.relative_keypoints])
         out.append(Face(Box(b.xmin*w, b.ymin*h, (b.xmin+b.width)*w, (b.ymin+b.height)*h), float(o.score[0]), marks))
     return sorted(out, key=lambda f: -f.box.area)
+
+# %% ../nbs/03a_faces.ipynb #b3c34d77
+@functools.lru_cache(1)
+def face_net()->FaceNet:
+    "The check that ships, loaded once"
+    return FaceNet.from_pretrained(find_weights('faces')).eval()
+
+_nudges = (0,0,1), (-.1,0,1), (.1,0,1), (0,-.1,1), (0,.1,1), (0,0,.85), (0,0,1.2) # in sides of the face, and times its size
+
+@torch.inference_mode()
+def face_logit(
+    x:Tensor,         # (b,3,h,w) in [-1,1]
+    box:Box,          # where the face of each of them should be, pixels
+    net:FaceNet=None, # None for the one that ships
+)->Tensor:            # (b,) mean logit over windows around the place: above 3 for most faces, below -3 where there is none
+    "How sure is it that there is a face?"
+    net = face_net() if net is None else net
+    h,w = x.shape[2:]
+    (cx,cy),side,g = box.center,max(box.width, box.height),(torch.arange(net.cfg.size)+.5)/net.cfg.size*2-1
+    if not side>0: raise ConfigError(f'{box}: a face has some size')
+    out = []
+    for dx,dy,k in _nudges:
+        half = side*net.cfg.zoom*k/2
+        at = torch.stack(torch.meshgrid((cx+dx*side+g*half)*2/w-1, (cy+dy*side+g*half)*2/h-1, indexing='xy'), -1)
+        out.append(net(F.grid_sample(x.float(), at[None].expand(len(x),-1,-1,-1).to(x.device), padding_mode='border', align_corners=False))[:,0])
+    return torch.stack(out).mean(0)
 
 # %% ../nbs/03a_faces.ipynb #6920dcb6
 @dataclass

@@ -21,9 +21,9 @@ from .consistency import Denoiser, EDMLoss, ECTLoss, Guided, bcast, ode_step
 from .inpaint import STEPS, hole_condition
 
 # %% auto #0
-__all__ = ['ROOM', 'recipes', 'Views', 'close_frame', 'pack_views', 'below', 'HoleSet', 'FillLoss', 'balance', 'GuidedECTLoss',
-           'Critic', 'moved', 'AdversarialLoss', 'RecipeCfg', 'recipe_cfg', 'recipe_net', 'drawn_shares', 'stages',
-           'stage_loss', 'train_generator', 'Latents', 'FusedLoss', 'fusion_trial']
+__all__ = ['ROOM', 'recipes', 'Views', 'close_frame', 'pack_views', 'below', 'above', 'HoleSet', 'FillLoss', 'balance',
+           'GuidedECTLoss', 'Critic', 'moved', 'AdversarialLoss', 'RecipeCfg', 'recipe_cfg', 'recipe_net',
+           'drawn_shares', 'stages', 'stage_loss', 'train_generator', 'Latents', 'FusedLoss', 'fusion_trial']
 
 # %% ../nbs/07a_recipe.ipynb #a66c81da
 @dataclass
@@ -111,7 +111,7 @@ def pack_views(
     a,label,close,facts = (np.stack(o) for o in zip(*out))
     return Views(np.ascontiguousarray(a[...,:3]), np.ascontiguousarray(a[...,3]), label, close, facts)
 
-# %% ../nbs/07a_recipe.ipynb #5c6df957
+# %% ../nbs/07a_recipe.ipynb #b17738a7
 def below(
     hole:Tensor, # (1,s,s) a person
     rng,         # numpy's
@@ -125,7 +125,16 @@ def below(
     out[0,:y,max(0,int(c-w)):int(c+w)] = 0
     return out if out.mean()>.02 else hole
 
-# %% ../nbs/07a_recipe.ipynb #389a21c8
+def above(
+    hole:Tensor, # (1,s,s) the person of a close view
+    rng,         # numpy's
+)->Tensor:       # (1,s,s) without what is below the chin, or below the collar
+    "A hole that ends above the clothes: in a close view the chin is at three fifths, and `head_mask` ends at seven tenths"
+    out = hole.clone()
+    out[0,int(hole.shape[1]*rng.uniform(.6,.85)):] = 0
+    return out if out.mean()>.02 else hole
+
+# %% ../nbs/07a_recipe.ipynb #22dcd206
 class HoleSet(torch.utils.data.Dataset):
     "Pictures with holes"
     def __init__(self,
@@ -139,11 +148,12 @@ class HoleSet(torch.utils.data.Dataset):
         name:str='messi',    # of the target, in captions
         silent:float=.15,    # share of pictures without a caption
         bodies:float=0.,     # share of holes of wide views that are the whole picture, where a caption says which view it is
+        heads:float=.4,      # share of the people of close views who keep their clothes
     ):
         if packed.image.shape[1]<size: raise DataError(f'pictures of {packed.image.shape[1]} pixels are too small for a network of {size}: pack larger ones')
         self.packed,self.size,self.everything,self.free,self.unsaid,self.classes = packed,size,everything,free,unsaid,classes
         self.close = getattr(packed, 'close', np.ones(len(packed), bool))
-        self.words,self.name,self.silent,self.bodies = words,name,silent,bodies
+        self.words,self.name,self.silent,self.bodies,self.heads = words,name,silent,bodies,heads
     def __len__(self): return len(self.packed)
 
     def hole(self, m:Tensor, rng, close=True, told=False)->Tensor: # (1,s,s) person -> hole
@@ -153,7 +163,8 @@ class HoleSet(torch.utils.data.Dataset):
             f = (box_hole, blob_hole, stroke_hole)[rng.integers(3)]
             return torch.from_numpy(f(self.size, rng, rng.uniform(.1,.5)))[None]
         h = grow((m>.3).float()[None], int(rng.integers(1,5)))[0]
-        return h if close or rng.random()<.5 else below(h, rng)
+        if close: return above(h, rng) if rng.random()<self.heads else h
+        return below(h, rng) if rng.random()<.5 else h
 
     def __getitem__(self, key):
         i,seed = key
@@ -290,23 +301,25 @@ def moved(
     t[:,[0,1],[0,1]] = 1-torch.rand(len(x), 1, generator=gen)*zoom
     return F.grid_sample(x, F.affine_grid(t.to(x.device), x.shape, align_corners=False), padding_mode='reflection', align_corners=False)
 
-# %% ../nbs/07a_recipe.ipynb #c30ef567
+# %% ../nbs/07a_recipe.ipynb #dd7e02ef
 class AdversarialLoss(FillLoss):
     "`FillLoss` for a part of the batch; for the rest, to pass for real before a `Critic`, which is trained along"
     def __init__(self,
         loss,                 # of `consistency`
         critic:Critic,
-        weight:float=1.,      # of the critic's gradient, against the other's
-        share:float=.625,     # of the batch
+        weight:float=2.,      # of the critic's gradient, against the other's
+        share:float=.72,      # of the batch
         levels:tuple=STEPS[5],# noise levels at which to judge the answer
         often:tuple=(.35,.2,.2,.15,.1), # how often each
         lr:float=2e-4,        # of the critic
         warmup:int=30,        # steps until the critic counts in full
+        own:float=.75,        # share of the lower levels that are reached from the network's own answer at the first, as when it paints; the rest from real pictures
     ):
         super().__init__(loss)
+        if not 0<=own<=1: raise ConfigError(f'own={own}: from 0 to 1')
         if not 0<share<1: raise ConfigError(f'share={share}: between 0 and 1, for the part of the batch that the critic sees')
         if len(levels)!=len(often): raise ConfigError(f'{len(levels)} levels and {len(often)} shares: one for each')
-        self.critic,self.weight,self.share,self.warmup = critic,weight,share,warmup
+        self.critic,self.weight,self.share,self.warmup,self.own = critic,weight,share,warmup,own
         self.levels,self.often = torch.tensor(levels, dtype=torch.float32),torch.tensor(often)
         self.opt = torch.optim.Adam([p for p in critic.parameters() if p.requires_grad], lr, (0.,.99))
         self.seen,self.ratio = 0,0.
@@ -319,9 +332,14 @@ class AdversarialLoss(FillLoss):
     def paint(self, net, b, gen): # -> answers, and what surrounds them
         img,hole = b['image'],b['hole']
         sigma = self.levels[torch.multinomial(self.often, len(img), True, generator=gen)].to(img.device)
-        noisy = img+bcast(sigma, img)*torch.randn(img.shape, generator=gen).to(img.device)
-        text = dict(context=[b['words']]) if 'words' in b else {}
-        return Denoiser(net)(noisy, sigma, cond=hole_condition(img, hole), label=b['label'], **text)
+        noise = lambda x: torch.randn(x.shape, generator=gen).to(x.device)
+        told = dict(cond=hole_condition(img, hole), label=b['label'], **(dict(context=b['words']) if 'words' in b else {}))
+        def f(x, s, i=slice(None)): kw = {k: v[i] for k,v in told.items()}; return Denoiser(net)(x, s, **{**kw, **({'context': [kw['context']]} if 'context' in kw else {})})
+        i = ((sigma<self.levels[0])&(torch.rand(len(img), generator=gen).to(img.device)<self.own)).nonzero()[:,0]
+        if len(i):
+            top = self.levels[:1].to(img.device).expand(len(i))
+            with torch.no_grad(): img = img.index_copy(0, i, f(img[i]+bcast(top, img)*noise(img[i]), top, i).to(img.dtype))
+        return f(img+bcast(sigma, img)*noise(img), sigma)
 
     def judge(self, img, made, told, gen): # the critic's own step
         self.critic.to(img.device)
@@ -355,7 +373,7 @@ def _last(net): # the weights closest to the picture
     net = getattr(net, 'net', net)                                             # of a `Worded`
     return net.out[-1].weight if hasattr(net, 'out') else list(net.parameters())[-1]
 
-# %% ../nbs/07a_recipe.ipynb #767a6a66
+# %% ../nbs/07a_recipe.ipynb #eb124441
 @dataclass(frozen=True)
 class RecipeCfg:
     "How to train a generator; the network's own settings are a preset of `unet`"
@@ -370,8 +388,8 @@ class RecipeCfg:
     q_end:float=4.         # how far consistency is driven, see `ECTLoss`
     guidance:float=2.      # of the second stage, see `GuidedECTLoss`; 1 for none
     text:float=3.          # the same for captions
-    critic:float=1.        # weight of a critic in the second stage, see `AdversarialLoss`; 0 for none
-    critic_share:float=.625 # of each batch that the critic judges
+    critic:float=2.        # weight of a critic in the second stage, see `AdversarialLoss`; 0 for none
+    critic_share:float=.72 # of each batch that the critic judges
     everything:float=.25   # shares of the holes, see `HoleSet`
     free:float=.07
     unsaid:float=.08       # share of labels left out

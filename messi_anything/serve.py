@@ -88,7 +88,7 @@ def read_people(
     some = [one(t.strip()) for t in text.split(';')]
     return some[0] if len(some)==1 else some
 
-# %% ../nbs/11a_serve.ipynb #fd429814
+# %% ../nbs/11a_serve.ipynb #4886ec83
 @dataclass(frozen=True)
 class Options:
     "What a request asks for"
@@ -99,6 +99,7 @@ class Options:
     mode:str=None
     strength:float=None
     n:int=None          # variants
+    tries:int=4         # of each head, the best is kept
     format:str=''       # 'png', 'json', or '' for what the header `Accept` says
 
     @classmethod
@@ -112,13 +113,14 @@ class Options:
         def number(k, t):
             if not re.fullmatch(r'[0-9]?\.?[0-9]{0,6}', t, re.A) or t=='.': raise ConfigError(f'{k}={t[:40]!r}: give a number from 0 to 1')
             return float(t)
-        how = dict(seed=whole, steps=whole, n=whole, strength=number, people=lambda k,t: read_people(t))
+        how = dict(seed=whole, steps=whole, n=whole, tries=whole, strength=number, people=lambda k,t: read_people(t))
         out = cls(**{k: how.get(k, lambda k,t: t)(k, v.strip()) for k,v in fields.items() if v.strip()})
         if out.seed>=2**63: raise ConfigError(f'seed={out.seed}: give a whole number from 0 to 2**63-1')
         if out.steps not in STEPS: raise ConfigError(f'steps={out.steps}: choose one of {", ".join(map(str, STEPS))}')
         if out.mode not in (None, *MODES): raise ConfigError(f'mode={out.mode[:40]!r}: choose one of {", ".join(MODES)}')
         if out.format not in ('', 'png', 'json'): raise ConfigError(f'format={out.format[:40]!r}: choose png or json')
         if out.n is not None and not 1<=out.n<=cfg.max_variants: raise ConfigError(f'n={out.n}: give a number of variants from 1 to {cfg.max_variants}')
+        if not 1<=out.tries<=8: raise ConfigError(f'tries={out.tries}: paint each head 1 to 8 times')
         if out.strength is not None: start_levels(STEPS[1], out.strength)    # says when it is no strength
         return out
 
@@ -293,7 +295,7 @@ class Answer:
 
 def _people(people): return [dict(box=b, score=round(float(p.score), 4)) for b,p in zip(_boxes(people), people)]
 
-# %% ../nbs/11a_serve.ipynb #d6e58de6
+# %% ../nbs/11a_serve.ipynb #a14f7a09
 def replace_job(
     files:dict,       # 'photo', and maybe 'mask': bytes
     opt:Options,
@@ -308,7 +310,7 @@ def replace_job(
             check_picture(files['mask'], cfg, name='the mask')
             mask = load_mask(files['mask'], img.size, max_pixels=cfg.max_pixels, name='the mask')
             if (k := len(from_mask(mask).people))>cfg.max_people: raise ImageError(f'the mask has {k} separate parts, more than the {cfg.max_people} that a request may have: give one for each person')
-        made = replace(img, target, opt.seed, opt.steps, opt.people, mask, device, segmenter, mode=opt.mode, strength=opt.strength, n=opt.n)
+        made = replace(img, target, opt.seed, opt.steps, opt.people, mask, device, segmenter, mode=opt.mode, strength=opt.strength, n=opt.n, tries=opt.tries)
         some = made if isinstance(made, list) else [made]
         r = some[0]
         facts = dict(target=opt.target, seed=r.seed, steps=r.steps, mode=r.mode, strength=r.strength, note=r.note, width=img.width, height=img.height, people=_people(r.people), timings=r.timings)
@@ -333,7 +335,7 @@ def segment_job(
         return Answer(facts, pictures, extra)
     return work
 
-# %% ../nbs/11a_serve.ipynb #36aaa6bb
+# %% ../nbs/11a_serve.ipynb #da826438
 def _form(fields): # the body of a request, for OpenAPI
     file = lambda what: dict(type='string', format='binary', description=what)
     say = lambda what, example, kind='string', **kw: dict(type=kind, description=what, example=example, **kw)
@@ -343,7 +345,7 @@ def _form(fields): # the body of a request, for OpenAPI
         steps=say('of the generator', 5, 'integer', minimum=1, maximum=max(STEPS)),
         people=say('all, largest, left, right, surest, a number from the left (from 0), a point x,y, a box left,top,right,bottom, or several with ; between them', 'all'),
         mode=say('how the hole is filled', 'generated', enum=list(MODES)), strength=say('of mode image: 1 keeps nothing of the person who is there', .6, 'number'),
-        n=say('so many variants, with the seeds from seed on; as JSON', 1, 'integer', minimum=1), format=say('png or json', 'png', enum=['png','json']))
+        n=say('so many variants, with the seeds from seed on; as JSON', 1, 'integer', minimum=1), tries=say('paint each head so often, and keep the one with the surest face', 4, 'integer', minimum=1, maximum=8), format=say('png or json', 'png', enum=['png','json']))
     props = {k: every[k] for k in fields}
     return dict(requestBody=dict(required=True, content={'multipart/form-data': dict(schema=dict(type='object', required=['photo'], properties=props))}))
 
@@ -353,8 +355,8 @@ def _answers(example): # statuses, for OpenAPI
     detail = {'application/json': dict(example=dict(detail='a sentence that says what to do'))}
     return {200: dict(description='done', content={'image/png': dict(schema=dict(type='string', format='binary')), 'application/json': dict(example=example)}), **{k: dict(description=v, content=detail) for k,v in words.items()}}
 
-# %% ../nbs/11a_serve.ipynb #5c0334bf
-_fields = dict(replace=('photo','mask','target','seed','steps','people','mode','strength','n','format'), segment=('photo','people','format'))
+# %% ../nbs/11a_serve.ipynb #c8bb1c19
+_fields = dict(replace=('photo','mask','target','seed','steps','people','mode','strength','n','tries','format'), segment=('photo','people','format'))
 _examples = dict(
     replace=dict(target='messi', seed=14, steps=5, mode='generated', strength=1.0, note='1 person replaced', width=512, height=512, people=[dict(box=[41.5,0.0,483.2,512.0], score=0.98)],
                  timings=dict(waiting=0.001, segmenter=0.12, generator=0.9), images=[dict(seed=14, png='iVBORw0KGgo...')]),

@@ -305,7 +305,7 @@ def _limits(self:Sitting, n:int):
         from scipy import ndimage
         if (k := ndimage.label(self.mask>127)[1])>self.cfg.max_people: raise ConfigError(f'the mask has {k} separate parts, more than {self.cfg.max_people}: rub out the small ones')
 
-# %% ../nbs/12_studio.ipynb #48ca2b05
+# %% ../nbs/12_studio.ipynb #52180d5b
 @patch
 def run(self:Sitting,
     target:str=None,      # an installed target's name
@@ -314,6 +314,7 @@ def run(self:Sitting,
     n:int=1,              # variants, with the seeds `seed`, `seed`+1, ...
     text:str='',          # what to paint, such as 'with sunglasses'
     guidance:float=2.,    # how strictly the text is followed
+    tries:int=4,          # of each head, the best is kept
 )->Run:
     "Replace the chosen people; the run is added to the history"
     self.stopped.clear()
@@ -322,9 +323,9 @@ def run(self:Sitting,
     strength,said = strength if mode=='image' else None,dict(text=text.strip(), guidance=guidance) if text.strip() else {}
     self.say('loading weights'); paint = self._painter(target, mode, seed)
     self.say('faces')
-    made = replace(self.photo, paint, seed, steps, device=self.device, segmenter=Found(self.found), mode=mode, strength=strength, n=n, **whom, **said)
+    made = replace(self.photo, paint, seed, steps, device=self.device, segmenter=Found(self.found), mode=mode, strength=strength, n=n, tries=tries, **whom, **said)
     self.say('saving')
-    asked = dict(target=target, steps=steps, mode=made[0].mode, strength=strength, segmenter=self.segmenter, **said)
+    asked = dict(target=target, steps=steps, mode=made[0].mode, strength=strength, tries=tries, segmenter=self.segmenter, **said)
     self.history.append(Run(made, asked, [self._settings(seed=r.seed, **asked, **whom) for r in made], time.perf_counter()-t, self.name))
     return self.history[-1]
 
@@ -1119,7 +1120,7 @@ def studio(
     need_studio()
     return Studio(Sitting(target, device, cfg=ServeCfg(max_mb=max_mb), paths=paths), customise, served)
 
-# %% ../nbs/12_studio.ipynb #185c84e3
+# %% ../nbs/12_studio.ipynb #244b5164
 def page_folder(
     folder,   # an empty one
     **asked   # for `studio`
@@ -1143,7 +1144,7 @@ def voila_config(
     "Voila's settings: one process for each visitor, no file handed out, no errors' insides"
     return dict(
         Voila=dict(ip=host, port=port, base_url=base_url, open_browser=browser, token=token, connection_dir_root=str(folder), port_retries=0, log_level=40, config_file_paths=[], tornado_settings=dict(headers={'X-Content-Type-Options': 'nosniff', 'Content-Security-Policy': _only_us})),
-        VoilaConfiguration=dict(file_allowlist=[], show_tracebacks=False, strip_sources=True, allow_template_override='NO', allow_theme_override='NO', prelaunch_hook=_room(visitors), attempt_fix_notebook=False),
+        VoilaConfiguration=dict(file_allowlist=[], show_tracebacks=False, strip_sources=True, extension_allowlist=['@jupyter-widgets/jupyterlab-manager','anywidget'], allow_template_override='NO', allow_theme_override='NO', prelaunch_hook=_room(visitors), attempt_fix_notebook=False),
         MappingKernelManager=dict(cull_idle_timeout=900, cull_interval=60, cull_connected=False))
 
 def _room(visitors): # no more processes than so many
