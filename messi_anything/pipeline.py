@@ -21,9 +21,9 @@ from .inpaint import Inpainter, BestOf, Classical, Edge, STEPS, fill_person, hea
 # %% auto #0
 __all__ = ['MODES', 'MANIFEST', 'Result', 'Variants', 'whose', 'replace', 'example_photo', 'read_manifest', 'replace_many',
            'settings_text', 'read_settings', 'messi_replace', 'main_replace', 'overhead', 'speed', 'whole_by_bare',
-           'face_rates', 'target_photos', 'generator_views', 'segmenter_photos', 'segmenter_weights', 'score_segmenter',
+           'target_photos', 'generator_views', 'segmenter_photos', 'segmenter_weights', 'score_segmenter',
            'face_photos', 'faceless_places', 'face_sets', 'score_face_finder', 'segmenter_sets', 'train_segment',
-           'messi_train', 'main_train']
+           'messi_train', 'main_train', 'face_rates']
 
 # %% ../nbs/09_pipeline.ipynb #9619fad8
 @dataclass
@@ -467,27 +467,6 @@ def whole_by_bare(
     b,w,four = np.median(runs, 0)
     return dict(whole=round(float(w), 3), bare=round(float(b), 3), ratio=round(float(np.median([w/b for b,w,_ in runs])), 2), four_tries_by_one=round(float(np.median([f/w for _,w,f in runs])), 2))
 
-# %% ../nbs/09_pipeline.ipynb #f68247ad
-def face_rates(
-    photos:list, # with people whose faces can be seen
-    ways:dict,   # name -> arguments of `replace`
-    looks:dict,  # name -> a finder: (image) -> faces
-)->dict:         # {name of the way, or 'the photos': {'n': .., name of the finder: share}}
-    "In how many photos is there still a face where there was one?"
-    from messi_anything.inpaint import close_window
-    find,seen = _segmenter('segment-tiny', pick_device(None)),{k: [] for k in ('the photos', *ways)}
-    for i,p in enumerate(photos):
-        img = load_image(p)
-        found = find(img)
-        if not found.people: continue
-        found = found.select('largest')
-        face, = _faces_of(img, found)
-        if face is None: continue
-        see = lambda o: [bool(f(o.crop(tuple(map(int, close_window(img.size, face).astuple()))).resize((192,192), Image.BICUBIC))) for f in looks.values()]
-        seen['the photos'].append(see(img))
-        for k,kw in ways.items(): seen[k].append(see(replace(img, seed=i, people='largest', segmenter=find, **kw).image))
-    return {k: dict(n=len(v), **{l: round(float(s), 3) for l,s in zip(looks, np.mean(v, 0))}) for k,v in seen.items() if v}
-
 # %% ../nbs/09_pipeline.ipynb #7130e9a5
 def _flagged(root, name)->set: # paths of photos to leave out
     import csv
@@ -771,3 +750,24 @@ def messi_train(
 
 # %% ../nbs/09_pipeline.ipynb #292eff64
 def main_train(): return command(messi_train)
+
+# %% ../nbs/09_pipeline.ipynb #f68247ad
+def face_rates(
+    photos:list, # with people whose faces can be seen
+    ways:dict,   # name -> arguments of `replace`
+    looks:dict,  # name -> a finder: (image) -> faces
+)->dict:         # {name of the way, or 'the photos': {'n': .., name of the finder: share}}
+    "In how many photos is there still a face where there was one?"
+    from messi_anything.inpaint import close_window
+    find,seen = _segmenter('segment-tiny', pick_device(None)),{k: [] for k in ('the photos', *ways)}
+    for i,p in enumerate(photos):
+        img = load_image(p)
+        found = find(img)
+        if not found.people: continue
+        found = found.select('largest')
+        face, = _faces_of(img, found)
+        if face is None: continue
+        see = lambda o: [bool(f(o.crop(tuple(map(int, close_window(img.size, face).astuple()))).resize((192,192), Image.BICUBIC))) for f in looks.values()]
+        seen['the photos'].append(see(img))
+        for k,kw in ways.items(): seen[k].append(see(replace(img, seed=i, people='largest', segmenter=find, **kw).image))
+    return {k: dict(n=len(v), **{l: round(float(s), 3) for l,s in zip(looks, np.mean(v, 0))}) for k,v in seen.items() if v}

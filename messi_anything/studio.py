@@ -1120,7 +1120,7 @@ def studio(
     need_studio()
     return Studio(Sitting(target, device, cfg=ServeCfg(max_mb=max_mb), paths=paths), customise, served)
 
-# %% ../nbs/12_studio.ipynb #244b5164
+# %% ../nbs/12_studio.ipynb #185c84e3
 def page_folder(
     folder,   # an empty one
     **asked   # for `studio`
@@ -1144,7 +1144,7 @@ def voila_config(
     "Voila's settings: one process for each visitor, no file handed out, no errors' insides"
     return dict(
         Voila=dict(ip=host, port=port, base_url=base_url, open_browser=browser, token=token, connection_dir_root=str(folder), port_retries=0, log_level=40, config_file_paths=[], tornado_settings=dict(headers={'X-Content-Type-Options': 'nosniff', 'Content-Security-Policy': _only_us})),
-        VoilaConfiguration=dict(file_allowlist=[], show_tracebacks=False, strip_sources=True, extension_allowlist=['@jupyter-widgets/jupyterlab-manager','anywidget'], allow_template_override='NO', allow_theme_override='NO', prelaunch_hook=_room(visitors), attempt_fix_notebook=False),
+        VoilaConfiguration=dict(file_allowlist=[], show_tracebacks=False, strip_sources=True, allow_template_override='NO', allow_theme_override='NO', prelaunch_hook=_room(visitors), attempt_fix_notebook=False),
         MappingKernelManager=dict(cull_idle_timeout=900, cull_interval=60, cull_connected=False))
 
 def _room(visitors): # no more processes than so many
