@@ -18,7 +18,7 @@ from .training import precision
 from .faces import Face, find_faces
 from .segment import Segmenter
 from .consistency import karras_sigmas, sample_consistency
-from .inpaint import Inpainter, Edge, hole_condition, match_colours, soft_alpha
+from .inpaint import Inpainter, PixelInpainter, Edge, hole_condition, match_colours, soft_alpha
 
 # %% auto #0
 __all__ = ['known_part', 'leaves_nothing', 'Scene', 'make_scene', 'replacement_fill', 'ZeroShot', 'rim_jump', 'patch_places',
@@ -100,31 +100,31 @@ def replacement_fill(
     return sample_consistency(denoise, tuple(img.shape[1:]), seeds, sigmas, device, callback, start=known, keep=keep, **kw).cpu()
 
 # %% ../nbs/07b_fills.ipynb #e0dd592f
-class ZeroShot:
+class ZeroShot(Inpainter):
     "The generator as if it knew nothing of holes: `replacement_fill` with a network to which everything is a hole"
-    wants,name = (),'zero-shot'
+    name = 'zero-shot'
     def __init__(self,
-        paint:Inpainter,   # its network, target, device
+        generator:PixelInpainter, # its network, target, device
         n:int=12,          # noise levels, each a call of the network
         low:float=.1,      # the last of them
         repeats:int=1,     # how often each level but the first is gone through
     ):
         if n<1 or repeats<1 or not .002<low<80: raise ConfigError(f'n={n}, repeats={repeats}, low={low}: at least one level and one pass, and a last level between 0.002 and 80')
-        if paint.net.cfg.cond not in (0,4): raise ConfigError(f'this network wants a condition of {paint.net.cfg.cond} channels; zero-shot filling knows 0 (none) and 4 (photo and hole)')
-        self.paint,self.size = paint,paint.size
+        if generator.net.cfg.cond not in (0,4): raise ConfigError(f'this network wants a condition of {generator.net.cfg.cond} channels; zero-shot filling knows 0 (none) and 4 (photo and hole)')
+        self.generator,self.size = generator,generator.size
         first,*others = karras_sigmas(n, low).tolist()
         self.sigmas = [first]+[s for s in others for _ in range(repeats)]
 
     def denoise(self, x:Tensor, sigma)->Tensor: # (b,3,s,s) -> (b,3,s,s)
         "The preconditioned network, told that everything is a hole"
-        p,kw = self.paint,{}
+        p,kw = self.generator,{}
         if p.net.cfg.cond: kw['cond'] = hole_condition(torch.zeros_like(x), torch.ones_like(x[:,:1]))
         if p.label is not None: kw['label'] = torch.full((len(x),), p.label, device=x.device)
         return p.denoise(x, sigma, **kw)
 
     def __call__(self, img, hole, seeds, steps=None): # `steps` is the trained generator's; here `n` says how many
         x,h,seeds = known_part(self, img, hole, seeds)
-        with precision(self.paint.device, self.paint.dtype): out = replacement_fill(self.denoise, x, h, seeds, self.sigmas, self.paint.device)
+        with precision(self.generator.device, self.generator.dtype): out = replacement_fill(self.denoise, x, h, seeds, self.sigmas, self.generator.device)
         return torch.where(h, out.clamp(-1,1), x)
 
 # %% ../nbs/07b_fills.ipynb #5b4832ea
@@ -214,9 +214,9 @@ def patch_round(
     trust.view(-1)[idx[new]] = share[new]; known.view(-1)[idx[new]] = True
 
 # %% ../nbs/07b_fills.ipynb #a761b7b8
-class NearestPatch:
+class NearestPatch(Inpainter):
     "Fill holes with pieces of the photo's own surroundings: texture goes on, no person appears"
-    wants,name = (),'nearest patch'
+    name,mode,deed = 'nearest patch','classical','removed'
     def __init__(self,
         size:int=128,   # side of the pictures, pixels
         patch:int=7,    # side of what is copied, odd
@@ -268,7 +268,7 @@ def paint_window(
     hole:Tensor,       # (1,1,s,s), 1 where to paint
     seed:int=0,
     steps:int=None,    # None for the painter's own choice
-    **about            # `seen`, `face`, `person` in the pixels of `img`; those that the painter wants are passed on
+    **about            # `seen`, `face`, `person` in the pixels of `img`; what the painter requires of them is passed on
 )->Tensor:             # (1,3,s,s): the photo outside, bit for bit
     "Let a painter fill a picture of another size than its own"
     s,n,h = img.shape[-1],paint.size,hole>.5
@@ -280,7 +280,7 @@ def paint_window(
     holes = (w<.98).float()
     if holes.all(): holes = (w<=.02).float()                                  # a thin rim is better than none
     def fit(v): return v.times(n/s) if isinstance(v, Box) else to(v, n) if isinstance(v, Tensor) else v
-    more = {k: fit(about.get(k)) for k in getattr(paint, 'wants', ())}
+    more = {k: fit(about.get(k)) for k in paint.requires}
     out = paint(small, holes, [seed], **({} if steps is None else dict(steps=steps)), **more)
     out = match_colours(out, small, holes)
     if s!=n: out = F.interpolate(out, (s,s), mode='bicubic' if s>n else 'bilinear', antialias=s<n, align_corners=False)
@@ -558,9 +558,9 @@ def merge(
     return torch.where(h, torch.lerp(ground, rgb, alpha.expand_as(rgb)), ground)
 
 # %% ../nbs/07b_fills.ipynb #de62d528
-class StaticFill:
+class StaticFill(Inpainter):
     "Paste a cut-out of the target into the hole: placed by face or body, mirrored if need be, its colours and its seam matched"
-    wants,name = ('seen','face','person'),'static'
+    requires,name,mode = ('seen','face','person'),'static','static'
     def __init__(self,
         cutout,              # `Cutout`, or anything `read_cutout` takes
         face=None,           # the target's face in it, as for `read_cutout`
@@ -630,7 +630,7 @@ def sureness(
 
 # %% ../nbs/07b_fills.ipynb #37f51525
 def generated_cutout(
-    target='messi',  # what `Inpainter.from_pretrained` takes, or an `Inpainter`
+    target='messi',  # what `PixelInpainter.from_pretrained` takes, or a `PixelInpainter`
     seed:int=0,      # the first; each try takes the next
     tries:int=8,
     side:int=256,    # the picture is scaled up to this
@@ -638,7 +638,7 @@ def generated_cutout(
 )->Cutout:           # `about` says which seed, and how sure
     "The target, painted whole by the generator and cut out: the surest of several tries"
     if tries<1: raise ConfigError(f'tries={tries}: at least one is needed')
-    paint = target if isinstance(target, Inpainter) else Inpainter.from_pretrained(target)
+    paint = target if isinstance(target, PixelInpainter) else PixelInpainter.from_pretrained(target)
     segmenter,s,best = segmenter or Segmenter.from_pretrained(),paint.size,None
     pics = paint(torch.zeros(tries,3,s,s), torch.ones(tries,1,s,s), range(seed, seed+tries))
     for i,o in enumerate(F.interpolate(pics, (side,side), mode='bicubic', align_corners=False).clamp(-1,1)):
@@ -668,9 +668,9 @@ def load_reference(
     return pipe
 
 # %% ../nbs/07b_fills.ipynb #f1aff8e4
-class Reference:
+class Reference(Inpainter):
     "An off-the-shelf inpainting pipeline as a painter"
-    wants,name = (),'reference'
+    name = 'reference'
     def __init__(self,
         model:str='stable-diffusion-v1-5/stable-diffusion-inpainting', # a folder, or a hub id
         prompt:str='a photo of Lionel Messi',

@@ -5,10 +5,11 @@
 # %% ../nbs/07_inpaint.ipynb #79941b09
 from __future__ import annotations
 import copy, json, math, time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
 from torch import Tensor
+from fastcore.basics import patch
 from .images import Box, ConfigError, ImageError, WeightsError
 from .data import person_window, face_frame
 from .augment import grow
@@ -19,9 +20,9 @@ from .faces import face_logit
 from .consistency import Denoiser, Guided, SeededNoise, sample_consistency
 
 # %% auto #0
-__all__ = ['STEPS', 'hole_condition', 'start_levels', 'Inpainter', 'read_target', 'match_colours', 'Edge', 'soft_alpha',
-           'window_tensor', 'wide_window', 'close_window', 'feather', 'noise_level', 'match_grain', 'fill_view',
-           'fill_person', 'head_mask', 'BestOf', 'Classical']
+__all__ = ['STEPS', 'LEFT', 'hole_condition', 'Inpainter', 'start_levels', 'PixelInpainter', 'read_target', 'match_colours',
+           'Edge', 'soft_alpha', 'window_tensor', 'wide_window', 'close_window', 'feather', 'noise_level',
+           'match_grain', 'fill_view', 'fill_person', 'Plan', 'Painted', 'BestOf', 'check_tries', 'Classical']
 
 # %% ../nbs/07_inpaint.ipynb #6914c1cd
 def hole_condition(
@@ -30,6 +31,39 @@ def hole_condition(
 )->Tensor:       # (b,4,h,w): the photo with its hole in grey, and the hole
     "Everything the generator may know of the photo: nothing from under the hole is in it"
     return torch.cat([img*(1-hole), hole], 1)
+
+# %% ../nbs/07_inpaint.ipynb #0511e377
+class Inpainter:
+    "Fills holes: the base of everything that paints"
+    size = 64                # side of the pictures it fills, pixels
+    name = ''                # whom or what it paints, for the record
+    mode = 'generated'       # of the pipeline's modes, where nobody asks for another
+    requires = ()            # what it is told of each person, out of 'face', 'mesh', 'person', 'seen'
+    close = False            # whether it paints head and shoulders in a window of their own
+    deed = 'replaced'        # what becomes of a person, for the record
+    text,strength = '',1.
+
+    def __call__(self,
+        img:Tensor,  # (b,3,size,size) in [-1,1]; what is under the hole does not matter
+        hole:Tensor, # (b,1,size,size), 1 where to paint
+        seeds,       # one integer a picture
+        steps:int=5, # of a generator
+        **seen       # what it `requires`
+    )->Tensor:       # (b,3,size,size) in [-1,1]
+        "Fill small pictures"
+        raise NotImplementedError(f'{type(self).__name__} fills no small pictures')
+
+    def _called(self): return repr(self.name or type(self).__name__)
+
+    def with_prompt(self, text:str, guidance:float=2.)->'Inpainter':
+        "The same, told what to paint"
+        if not text.strip(): return self
+        raise ConfigError(f'{self._called()} cannot be told what to paint: it is no generator')
+
+    def with_strength(self, strength:float)->'Inpainter':
+        "The same, starting from the person who is there: 1 keeps nothing of them"
+        if strength==1: return self
+        raise ConfigError(f'mode image needs a generator, not {self._called()}')
 
 # %% ../nbs/07_inpaint.ipynb #6e33c328
 STEPS = {1: (80.,), 2: (80.,1.2), 3: (80.,4.,.6), 4: (80.,5.,1.2,.25), 5: (80.,5.,1.5,.4,.12), 6: (80.,10.,4.,1.5,.5,.15)} # noise levels for a number of steps
@@ -46,7 +80,7 @@ def start_levels(
     return (first, *(o for o in sigmas if o<.7*first))                       # a level just below the first would be a step for nothing
 
 # %% ../nbs/07_inpaint.ipynb #858b4f03
-class Inpainter:
+class PixelInpainter(Inpainter):
     "A trained generator: fills holes of pictures at its own size"
     def __init__(self,
         net:UNet,
@@ -57,69 +91,42 @@ class Inpainter:
         close:bool=False, # it knows the view of head and shoulders, see `fill_person`
         words=None,       # the text encoder it was trained with, see `text`
     ):
-        self.device,self.dtype,self.label,self.name,self.close,self.strength,self.wants = torch.device(device or 'cpu'),dtype,label,name,close,1.,()
-        self.words,self.text,self.guidance,self.context = words,'',1.,None
+        if label is not None and not 0<=label<net.cfg.classes:
+            raise ConfigError(f'label {label} is none of the {net.cfg.classes} this network knows')
+        self.label,self.name,self.close,self.words = label,name,close,words
+        self.device,self.dtype = torch.device(device or 'cpu'),dtype
+        self.guidance,self.context = 1.,None
         if words is not None and name: words.call(name)
-        if label is not None and not 0<=label<net.cfg.classes: raise ConfigError(f'label {label} is none of the {net.cfg.classes} this network knows')
         self.net = net.eval().to(self.device, memory_format=torch.channels_last)
         self.denoise = Denoiser(self.net)
         self.size = net.cfg.size
 
-    @classmethod
-    def from_pretrained(cls,
-        name='messi',     # a target that came with the package or was made here, a folder, or a hub id
-        device=None, **kw
-    )->'Inpainter':
-        where = find_weights(name)
-        net = UNet.from_pretrained(where)
-        folder = where if isinstance(where, Path) else _hub_folder(where)
-        about = read_target(folder)
-        return cls(net, about.get('label'), about.get('name', str(name)), device, **{'close': about.get('close', False), 'words': read_words(folder), **kw})
-
-    def at(self, strength:float)->'Inpainter': # 1 nothing is kept of the person who is there; towards 0 more and more
-        "The same generator, starting from the photo"
-        start_levels(STEPS[1], strength)                                     # says when it is no strength
-        out = copy.copy(self)
-        out.strength,out.wants = strength,('seen',) if strength<1 else ()
-        return out
-
-    def told(self,
-        text:str,            # what to paint, '' for anything
-        guidance:float=2.,   # how far to go from what it would paint without the text towards what it would paint with it, and on: 1 to there
-    )->'Inpainter':
-        "The same generator, told what to paint"
-        if not 0<=guidance<=10: raise ConfigError(f'guidance={guidance}: a number from 0, the text is not heard, over 1, as learned, to 10')
-        out = copy.copy(self)
-        out.text,out.guidance,out.context = text.strip() if isinstance(text, str) else text,guidance,None
-        if not out.text: return out
-        if self.words is None: raise ConfigError(f'the weights of {self.name or "this generator"} come without words: they cannot be told what to paint')
-        tokens,there = self.words.tokens([text])
-        out.context = dict(context=[tokens.to(self.device)], context_mask=[there.to(self.device)])
-        return out
-
-    def listen(self, n:int): # the denoiser for `n` pictures
-        if self.context is None or self.guidance==0: return self.denoise
-        told = {k: [v[0].expand(n, *v[0].shape[1:])] for k,v in self.context.items()}
-        return Guided(self.denoise, told, dict(context=None, context_mask=None), self.guidance)
-
     def __call__(self,
-        img:Tensor,     # (b,3,s,s) in [-1,1], the photo; what is under the hole does not matter
-        hole:Tensor,    # (b,1,s,s), 1 where to paint
-        seeds,          # one integer a picture
-        steps:int=5,    # 1 to 6
+        img:Tensor,       # (b,3,s,s) in [-1,1], the photo; what is under the hole does not matter
+        hole:Tensor,      # (b,1,s,s), 1 where to paint
+        seeds,            # one integer a picture
+        steps:int=5,      # 1 to 6
         seen:Tensor=None, # (b,3,s,s) the photo with the person in it, where the strength is below 1
-    )->Tensor:          # (b,3,s,s): the network's picture, surroundings included
+    )->Tensor:            # (b,3,s,s): the network's picture, surroundings included
         "Paint"
-        if img.shape[2:]!=(self.size,self.size) or hole.shape!=(len(img),1,self.size,self.size):
-            raise ConfigError(f'this generator fills (b,3,{self.size},{self.size}) with holes (b,1,{self.size},{self.size}); got {tuple(img.shape)} and {tuple(hole.shape)}')
-        if steps not in STEPS: raise ConfigError(f'steps={steps}: choose one of {", ".join(map(str, STEPS))}')
-        if self.strength<1 and seen is None: raise ConfigError(f'at strength {self.strength} the generator starts from the photo: give it as `seen`')
-        label = None if self.label is None else torch.full((len(img),), self.label, device=self.device)
-        kw = dict(cond=hole_condition(img, hole).to(self.device), label=label)
-        if self.strength<1: kw['start'] = seen
+        self._check(img, hole, steps)
+        kw = dict(cond=hole_condition(img, hole).to(self.device))
+        kw['label'] = None if self.label is None else torch.full((len(img),), self.label, device=self.device)
+        if self.strength<1:
+            if seen is None:
+                raise ConfigError(f'at strength {self.strength} the generator starts from the photo: give it as `seen`')
+            kw['start'] = seen
+        levels,shape = start_levels(STEPS[steps], self.strength),(3,self.size,self.size)
         with precision(self.device, self.dtype):
-            out = sample_consistency(self.listen(len(img)), (3,self.size,self.size), seeds, start_levels(STEPS[steps], self.strength), self.device, **kw)
+            out = sample_consistency(self.listen(len(img)), shape, seeds, levels, self.device, **kw)
         return out.clamp(-1,1).cpu()
+
+    def _check(self, img, hole, steps):
+        s = self.size
+        if img.shape[2:]!=(s,s) or hole.shape!=(len(img),1,s,s):
+            raise ConfigError(f'this generator fills (b,3,{s},{s}) with holes (b,1,{s},{s}); '
+                              f'got {tuple(img.shape)} and {tuple(hole.shape)}')
+        if steps not in STEPS: raise ConfigError(f'steps={steps}: choose one of {", ".join(map(str, STEPS))}')
 
 # %% ../nbs/07_inpaint.ipynb #f5c7e795
 def _hub_folder(name)->Path: # the copy of a hub repository, where its weights have just been put
@@ -130,8 +137,63 @@ def read_target(folder)->dict: # {'name': ..., 'label': ..., 'close': ...}
     "What a folder of weights says about its target"
     p = Path(folder)/'target.json'
     if not p.is_file(): return {}
-    try: d = json.loads(p.read_text()); return dict(name=str(d['name']), label=None if d['label'] is None else int(d['label']), close=bool(d.get('close', False)))
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as e: raise WeightsError(f'{p} does not describe a target ({type(e).__name__}: {e}): it needs a name and a label') from None
+    try:
+        d = json.loads(p.read_text())
+        label = None if d['label'] is None else int(d['label'])
+        return dict(name=str(d['name']), label=label, close=bool(d.get('close', False)))
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as e:
+        why = f'{type(e).__name__}: {e}'
+        raise WeightsError(f'{p} does not describe a target ({why}): it needs a name and a label') from None
+
+# %% ../nbs/07_inpaint.ipynb #e4dca3ec
+@patch(cls_method=True)
+def from_pretrained(cls:PixelInpainter,
+    name='messi', # a target that came with the package or was made here, a folder, or a hub id
+    device=None, **kw
+)->PixelInpainter:
+    "Load a target's generator"
+    where = find_weights(name)
+    net = UNet.from_pretrained(where)
+    folder = where if isinstance(where, Path) else _hub_folder(where)
+    about = read_target(folder)
+    kw = {'close': about.get('close', False), 'words': read_words(folder), **kw}
+    return cls(net, about.get('label'), about.get('name', str(name)), device, **kw)
+
+# %% ../nbs/07_inpaint.ipynb #19fddbff
+@patch
+def with_strength(self:PixelInpainter,
+    strength:float, # 1 keeps nothing of the person who is there; towards 0 more and more
+)->PixelInpainter:
+    "The same generator, starting from the photo"
+    start_levels(STEPS[1], strength)                                     # says when it is no strength
+    out = copy.copy(self)
+    out.strength,out.requires = strength,('seen',) if strength<1 else ()
+    return out
+
+# %% ../nbs/07_inpaint.ipynb #a62fe75a
+@patch
+def with_prompt(self:PixelInpainter,
+    text:str,          # what to paint, '' for anything
+    guidance:float=2., # how far to go from what it would paint untold towards what it paints told: 1 is there, more is beyond
+)->PixelInpainter:
+    "The same generator, told what to paint"
+    if not 0<=guidance<=10:
+        raise ConfigError(f'guidance={guidance}: a number from 0, the text is not heard, over 1, as learned, to 10')
+    out = copy.copy(self)
+    out.text,out.guidance,out.context = text.strip() if isinstance(text, str) else text,guidance,None
+    if not out.text: return out
+    if self.words is None:
+        who = self.name or 'this generator'
+        raise ConfigError(f'the weights of {who} come without words: they cannot be told what to paint')
+    tokens,there = self.words.tokens([text])
+    out.context = dict(context=[tokens.to(self.device)], context_mask=[there.to(self.device)])
+    return out
+
+@patch
+def listen(self:PixelInpainter, n:int): # the denoiser for `n` pictures
+    if self.context is None or self.guidance==0: return self.denoise
+    told = {k: [v[0].expand(n, *v[0].shape[1:])] for k,v in self.context.items()}
+    return Guided(self.denoise, told, dict(context=None, context_mask=None), self.guidance)
 
 # %% ../nbs/07_inpaint.ipynb #3ffbf976
 def match_colours(
@@ -265,7 +327,7 @@ def fill_view(
     x,hole = small(view),(F.interpolate(alpha, (s,s), mode='area')>.02).float()
     shown = hole if also is None else torch.maximum(hole, (F.interpolate(window_tensor(also, win), (s,s), mode='area')>.1).float())
     there = lambda b: b and Box(*((o-p)*s/S for o,p in zip(b.astuple(), (win.left,win.top)*2)))
-    kw = {k: v for k,v in dict(seen=x, face=there(face), person=there(person)).items() if k in getattr(paint, 'wants', ())}
+    kw = {k: v for k,v in dict(seen=x, face=there(face), person=there(person)).items() if k in paint.requires}
     t = time.perf_counter()
     fill = paint(x, shown.expand(len(x),-1,-1,-1), seeds, steps, **kw)
     if timings is not None: timings['generator'] = timings.get('generator', 0)+time.perf_counter()-t
@@ -296,7 +358,7 @@ def fill_person(
     img:Tensor,        # (b,3,H,W) in [-1,1], the photo, once for each seed; changed in place
     mask:Tensor,       # (1,1,H,W) in [0,1], the person to replace
     box:Box,           # around the person
-    paint,             # an `Inpainter`, or anything else that has a `size` and paints (img, hole, seeds, steps) -> pictures; if its `wants` names 'seen', 'face' or 'person', it gets these as well
+    paint:Inpainter,   # gets of 'seen', 'face' and 'person' what it `requires`
     seed=0,            # one integer for each picture of the batch
     steps:int=5,       # of the generator
     edge:Edge=Edge(),
@@ -305,16 +367,19 @@ def fill_person(
     timings:dict=None, # the generator's seconds are added to its 'generator'
 )->Tensor:             # (1,1,H,W) where the photo was changed: the weight of the fill
     "Replace one person: head and shoulders if their face is seen, then what is left of them"
-    size,seeds = img.shape[:1:-1],[seed]*len(img) if np.ndim(seed)==0 else list(seed)
+    size = img.shape[:1:-1]
+    seeds = [seed]*len(img) if np.ndim(seed)==0 else list(seed)
     wide = wide_window(size, box, edge)
-    near = close_window(size, face) if face is not None and getattr(paint, 'close', False) else None
+    near = close_window(size, face) if face is not None and paint.close else None
     on = _Region(size, *(o for o in (wide,near) if o))
     part,head,keep = on.of(img),0,torch.zeros(1,1,on.b-on.t,on.r-on.l)
-    orig,common = part.clone(),dict(paint=paint, seeds=seeds, steps=steps, also=also, face=face, person=box, timings=timings)
+    orig = part.clone()
+    common = dict(paint=paint, seeds=seeds, steps=steps, also=also, face=face, person=box, timings=timings)
     if near:
         a,f = soft_alpha(window_tensor(mask, near), edge),feather(near, size)
         c = on.put(fill_view(img, a, near, **common), near)
-        keep,weight = on.put(f, near),on.put(a, near)
+        keep = on.put(f, near)
+        weight = on.put(a, near)
         part.copy_(torch.where(weight>0, torch.lerp(orig, c, weight), orig)) # for the wide view to see
         head = keep*weight
     body = soft_alpha(window_tensor(mask, wide), edge)
@@ -323,67 +388,123 @@ def fill_person(
     changed = head+rest
     delta = head*(c-orig) if near else 0
     if rest.amax()>.02: # the wide view is painted where the close one fades, and takes its colours from there
-        delta = delta+rest*(on.put(fill_view(img, torch.where(kept<1, body, 0), wide, **common, unknown=torch.where(kept<.1, body, 0)), wide)-orig)
+        left,unknown = torch.where(kept<1, body, 0),torch.where(kept<.1, body, 0)
+        delta = delta+rest*(on.put(fill_view(img, left, wide, **common, unknown=unknown), wide)-orig)
     else: changed = head
     part.copy_(torch.where(changed>0, (orig+delta).clamp_(-1,1), orig))
-    out = torch.zeros(1,1,*size[::-1]); on.of(out).copy_(changed)
+    out = torch.zeros(1,1,*size[::-1])
+    on.of(out).copy_(changed)
     return out
 
-# %% ../nbs/07_inpaint.ipynb #a55467de
-def head_mask(
-    mask:Tensor, # (1,1,H,W) in [0,1], a person
-    face:Box,    # their face, from brows to chin
-)->Tensor:       # (1,1,H,W): the mask of their head, hair included
-    "The part of a person's mask that is above the neck"
-    H,W = mask.shape[2:]
-    (x,y),w,h = face.center,face.width,face.height
-    down = ((face.bottom+.3*h-torch.arange(H)-.5)/(.25*h)).clamp(0,1)         # 1 down to just below the chin, 0 a quarter of a face lower
-    side = ((1.15*w-(torch.arange(W)+.5-x).abs())/(.2*w)).clamp(0,1)
-    return mask*down[:,None]*side[None]
+# %% ../nbs/07_inpaint.ipynb #b891da3e
+LEFT = 'left as is' # a note that ends so says that nothing was done
+
+@dataclass
+class Plan:
+    "Who is to be painted, one entry a person, left to right"
+    people:list # of `Person`
+    faces:list  # of `Face`, None for those who show none
+    seeds:list  # for each person an integer for each picture
+    notes:list  # '' for those who are to be painted, else why not, ending in 'left as is'
+
+    @property
+    def todo(self)->list: # indices of the people to paint, small ones (far away) first
+        return sorted((i for i,o in enumerate(self.notes) if not o), key=lambda i: self.people[i].box.area)
+
+    def mask(self, which=None)->Tensor: # (1,1,H,W), of the people with these indices; None for those to paint
+        masks = [self.people[i].mask for i in (self.todo if which is None else which)]
+        out = torch.zeros_like(self.people[0].mask)
+        for m in masks: torch.maximum(out, m, out=out)
+        return out
+
+# %% ../nbs/07_inpaint.ipynb #61b3aaa3
+@dataclass
+class Painted:
+    "What became of a photo"
+    image:Tensor   # (b,3,H,W) in [-1,1], a picture for each seed
+    changed:Tensor # (1,1,H,W) weight of what was painted; where it is 0 the photo's pixels are untouched
+    done:list      # what was done, a sentence for each person of the plan
+    timings:dict=field(default_factory=dict) # seconds of parts of the work, such as 'generator'
+
+# %% ../nbs/07_inpaint.ipynb #89aec96e
+@patch
+def paint(self:Inpainter,
+    img:Tensor, # (b,3,H,W) in [-1,1], the photo, once for each picture wanted
+    plan:Plan,
+    seeds,      # one integer a picture; the plan has those for each person
+    cfg,        # a `ReplaceCfg`: `steps` and `edge` are used here
+)->Painted:
+    "Paint everybody who is in the plan"
+    x,T = img.clone(),{}
+    changed = torch.zeros(1,1,*img.shape[2:])
+    rest = plan.mask() if len(plan.todo)>1 else None
+    for i in plan.todo:
+        p,face = plan.people[i],plan.faces[i]
+        if rest is not None: rest = (rest-p.mask).clamp_(min=0)
+        how = dict(face=face and face.box, also=rest, timings=T)
+        torch.maximum(changed, fill_person(x, p.mask, p.box, self, plan.seeds[i], cfg.steps, cfg.edge, **how), out=changed)
+    return Painted(x, changed, [o or self.deed for o in plan.notes], T)
 
 # %% ../nbs/07_inpaint.ipynb #2ec57544
-class BestOf:
+class BestOf(Inpainter):
     "Paints a head several times and keeps the one with the surest face"
     def __init__(self,
-        paint,       # of head and shoulders, such as an `Inpainter`
-        tries:int=4, # how often each
-        net=None,    # a `FaceNet`; None for the one that ships
+        inner:Inpainter, # of head and shoulders, such as a `PixelInpainter`
+        tries:int=4,     # how often each
+        net=None,        # a `FaceNet`; None for the one that ships
     ):
-        if not isinstance(tries, (int, np.integer)) or not 1<=tries<=16: raise ConfigError(f'tries={tries!r}: paint each head 1 to 16 times')
-        self.paint,self.tries,self.net = paint,int(tries),net
-        self.size,self.close,self.name,self.text = paint.size,getattr(paint, 'close', False),getattr(paint, 'name', ''),getattr(paint, 'text', '')
-        self.asks = tuple(getattr(paint, 'wants', ()))
-        self.wants = (*self.asks, *({'face'}-{*self.asks}))
+        check_tries(tries)
+        self.inner,self.tries,self.net = inner,int(tries),net
+        for k in ('size','close','name','mode','deed','text','strength'): setattr(self, k, getattr(inner, k))
+        self.requires = (*inner.requires, *({'face'}-{*inner.requires}))
+
+    def with_prompt(self, text, guidance=2.): return BestOf(self.inner.with_prompt(text, guidance), self.tries, self.net)
+    def with_strength(self, strength): return BestOf(self.inner.with_strength(strength), self.tries, self.net)
 
     def __call__(self,
         img:Tensor,    # (b,3,s,s) in [-1,1]
         hole:Tensor,   # (b,1,s,s)
-        seeds,         # one integer a picture: the first of its tries is painted with it, the others with numbers drawn from it
+        seeds,         # one integer a picture: its first try is painted with it, the others with numbers drawn from it
         steps:int=5,
         face:Box=None, # of the old person
-        **seen         # what else the painter wants
+        **seen         # what else the inner one requires
     )->Tensor:         # (b,3,s,s)
         "Paint"
-        if 'face' in self.asks: seen['face'] = face
-        k = self.tries if self.close and face is not None and self.heads(hole, face) else 1
-        if k==1: return self.paint(img, hole, seeds, steps, **seen)
-        more = [s for o in seeds for s in (o, *(int(np.random.SeedSequence([int(o), j]).generate_state(1)[0]) for j in range(1, k)))]
-        again = lambda t: t.repeat_interleave(k, 0) if isinstance(t, Tensor) and len(t)==len(img) else t
-        img,hole,seen = again(img),again(hole),{n: again(v) for n,v in seen.items()}
-        made = torch.cat([self.paint(img[i:i+64], hole[i:i+64], more[i:i+64], steps, **{n: v[i:i+64] if isinstance(v, Tensor) else v for n,v in seen.items()}) for i in range(0, len(img), 64)])
-        sure = face_logit(torch.where(hole>0, made, img), face, self.net).view(-1,k)
+        if 'face' in self.inner.requires: seen['face'] = face
+        k = self.tries if self.close and face is not None and self.shows_head(hole, face) else 1
+        if k==1: return self.inner(img, hole, seeds, steps, **seen)
+        again = lambda t: t.repeat_interleave(k, 0) if isinstance(t, Tensor) and len(t)==len(hole) else t
+        many = [again(img), again(hole), [s for o in seeds for s in _more_seeds(o, k)]]
+        made = self._in_parts(*many, steps, {n: again(v) for n,v in seen.items()})
+        sure = face_logit(torch.where(many[1]>0, made, many[0]), face, self.net).view(-1,k)
         return made[sure.argmax(1)+torch.arange(len(sure))*k]
 
-    def heads(self, hole, face): # a close view, whose face is in the hole
+    def _in_parts(self, img, hole, seeds, steps, seen, bs=64):
+        part = lambda v, i: v[i:i+bs] if isinstance(v, Tensor) else v
+        one = lambda i: self.inner(img[i:i+bs], hole[i:i+bs], seeds[i:i+bs], steps, **{n: part(v, i) for n,v in seen.items()})
+        return torch.cat([one(i) for i in range(0, len(img), bs)])
+
+    def shows_head(self, hole, face): # a close view, whose face is in the hole
         (x,y),s = face.center,hole.shape[-1]
         return face.height>.2*s and 0<=x<s and 0<=y<s and hole[0,0,int(y),int(x)]>0
 
+def check_tries(n):
+    "A `ConfigError` for what is no number of tries"
+    if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or not 1<=n<=16:
+        raise ConfigError(f'tries={n!r}: paint each head 1 to 16 times')
+
+def _more_seeds(seed, k): # the seed itself, and others drawn from it
+    return [seed, *(int(np.random.SeedSequence([int(seed), j]).generate_state(1)[0]) for j in range(1, k))]
+
 # %% ../nbs/07_inpaint.ipynb #0d7ed712
-class Classical:
+class Classical(Inpainter):
     "Fill holes by continuing the surroundings smoothly: no person appears"
-    size,name = 64,'classical'
+    size,name,mode,deed = 64,'classical','classical','removed'
     def __call__(self, img, hole, seeds=None, steps=None):
-        if (hole.flatten(1).min(1).values>.5).any(): raise ConfigError('the hole leaves nothing to continue: the classical fill needs some of the photo')
+        if (hole.flatten(1).min(1).values>.5).any():
+            raise ConfigError('the hole leaves nothing to continue: the classical fill needs some of the photo')
         from skimage.restoration import inpaint_biharmonic
-        f = lambda x,m: inpaint_biharmonic(x.permute(1,2,0).numpy().astype(float), m[0].numpy()>.5, channel_axis=-1)
-        return torch.stack([torch.from_numpy(f(x,m)).permute(2,0,1).float() for x,m in zip(img, hole)]).clamp(-1,1)
+        def one(x, m):
+            x = x.permute(1,2,0).numpy().astype(float)
+            return torch.from_numpy(inpaint_biharmonic(x, m[0].numpy()>.5, channel_axis=-1)).permute(2,0,1).float()
+        return torch.stack([one(x, m) for x,m in zip(img, hole)]).clamp(-1,1)
