@@ -129,7 +129,7 @@ def above(
     hole:Tensor, # (1,s,s) the person of a close view
     rng,         # numpy's
 )->Tensor:       # (1,s,s) without what is below the chin, or below the collar
-    "A hole that ends above the clothes: in a close view the chin is at three fifths, and `head_mask` ends at seven tenths"
+    "A hole that ends above the clothes: in a close view the chin is at three fifths, and a head ends at seven tenths"
     out = hole.clone()
     out[0,int(hole.shape[1]*rng.uniform(.6,.85)):] = 0
     return out if out.mean()>.02 else hole

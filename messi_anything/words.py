@@ -16,22 +16,24 @@ from .captions import split_words, phrase_book
 from .training import make_folder, pick_device
 from .text import check_text
 from .consistency import SeededNoise
-from .inpaint import Inpainter, STEPS, hole_condition, start_levels, window_tensor, close_window, wide_window, feather, soft_alpha, head_mask, Edge
+from .inpaint import (PixelInpainter, LEFT, STEPS, Edge, hole_condition, start_levels, window_tensor,
+                                    close_window, wide_window, feather, soft_alpha)
 from .augment import grow
 from .segment import from_mask, check_choice, choice
 from .recipe import Views
-from .pipeline import Result, _inpainter, _segmenter, _faces_of, _whole_seed, example_photo
+from .pipeline import (Result, example_photo, faces_of, in_words, load_inpainter, load_segmenter,
+                                     whole_seed)
 
 # %% auto #0
-__all__ = ['JUDGED', 'listener', 'vocabulary', 'whom', 'Pictures', 'generate', 'paint_text', 'difference_edit', 'head_region',
-           'edit_region', 'Edited', 'edit', 'direction_loss', 'optimise_noise', 'CLIPEyes', 'clip_generate',
-           'judged_facts', 'Judge', 'train_judge', 'judge_crops', 'judge_accuracy', 'asked', 'hit_rate', 'edit_rate',
-           'attribute_place', 'messi_words', 'messi_edit', 'main_words', 'main_edit']
+__all__ = ['JUDGED', 'listener', 'vocabulary', 'whom', 'Pictures', 'generate', 'paint_text', 'difference_edit', 'head_mask',
+           'head_region', 'edit_region', 'Edited', 'edit', 'direction_loss', 'optimise_noise', 'CLIPEyes',
+           'clip_generate', 'judged_facts', 'Judge', 'train_judge', 'judge_crops', 'judge_accuracy', 'asked',
+           'hit_rate', 'edit_rate', 'attribute_place', 'messi_words', 'messi_edit', 'main_words', 'main_edit']
 
 # %% ../nbs/11_words.ipynb #a9890237
-def listener(target, device='cpu')->Inpainter: # a name, folder or hub id, or an `Inpainter`
+def listener(target, device='cpu')->PixelInpainter: # a name, folder or hub id, or a `PixelInpainter`
     "A generator that knows words"
-    paint = target if isinstance(target, Inpainter) else _inpainter(str(target), pick_device(device))
+    paint = target if isinstance(target, PixelInpainter) else load_inpainter(target, device=device)
     if getattr(paint, 'words', None) is None: raise ConfigError(f'{getattr(paint, "name", target)!r} has not learned any words: choose another target (`messi_targets list`), or train one with words')
     return paint
 
@@ -42,7 +44,7 @@ def vocabulary(target='messi')->dict: # kind -> phrases
     return {k: [o for o in v if set(split_words(o))<=known] for k,v in phrase_book(paint.name or 'messi').items()}
 
 # %% ../nbs/11_words.ipynb #dd3a2e4a
-def whom(text:str, paint:Inpainter): # a label, or None for anybody
+def whom(text:str, paint:PixelInpainter): # a label, or None for anybody
     "Whom a text speaks of"
     w = set(split_words(text))
     if not w: return None
@@ -69,24 +71,24 @@ def generate(
     seed=0,              # a whole number; the same seed gives the same picture
     steps:int=5,         # of the generator, 1 to 6
     guidance:float=2.,   # how strictly the text is followed: 1 as learned
-    target='messi',      # a name, folder or hub id, or an `Inpainter`
+    target='messi',      # a name, folder or hub id, or a `PixelInpainter`
     device:str=None,     # 'cpu', 'cuda', 'mps'; None for the fastest there is
 )->Pictures:             # RGB, of the generator's own size
     "Pictures from a description"
     if not isinstance(n, (int,np.integer)) or not 1<=n<=256: raise ConfigError(f'n={n!r}: give a number of pictures from 1 to 256')
-    paint,text,seed = listener(target, device),check_text(text),_whole_seed(seed)
+    paint,text,seed = listener(target, device),check_text(text),whole_seed(seed)
     out = Pictures(to_pil(o) for o in paint_text(paint, text, range(seed, seed+n), steps, guidance))
     out.text,out.seed,out.target = text,seed,paint.name
     return out
 
 def paint_text(
-    paint:Inpainter,
+    paint:PixelInpainter,
     text:str, seeds, steps:int=5, guidance:float=2.,
     bs:int=16, # pictures at once
 )->Tensor:     # (n,3,s,s) in [-1,1]
     "Pictures from a description, as tensors"
-    told = paint.told(text, guidance)
-    told.label,told.strength,told.wants = whom(text, paint),1.,()
+    told = paint.with_prompt(text, guidance)
+    told.label,told.strength,told.requires = whom(text, paint),1.,()
     s,seeds = paint.size,list(seeds)
     return torch.cat([told(torch.zeros(len(k),3,s,s), torch.ones(len(k),1,s,s), k, steps) for k in (seeds[i:i+bs] for i in range(0, len(seeds), bs))])
 
@@ -106,6 +108,18 @@ def difference_edit(
         noise = s*draw.randn(*x.shape[1:], device=x.device)
         z = x+target(z+noise, s, **kw)-source(x+noise, s, **kw)
     return z
+
+# %% ../nbs/11_words.ipynb #ce5a170c
+def head_mask(
+    mask:Tensor, # (1,1,H,W) in [0,1], a person
+    face:Box,    # their face, from brows to chin
+)->Tensor:       # (1,1,H,W): the mask of their head, hair included
+    "The part of a person's mask that is above the neck"
+    H,W = mask.shape[2:]
+    (x,y),w,h = face.center,face.width,face.height
+    down = ((face.bottom+.3*h-torch.arange(H)-.5)/(.25*h)).clamp(0,1) # 1 down to just below the chin, 0 a quarter of a face lower
+    side = ((1.15*w-(torch.arange(W)+.5-x).abs())/(.2*w)).clamp(0,1)
+    return mask*down[:,None]*side[None]
 
 # %% ../nbs/11_words.ipynb #dff87e37
 def head_region(
@@ -160,17 +174,21 @@ class Edited(Result):
     "A photo that was changed from two descriptions"
     where:str='person'
     @property
-    def note(self)->str: return f'{self.text}; changed on {(self.changed>.02).float().mean():.1%} of the photo' if self.people else 'nobody found: the photo is unchanged'
+    def note(self)->str:
+        if not self.people: return 'nobody found: the photo is unchanged'
+        if not self.replaced: return in_words(self.done)
+        return f'{self.text}; changed on {(self.changed>.02).float().mean():.1%} of the photo'
     def __repr__(self): return f'Edited({self.note}; {self.image.width}x{self.image.height}, seed {self.seed})'
 
 @patch
 def provenance(self:Edited)->dict: # strings, for the file's metadata
-    return dict(target=self.target, seed=str(self.seed), steps=str(self.steps), mask_source=self.source, mode='edit', text=self.text, strength=f'{self.strength:g}')
+    return dict(target=self.target, seed=str(self.seed), steps=str(self.steps), mask_source=self.source, mode='edit',
+                done='; '.join(self.done), text=self.text, strength=f'{self.strength:g}')
 
 # %% ../nbs/11_words.ipynb #d83edf1b
 def _told(paint, text, guidance, who): # a painter for one of the two descriptions
     w = set(split_words(text))
-    p = paint.told(text, guidance)
+    p = paint.with_prompt(text, guidance)
     if w & set(split_words(paint.name)) or (who and who==paint.name): p.label = paint.label
     else: p.label = 0 if w & {'somebody','someone','another'} and paint.net.cfg.classes else None # whoever the photo shows
     return p
@@ -193,42 +211,53 @@ def edit(
     guidance:float=2.,   # how strictly the target's words are followed
     steps:int=5,         # 1 to 6
     seed=0,              # a whole number; the same seed gives the same picture
-    generator='messi',   # who paints: a target's name, folder or hub id, or an `Inpainter`
+    generator='messi',   # who paints: a target's name, folder or hub id, or a `PixelInpainter`
     who:str='',          # the generator's own name, when the photo shows its target
     people='all',        # which of the people, as for `replace`
     device:str=None, segmenter='segment-tiny',
 )->Edited:
     "Change a photo from what it shows to what it should show"
-    paint,dev = listener(generator, device),pick_device(device)
-    source,target,seed = check_text(source),check_text(target),_whole_seed(seed)
+    paint = listener(generator, device)
+    source,target,seed = check_text(source),check_text(target),whole_seed(seed)
     if not target: raise ConfigError('the second description is empty: say what the photo should show')
     if steps not in STEPS: raise ConfigError(f'steps={steps}: choose one of {", ".join(map(str, STEPS))}')
     img = load_image(photo)
     sigmas = start_levels(STEPS[steps], strength)
     if isinstance(where, str) and where in ('face','person'):
         check_choice(people)
-        find = segmenter if callable(segmenter) else _segmenter(str(segmenter), dev)
+        find = segmenter if callable(segmenter) else load_segmenter(segmenter, device)
         found = find(img)
         if found.people: found = found.select(people)
     else: found = from_mask(load_mask(where, img.size)); where = 'mask'
     a,b = _told(paint, source, 1., who),_told(paint, target, guidance, who)
     x = to_tensor(img)
-    region,changed = _edit_people(x, img, found, where, paint, a, b, seed, sigmas)
-    return Edited(to_pil(x) if found.people else img, img, region, changed, found.people, paint.name, seed, steps, found.source, {}, 'edit', float(strength), f'{source or "(nothing said)"} -> {target}', where)
+    region,changed,done = _edit_people(x, img, found, where, paint, a, b, seed, sigmas)
+    about = dict(target=paint.name, seed=seed, steps=steps, source=found.source, timings={}, mode='edit',
+                 strength=float(strength), text=f'{source or "(nothing said)"} -> {target}', where=where)
+    return Edited(to_pil(x) if found.people else img, img, region, changed, found.people, done, **about)
 
 # %% ../nbs/11_words.ipynb #051cee0f
-def _edit_people(x, img, found, where, paint, a, b, seed, sigmas): # -> region, changed; changes x
-    faces = _faces_of(img, found) if found.people and where!='mask' else [None]*len(found.people)
-    if where=='face' and found.people and not any(faces): raise DataError("no face is seen in this photo: say where='person', or give a mask of what to change")
-    region,changed,size = torch.zeros(1,1,*img.size[::-1]),torch.zeros(1,1,*img.size[::-1]),img.size
+def _edit_people(x, img, found, where, paint, a, b, seed, sigmas): # -> region, changed, what was done; changes x
+    faces = faces_of(img, found) if found.people and where!='mask' else [None]*len(found.people)
+    if where=='face' and found.people and not any(faces):
+        raise DataError("no face is seen in this photo: say where='person', or give a mask of what to change")
+    size,edge,done = img.size,Edge(margin=.02),[]
+    region,changed = torch.zeros(1,1,*size[::-1]),torch.zeros(1,1,*size[::-1])
     for i,(p,f) in enumerate(zip(found.people, faces)):
-        if where=='face' and f is None: continue
-        mine = p.mask if where=='mask' else head_region(p.mask, f) if where=='face' else torch.maximum(p.mask, head_region(p.mask, f)) if f else p.mask
+        face = f and f.box
+        done.append('edited' if where!='face' or face else f'no face seen: {LEFT}')
+        if done[-1]!='edited': continue
+        mine = _edit_mask(p.mask, face, where)
         own = [int(np.random.SeedSequence([seed, i]).generate_state(1)[0])]
         torch.maximum(region, mine, out=region)
-        edge = Edge(margin=.02)
-        torch.maximum(changed, edit_region(x, mine, _edit_windows(size, p.box, f, where, edge), paint, a, b, own, sigmas, edge), out=changed)
-    return region, changed
+        windows = _edit_windows(size, p.box, face, where, edge)
+        torch.maximum(changed, edit_region(x, mine, windows, paint, a, b, own, sigmas, edge), out=changed)
+    return region, changed, done
+
+def _edit_mask(mask, face, where): # (1,1,H,W) where a person may change
+    if where=='mask' or face is None: return mask
+    head = head_region(mask, face)
+    return head if where=='face' else torch.maximum(mask, head)
 
 # %% ../nbs/11_words.ipynb #bc86d44f
 def direction_loss(
@@ -291,7 +320,7 @@ def clip_generate(
     steps:int=60, lr:float=.05, **kw # see `optimise_noise`
 ):                          # pictures before (b,3,s,s), after, and the loss after each step
     "Pictures of one call of the generator, moved from one description towards another"
-    paint = generator if isinstance(generator, Inpainter) else _inpainter(str(generator), pick_device(device))
+    paint = generator if isinstance(generator, PixelInpainter) else load_inpainter(generator, device=device)
     b,s = len(list(seeds)),paint.size
     cond = hole_condition(torch.zeros(b,3,s,s), torch.ones(b,1,s,s)).to(paint.device)
     label = None if paint.label is None else torch.full((b,), paint.label, device=paint.device)
@@ -384,7 +413,7 @@ def asked(text:str)->dict: # attribute -> answer
 
 @torch.no_grad()
 def hit_rate(
-    paint:Inpainter, judge:Judge,
+    paint:PixelInpainter, judge:Judge,
     text:str,
     guidance:float=2., # 0 for pictures that are not told anything, as a base line
     n:int=64, steps:int=5, seed:int=1000,
@@ -396,7 +425,7 @@ def hit_rate(
 # %% ../nbs/11_words.ipynb #866887c4
 @torch.no_grad()
 def edit_rate(
-    paint:Inpainter, judge:Judge,
+    paint:PixelInpainter, judge:Judge,
     views:Views,       # bare close views of people
     source:str, target:str, # descriptions
     strength:float=1., guidance:float=2., steps:int=5,
