@@ -5,7 +5,7 @@
 # %% ../nbs/03a_faces.ipynb #3a85e9a9
 from __future__ import annotations
 import csv, functools, importlib, importlib.util, math, time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
 from torch import nn, Tensor
@@ -13,12 +13,13 @@ from fastcore.basics import patch
 from PIL import Image
 from .images import Box, ConfigError, DataError, ImageError, atomic_path, load_image, crop, to_tensor
 from .augment import landmark_names, warp, recolour
+from .landmarks import N_POINTS, HeadPose, Windows, align, angles, find_landmarks, landmark_net, six_points, windows_of
 from .training import Pretrained, find_weights
 
 # %% auto #0
 __all__ = ['LANDMARKS', 'MIRROR', 'BACKENDS', 'Face', 'write_face_table', 'read_face_table', 'draw_faces', 'FaceCfg', 'FaceNet',
-           'Windows', 'cascade_candidates', 'FaceFinder', 'find_faces', 'face_net', 'face_logit', 'FaceCrops',
-           'pack_faces', 'FaceSet', 'spoil', 'FaceLoss', 'other_windows', 'score_faces']
+           'cascade_candidates', 'FaceFinder', 'with_mesh', 'read_landmarks', 'find_faces', 'face_net', 'face_logit',
+           'FaceCrops', 'pack_faces', 'FaceSet', 'spoil', 'FaceLoss', 'other_windows', 'score_faces']
 
 # %% ../nbs/03a_faces.ipynb #dcc8cbd7
 LANDMARKS = landmark_names # right eye, left eye, nose, mouth, right ear, left ear
@@ -30,7 +31,11 @@ class Face:
     "A face in a photo; right and left are the person's own, so the right eye of somebody who looks at us is on the left of the picture"
     box:Box                   # a square from brows to chin, pixels of the photo
     score:float=1.            # how face-like it is, in [0,1]
-    landmarks:np.ndarray=None # (6,2) x and y in pixels of the photo, in the order of `LANDMARKS`; None where not known
+    landmarks:np.ndarray=None # (6,2) x and y in pixels of the photo, in the order of `LANDMARKS`; those of the mesh where there is one, None where not known
+    mesh:np.ndarray=None      # (478,2) x and y in pixels of the photo, in the topology of `messi_anything.landmarks`; None where not known
+    depth:np.ndarray=None     # (478,) on the same scale, 0 in the mean, smaller is nearer
+    def __post_init__(self):
+        if self.mesh is not None: object.__setattr__(self, 'landmarks', six_points(np.asarray(self.mesh)[None])[0])
 
     @property
     def eyes(self)->float: # pixels; the field's unit for landmark errors
@@ -41,6 +46,16 @@ class Face:
         "How far the line from the right eye to the left one is turned, clockwise on the screen"
         x,y = self._marks()[1]-self._marks()[0]
         return math.atan2(y, x)
+    @property
+    def pose(self)->HeadPose: # yaw, pitch, roll in degrees; yaw positive to the image's right, pitch down
+        "How the head is turned, from the mesh"
+        if self.mesh is None or self.depth is None: raise DataError(f'{self} has no mesh: find it with `read_landmarks`')
+        points = torch.from_numpy(np.concatenate([self.mesh, self.depth[:,None]], 1)).float()
+        return HeadPose(*(round(o, 1) for o in angles(align(points[None], landmark_net().mean)[1])[0].tolist()))
+    def moved(self, dx:float, dy:float)->Face:
+        "The same face in a picture whose corner lies elsewhere: all its pixels move by `dx`, `dy`"
+        shift = lambda p: None if p is None else np.asarray(p)+[dx,dy]
+        return replace(self, box=self.box.moved(dx, dy), landmarks=shift(self.landmarks), mesh=shift(self.mesh))
     def _marks(self):
         if self.landmarks is None: raise DataError(f'{self} has no landmarks: find the face with `find_faces`')
         return self.landmarks
@@ -133,35 +148,6 @@ class FaceNet(nn.Module, Pretrained):
         at = torch.linspace(-1.2, 1.2, f.shape[-1], device=x.device)      # the maps reach a little beyond the window
         marks = torch.stack([(p.sum(2)*at).sum(2), (p.sum(3)*at).sum(2)], 2) # (b,6,2)
         return torch.cat([self.face(c).float(), marks.flatten(1)], 1)
-
-# %% ../nbs/03a_faces.ipynb #b108540a
-class Windows:
-    "Cut many square windows, turned if need be, out of one photo; large ones from a smaller copy, so that nothing is skipped over"
-    def __init__(self,
-        img:Image.Image,
-        size:int=64, # side of what comes out
-    ):
-        self.size,self.levels = size,[to_tensor(img)]
-        while min(self.levels[-1].shape[2:])>=2*size: self.levels.append(F.avg_pool2d(self.levels[-1], 2))
-
-    def points(self, windows, uv): # (n,4) centre x, y, side, angle; (n,k,2) in half sides from the centre -> (n,k,2) pixels of the photo
-        c,n = windows[:,3:].cos(),windows[:,3:].sin()
-        u,v = uv[...,0],uv[...,1]
-        return windows[:,None,:2]+windows[:,2,None,None]/2*torch.stack([u*c-v*n, u*n+v*c], -1)
-
-    def __call__(self,
-        windows:Tensor, # (n,4): centre x and y, side, all in pixels; angle in radians, clockwise on the screen
-    )->Tensor:          # (n,3,size,size) in [-1,1]; border pixels repeated beyond the photo
-        out = torch.empty(len(windows), 3, self.size, self.size)
-        g = (torch.arange(self.size)+.5)/self.size*2-1
-        uv = torch.stack(torch.meshgrid(g, g, indexing='xy'), -1).reshape(1,-1,2)
-        level = (windows[:,2]/self.size).log2().floor().clamp(0, len(self.levels)-1).long()
-        for l in level.unique().tolist():
-            x,i = self.levels[l],(level==l).nonzero()[:,0]
-            at = self.points(windows[i], uv.expand(len(i),-1,-1))/2**l
-            at = at*2/torch.tensor([x.shape[3],x.shape[2]])-1
-            out[i] = F.grid_sample(x, at.reshape(1,-1,self.size,2), padding_mode='border', align_corners=False).reshape(3,len(i),self.size,self.size).transpose(0,1)
-        return out
 
 # %% ../nbs/03a_faces.ipynb #a6b34092
 @functools.lru_cache(1)
@@ -273,6 +259,41 @@ def _best(logit, boxes, least, overlap=.35): # indices of those above `least` th
         if not keep or _overlap(boxes[keep], boxes[i]).max()<overlap: keep.append(i)
     return keep
 
+# %% ../nbs/03a_faces.ipynb #152e0523
+def with_mesh(
+    photo,      # anything `load_image` reads
+    faces:list, # of `Face`
+)->list:        # of `Face`, in the same order
+    "Faces with their dense landmarks; those that lean are looked at as they lie"
+    if not faces: return []
+    lean = [0. if f.landmarks is None else f.roll for f in faces]
+    points,_ = find_landmarks(Windows(load_image(photo), landmark_net().cfg.size), windows_of([f.box for f in faces], lean))
+    return [replace(f, mesh=p[:,:2].double().numpy(), depth=p[:,2].double().numpy()) for f,p in zip(faces, points)]
+
+# %% ../nbs/03a_faces.ipynb #e8593227
+_leans = 0., .7, -.7 # radians in which a face is looked for first
+
+def read_landmarks(
+    photo,        # anything `load_image` reads
+    boxes:list,   # of `Box`, (left, top, right, bottom) or `Face`: squares from brows to chin, in pixels of the photo
+)->list:          # of `Face`, one for each box; its score is low where no face is in the box
+    "The dense landmarks of faces whose places are known, which may lean by up to 60 degrees"
+    img,net = load_image(photo),landmark_net()
+    boxes = [getattr(b, 'box', b) for b in boxes]
+    if not boxes: return []
+    look = Windows(img, net.cfg.size)
+    for i,b in enumerate(boxes):
+        w = windows_of([b])[0]
+        if not (0<=w[0]<=img.width and 0<=w[1]<=img.height): raise DataError(f'box {i} lies beside the photo of {img.width}x{img.height}')
+    tries = torch.cat([windows_of(boxes, a) for a in _leans])                # (leans*n,4)
+    sure = find_landmarks(look, tries, net, 1)[1].view(len(_leans), -1)
+    best = sure.argmax(0)*len(boxes)+torch.arange(len(boxes))
+    points,logit = find_landmarks(look, tries[best], net)
+    def face(p, l, b):
+        b = b if isinstance(b, Box) else Box(*map(float, b))
+        return Face(b, round(float(l.sigmoid()), 3), None, p[:,:2].double().numpy(), p[:,2].double().numpy())
+    return [face(*o) for o in zip(points, logit, boxes)]
+
 # %% ../nbs/03a_faces.ipynb #bb2315e1
 BACKENDS = ('cascade', 'mediapipe')
 
@@ -281,9 +302,11 @@ def find_faces(
     backend:str='cascade', # 'cascade' needs nothing more; 'mediapipe' is better at profiles and far faces, and wants `pip install "messi-anything[faces]"`
     score:float=None,      # lowest score of a face; None for the backend's own choice (0.95 and 0.5: their scores mean different things)
 )->list:                   # of `Face`, largest first
-    "The faces of a photo"
+    "The faces of a photo, each with its mesh of landmarks"
     if backend not in BACKENDS: raise ConfigError(f'no backend called {backend!r} for finding faces: there are {", ".join(BACKENDS)}')
-    return _mediapipe_faces(load_image(photo), .5 if score is None else score) if backend=='mediapipe' else _finder(.95 if score is None else score)(photo)
+    img = load_image(photo)
+    found = _mediapipe_faces(img, .5 if score is None else score) if backend=='mediapipe' else _finder(.95 if score is None else score)(img)
+    return with_mesh(img, found)
 
 @functools.lru_cache(2)
 def _finder(score): return FaceFinder.from_pretrained(score=score)

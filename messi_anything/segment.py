@@ -726,7 +726,7 @@ def faces_within(
     "Look for faces in a part of a photo only: quicker, and small faces are larger there"
     l,t,r,b = (min(max(0, round(o)), n) for o,n in zip(box.astuple(), img.size*2))
     if min(r-l, b-t)<1: return []
-    there = lambda f: replace(f, box=f.box.moved(l, t), landmarks=None if f.landmarks is None else f.landmarks+[l,t])
+    there = lambda f: f.moved(l, t)
     return [there(f) for f in find(img.crop((l,t,r,b)))]
 
 @lru_cache(1)
