@@ -22,7 +22,7 @@ from .segment import Segmenter, bootstrap
 from .unet import UNet, UNetCfg
 from .text import Worded, read_words, save_words
 from .consistency import Denoiser
-from .inpaint import Inpainter, Classical, match_colours, read_target
+from .inpaint import PixelInpainter, Classical, match_colours, read_target
 from .recipe import (ROOM, FillLoss, HoleSet, RecipeCfg, Views, close_frame, drawn_shares, pack_views, recipe_cfg, recipe_net, stage_loss, stages, train_generator)
 from .fid import frechet_rows, jackknife, kid, nearest_train, offline
 from .pipeline import replace as replace_people
@@ -179,7 +179,7 @@ class HeldOut:
         net = net.to(self.device)
         on = lambda b: {k: v.to(self.device) for k,v in b.items()}
         with precision(self.device): out = {k: sum(self.loss(net, on(b)).item()*len(b['label']) for b in bs)/sum(len(b['label']) for b in bs) for k,bs in self.batches.items()}
-        fills = self.ext(paint_holes(Inpainter(net, 1, device=self.device), self.x, self.hole, self.seed, self.steps))
+        fills = self.ext(paint_holes(PixelInpainter(net, 1, device=self.device), self.x, self.hole, self.seed, self.steps))
         d = kid(self.real, fills)[0]
         return out if math.isnan(d) else {**out, 'distance': 1000*d}
 
@@ -363,7 +363,7 @@ def _card_warnings(n, m, n_others, steps):
     return out
 
 def target_card(
-    after,                # the target's painter, an `Inpainter`
+    after,                # the target's painter, a `PixelInpainter`
     held_out:Views,       # views of the target that were kept apart
     train:Views,          # views of the target that were learned from
     others:Views=None,    # views of other people, kept apart as well
@@ -928,7 +928,7 @@ def _finish(fit, after, net, base, sets, cfg, task, preset, device, seed, find, 
     card = Card.load(f) if f.exists() else None
     if card is None or card.about.get('weights')!=mark:
         close = bool(sets.train.close.any())
-        paint = lambda n,label: Inpainter(n, label, fit.name if label else 'base', device, close=close)
+        paint = lambda n,label: PixelInpainter(n, label, fit.name if label else 'base', device, close=close)
         card = target_card(paint(after, 1), sets.held_out, mine, sets.others, paint(net, 1), task, seed=seed, find=find, progress=progress, most=8 if preset=='smoke' else 64)
         card.about.update(weights=mark, photos={k: v for k,v in sets.photos.items() if k!='why'})
         card.save(f)
@@ -970,7 +970,7 @@ def unmask(
         faces = [f for f in find(img) if f.landmarks is not None]
         if not faces: raise ImageError('no face with landmarks was found in the photo: give the place of the medical mask as mask=')
         mask = torch.stack([wear_mask(img, f.landmarks)[1] for f in faces]).amax(0)
-    return replace_people(img, target, seed, steps, mask=mask, device=device)
+    return replace_people(img, target, seed=seed, steps=steps, mask=mask, device=device)
 
 # %% ../nbs/10_customize.ipynb #3d402233
 def messi_customize(

@@ -866,8 +866,8 @@ def target_samples(
     "Pictures that a target's generator paints from nothing"
     paint = target
     if isinstance(target,(str,Path)):
-        from messi_anything.inpaint import Inpainter
-        paint = Inpainter.from_pretrained(target, device=device)
+        from messi_anything.inpaint import PixelInpainter
+        paint = PixelInpainter.from_pretrained(target, device=device)
     s = paint.size
     def draw(seeds): return paint(torch.zeros(len(seeds),3,s,s), torch.ones(len(seeds),1,s,s), seeds, steps=steps)
     net = getattr(paint,'net',None)

@@ -22,7 +22,8 @@ from .consistency import Denoiser, Guided, SeededNoise, sample_consistency
 # %% auto #0
 __all__ = ['STEPS', 'LEFT', 'hole_condition', 'Inpainter', 'start_levels', 'PixelInpainter', 'read_target', 'match_colours',
            'Edge', 'soft_alpha', 'window_tensor', 'wide_window', 'close_window', 'feather', 'noise_level',
-           'match_grain', 'fill_view', 'fill_person', 'Plan', 'Painted', 'BestOf', 'check_tries', 'Classical']
+           'match_grain', 'fill_view', 'fill_person', 'Plan', 'Painted', 'Wrapper', 'BestOf', 'check_tries',
+           'Classical']
 
 # %% ../nbs/07_inpaint.ipynb #6914c1cd
 def hole_condition(
@@ -52,6 +53,9 @@ class Inpainter:
     )->Tensor:       # (b,3,size,size) in [-1,1]
         "Fill small pictures"
         raise NotImplementedError(f'{type(self).__name__} fills no small pictures')
+
+    @property
+    def whole_photos(self)->bool: return type(self).paint is not Inpainter.paint # whether it has a `paint` of its own
 
     def _called(self): return repr(self.name or type(self).__name__)
 
@@ -445,8 +449,28 @@ def paint(self:Inpainter,
         torch.maximum(changed, fill_person(x, p.mask, p.box, self, plan.seeds[i], cfg.steps, cfg.edge, **how), out=changed)
     return Painted(x, changed, [o or self.deed for o in plan.notes], T)
 
+# %% ../nbs/07_inpaint.ipynb #41867435
+class Wrapper(Inpainter):
+    "An inpainter that hands the work to another one, and is else like it"
+    def __init__(self, inner:Inpainter): self.take(inner)
+
+    def take(self, inner:Inpainter)->'Wrapper':
+        "Wrap another one instead"
+        self.inner = inner
+        for k in ('size','name','mode','requires','close','deed','text','strength'): setattr(self, k, getattr(inner, k))
+        return self
+
+    def with_prompt(self, text, guidance=2.): return copy.copy(self).take(self.inner.with_prompt(text, guidance))
+    def with_strength(self, strength): return copy.copy(self).take(self.inner.with_strength(strength))
+    def __call__(self, *args, **kw): return self.inner(*args, **kw)
+
+    @property
+    def whole_photos(self)->bool: return self.inner.whole_photos
+
+    def paint(self, *args): return self.inner.paint(*args) if self.whole_photos else super().paint(*args)
+
 # %% ../nbs/07_inpaint.ipynb #2ec57544
-class BestOf(Inpainter):
+class BestOf(Wrapper):
     "Paints a head several times and keeps the one with the surest face"
     def __init__(self,
         inner:Inpainter, # of head and shoulders, such as a `PixelInpainter`
@@ -454,12 +478,13 @@ class BestOf(Inpainter):
         net=None,        # a `FaceNet`; None for the one that ships
     ):
         check_tries(tries)
-        self.inner,self.tries,self.net = inner,int(tries),net
-        for k in ('size','close','name','mode','deed','text','strength'): setattr(self, k, getattr(inner, k))
-        self.requires = (*inner.requires, *({'face'}-{*inner.requires}))
+        super().__init__(inner)
+        self.tries,self.net = int(tries),net
 
-    def with_prompt(self, text, guidance=2.): return BestOf(self.inner.with_prompt(text, guidance), self.tries, self.net)
-    def with_strength(self, strength): return BestOf(self.inner.with_strength(strength), self.tries, self.net)
+    def take(self, inner):
+        super().take(inner)
+        if 'face' not in inner.requires: self.requires = (*inner.requires, 'face')
+        return self
 
     def __call__(self,
         img:Tensor,    # (b,3,s,s) in [-1,1]

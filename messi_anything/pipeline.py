@@ -82,6 +82,8 @@ class ReplaceCfg:
 
     def __post_init__(self):
         object.__setattr__(self, 'seed', whole_seed(self.seed))
+        if not isinstance(self.target, (str, Path, Inpainter)):
+            raise ConfigError(f"target={self.target!r}: give a target's name, folder or hub id, or an Inpainter")
         self._check_numbers()
         check_choice(self.people)
         self._check_mode()
