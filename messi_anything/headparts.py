@@ -16,7 +16,7 @@ from .training import Pretrained, TrainCfg, Trainer, find_weights
 # %% auto #0
 __all__ = ['HEAD_PARTS', 'SOMEBODY', 'UNKNOWN', 'align_head', 'head_window', 'head_crop', 'draw_oval', 'HeadPartsCfg',
            'HeadPartsNet', 'guide', 'HeadParts', 'load_head_parts', 'head_parts', 'HeadCrops', 'pack_head', 'own_label',
-           'paste', 'HeadSet', 'spoil_head', 'HeadPartsLoss', 'score_head_parts', 'train_head_parts']
+           'paste', 'HeadSet', 'spoil_head', 'HeadPartsLoss', 'unweighted', 'score_head_parts', 'train_head_parts']
 
 # %% ../nbs/07c_headparts.ipynb #23779c6c
 HEAD_PARTS = ('background', 'hair', 'skin', 'clothes', 'in front')
@@ -506,7 +506,18 @@ class HeadPartsLoss:
         dice = (1-(2*both+1)/(all_+1)).mean()
         return ce+self.dice*dice, dict(ce=ce.detach(), dice=dice.detach())
 
-# %% ../nbs/07c_headparts.ipynb #76626c25
+# %% ../nbs/07c_headparts.ipynb #d8d617ce
+@torch.no_grad()
+def unweighted(
+    net:HeadPartsNet,                # changed in place
+    classes:tuple=(1.,1.,1.,1.,2.),  # weights to divide the odds by
+)->HeadPartsNet:
+    "The network without the weights of its loss in its answers"
+    bias = net.out[0].bias.view(len(HEAD_PARTS), 4)          # the four pixels of each part, see `nn.PixelShuffle`
+    bias -= torch.tensor(classes).log().to(bias)[:,None]
+    return net
+
+# %% ../nbs/07c_headparts.ipynb #9d640db2
 @torch.no_grad()
 def score_head_parts(
     net:HeadPartsNet,
@@ -530,10 +541,10 @@ def score_head_parts(
     parts = {k: number(v) for k,v in zip(HEAD_PARTS, iou)}
     return {**parts, 'mean': number(iou.mean()), 'right': number(both.sum()/table.sum())}
 
-# %% ../nbs/07c_headparts.ipynb #84aed135
+# %% ../nbs/07c_headparts.ipynb #2abd71b3
 def train_head_parts(
     heads:HeadCrops,
-    cfg:TrainCfg=TrainCfg(steps=1300, bs=32, lr=3e-3, schedule='cosine', warmup=60, weight_decay=.03, ema=(.99,),
+    cfg:TrainCfg=TrainCfg(steps=960, bs=32, lr=3e-3, schedule='cosine', warmup=60, weight_decay=.03, ema=(.99,),
                           precision='fp32', eval_every=300, save_every=100),
     out='runs/headparts', # folder of the run
     weights=None,         # (n,) how often each head is drawn
@@ -541,7 +552,7 @@ def train_head_parts(
     held:dict=None,       # name -> `HeadCrops` to measure on
     net:HeadPartsCfg=HeadPartsCfg(),
     workers:int=0,        # processes that prepare batches
-)->Trainer:               # call its `fit`
+)->Trainer:               # call its `fit`, and `unweighted` on what that gives
     "The run that makes the network"
     def evaluate(net):
         return {f'{k} {part}': v for k,h in (held or {}).items() for part,v in score_head_parts(net.eval(), h).items()}
