@@ -18,8 +18,8 @@ from .training import Pretrained, find_weights
 
 # %% auto #0
 __all__ = ['LANDMARKS', 'MIRROR', 'BACKENDS', 'Face', 'write_face_table', 'read_face_table', 'draw_faces', 'FaceCfg', 'FaceNet',
-           'cascade_candidates', 'FaceFinder', 'with_mesh', 'read_landmarks', 'find_faces', 'face_net', 'face_logit',
-           'FaceCrops', 'pack_faces', 'FaceSet', 'spoil', 'FaceLoss', 'other_windows', 'score_faces']
+           'cascade_candidates', 'FaceFinder', 'scan', 'with_mesh', 'read_landmarks', 'find_faces', 'face_net',
+           'face_logit', 'FaceCrops', 'pack_faces', 'FaceSet', 'spoil', 'FaceLoss', 'other_windows', 'score_faces']
 
 # %% ../nbs/03a_faces.ipynb #dcc8cbd7
 LANDMARKS = landmark_names # right eye, left eye, nose, mouth, right ear, left ear
@@ -181,16 +181,23 @@ def _overlap(a, b): # (n,4) and (4,) windows -> (n,) IoU of their squares, turns
     h = (torch.minimum(a[:,:2]+a[:,2:3]/2, b[:2]+b[2]/2)-torch.maximum(a[:,:2]-a[:,2:3]/2, b[:2]-b[2]/2)).clamp(min=0).prod(1)
     return h/(a[:,2]**2+b[2]**2-h)
 
+def _best(logit, boxes, least, overlap=.35): # indices of those above `least` that no better one covers
+    keep = []
+    for i in logit.argsort(descending=True).tolist():
+        if logit[i]<least: break
+        if not keep or _overlap(boxes[keep], boxes[i]).max()<overlap: keep.append(i)
+    return keep
+
 # %% ../nbs/03a_faces.ipynb #a17988d9
 class FaceFinder:
-    "Find faces: candidates of a cascade, each looked at three times by the landmark network"
+    "Find faces: places that the network proposes in one pass over the photo at each size, each looked at three times by the same network"
     def __init__(self,
         net:FaceNet,
         score:float=.95,         # lowest score of a face; scores of faces lie near 1, those of other things near 0
-        side:int=480,            # the photo's longer side is scaled down to this for the cascade
+        side:int=480,            # the photo's longer side counts as this
         smallest:int=18,         # smallest face, pixels at that size
-        turns:tuple=(0,22,-22),  # degrees; each is tried only if the ones before it found no face
-        enough:float=None,       # a face of at least this share of the picture's width ends the search before the mirror image is looked at: for pictures of one person
+        turns:tuple=(0,40,-40),  # degrees; each is tried only if the ones before it found no face
+        enough:float=None,       # a face of at least this share of the picture's width ends the search for smaller ones: for pictures of one person
     ):
         if not (isinstance(score, (int,float)) and 0<score<1): raise ConfigError(f'score={score!r}: give a number between 0 and 1')
         self.net,self.score,self.side,self.smallest,self.turns,self.enough = net.eval(),score,side,smallest,turns,enough
@@ -202,18 +209,60 @@ class FaceFinder:
         photo, # anything `load_image` reads
     )->list:   # of `Face`, largest first
         img = load_image(photo)
-        k = min(1, self.side/max(img.size))
-        small = img.resize((max(1,round(img.width*k)), max(1,round(img.height*k))), Image.BILINEAR, reducing_gap=2) if k<1 else img
-        if min(small.size)<self.smallest+4: return []
+        if min(img.size)*min(1, self.side/max(img.size))<self.smallest+4: return []
         look = Windows(img, self.net.cfg.size)
         for t in self.turns:
             found = []
-            for m in (False,True):
-                found += [(x/k, y/k, s/k, a) for x,y,s,a in cascade_candidates(small, t, m, smallest=self.smallest)]
-                faces = self.check(look, found) if m or self.enough else []
-                if not m and faces and faces[0].box.width>=self.enough*img.width: return faces
-            if faces: return faces
+            for places in self.propose(img, t):
+                found += places
+                if places and self.enough:
+                    faces = self.check(look, found)
+                    if faces and faces[0].box.width>=self.enough*img.width: return faces
+            if faces := self.check(look, found): return faces
         return []
+
+
+# %% ../nbs/03a_faces.ipynb #56b4ab41
+@torch.no_grad()
+def scan(
+    net:FaceNet,
+    x:Tensor,        # (1,3,h,w) in [-1,1]
+    least:float=-1., # lowest logit
+)->Tensor:           # (n,4): logit; centre x and y, and side of the face's box, pixels
+    "What the network says of all its windows in a picture, 16 pixels apart"
+    s,zoom = net.cfg.size,net.cfg.zoom
+    pad = s//4                                                          # a face at the border is seen whole
+    h,w = (max(s, o+2*pad)+15 for o in x.shape[2:])
+    x = F.pad(x, (pad, w//16*16-x.shape[3]-pad, pad, h//16*16-x.shape[2]-pad), mode='replicate')
+    maps = net.coarse(net.middle(net.fine(x)))                          # (1,c,h/16,w/16)
+    first,last = net.face[1],net.face[3]
+    kernel = first.weight.view(len(first.weight), maps.shape[1], s//16, s//16) # a layer over a flattened window is a convolution
+    o = last(F.conv2d(maps, kernel, first.bias).relu().permute(0,2,3,1))[0]    # (h',w',4)
+    row,col = (o[...,0]>=least).nonzero(as_tuple=True)
+    v = o[row,col]
+    at = torch.stack([col, row], 1)*16+s/2-pad+v[:,1:3]*s/2
+    return torch.cat([v[:,:1], at, s/zoom*v[:,3:].clamp(-1,1).exp()], 1)
+
+# %% ../nbs/03a_faces.ipynb #a922e39e
+@patch
+def propose(self:FaceFinder,
+    img:Image.Image,
+    angle:float=0., # degrees the photo is turned by, counter-clockwise
+    most:int=40,    # candidates of each size
+):                  # yields lists of (centre x, y, side, angle in radians) in the photo as it came, large faces first
+    "Places that may be a face"
+    im = img.rotate(angle, Image.BILINEAR) if angle else img
+    a,(w,h),face = math.radians(angle),(img.width/2, img.height/2),self.net.cfg.size/self.net.cfg.zoom
+    k = face/self.smallest*min(1, self.side/max(img.size))              # here the smallest face fits a window
+    scales = [k*2**(-i/2) for i in range(40) if min(img.size)*k*2**(-i/2)>=.8*face]
+    for k in scales[::-1]:
+        size = max(1, round(img.width*k)),max(1, round(img.height*k))
+        found = scan(self.net, to_tensor(im.resize(size, Image.BILINEAR, reducing_gap=2)))
+        at = torch.cat([found[:,1:3]/k-torch.tensor([w,h]), found[:,3:]/k], 1)
+        x,y = at[:,0]*math.cos(a)-at[:,1]*math.sin(a)+w, at[:,0]*math.sin(a)+at[:,1]*math.cos(a)+h
+        boxes = torch.stack([x, y, at[:,2], torch.full_like(x, a)], 1)
+        keep = _best(found[:,0], boxes, -math.inf, .6)[:most]
+        yield [tuple(o) for o in boxes[keep].tolist()]
 
 # %% ../nbs/03a_faces.ipynb #c25915f5
 @patch
@@ -252,13 +301,6 @@ def check(self:FaceFinder,
     out = [Face(Box(*(round(o,1) for o in (x-s/2, y-s/2, x+s/2, y+s/2))), round(float(l.sigmoid()),3), m.numpy().round(1)) for (x,y,s,_),l,m in zip(w.tolist(), logit, marks)]
     return sorted(out, key=lambda f: -f.box.area)
 
-def _best(logit, boxes, least, overlap=.35): # indices of those above `least` that no better one covers
-    keep = []
-    for i in logit.argsort(descending=True).tolist():
-        if logit[i]<least: break
-        if not keep or _overlap(boxes[keep], boxes[i]).max()<overlap: keep.append(i)
-    return keep
-
 # %% ../nbs/03a_faces.ipynb #152e0523
 def with_mesh(
     photo,      # anything `load_image` reads
@@ -295,11 +337,11 @@ def read_landmarks(
     return [face(*o) for o in zip(points, logit, boxes)]
 
 # %% ../nbs/03a_faces.ipynb #bb2315e1
-BACKENDS = ('cascade', 'mediapipe')
+BACKENDS = ('network', 'mediapipe')
 
 def find_faces(
     photo,                 # anything `load_image` reads
-    backend:str='cascade', # 'cascade' needs nothing more; 'mediapipe' is better at profiles and far faces, and wants `pip install "messi-anything[faces]"`
+    backend:str='network', # 'network' needs nothing more; 'mediapipe' is better at profiles and far faces, and wants `pip install "messi-anything[faces]"`
     score:float=None,      # lowest score of a face; None for the backend's own choice (0.95 and 0.5: their scores mean different things)
 )->list:                   # of `Face`, largest first
     "The faces of a photo, each with its mesh of landmarks"
@@ -315,7 +357,7 @@ def _finder(score): return FaceFinder.from_pretrained(score=score)
 def _mediapipe_faces(img:Image.Image, score)->list:
     "What MediaPipe's full-range detector finds"
     try: mp = importlib.import_module('mediapipe').solutions.face_detection
-    except (ImportError, AttributeError): raise ConfigError('the backend mediapipe is not installed, or in a version without its own models: `pip install "messi-anything[faces]"`, or use the backend cascade') from None
+    except (ImportError, AttributeError): raise ConfigError('the backend mediapipe is not installed, or in a version without its own models: `pip install "messi-anything[faces]"`, or use the backend network') from None
     with mp.FaceDetection(model_selection=1, min_detection_confidence=score) as d: found = d.process(np.asarray(img)).detections or []
     out,(w,h) = [],img.size
     for o in found:
