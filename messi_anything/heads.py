@@ -143,7 +143,7 @@ def match_sharpness(
     if theirs<mine: return blur(rgb, .8*math.sqrt(min(6, (mine/theirs)**2-1)))
     return rgb+(min(most, theirs/mine)-1)*(rgb-blur(rgb, max(.8, 1.2*scale)))
 
-# %% ../nbs/07e_heads.ipynb #e20ae12a
+# %% ../nbs/07e_heads.ipynb #629d2944
 _chin = FACE_OVAL.index(152)
 
 def make_head(
@@ -167,7 +167,7 @@ def make_head(
     below = (uv[...,1]-view.shape[_chin,1])[None,None]                  # pixels of the texture below the chin
     background,hair,skin,clothes,front = (o[None,None] for o in parts.on(box))
     eyes = ((uv[...,0]-size/2)/(.3*size))**2+((uv[...,1]-.47*size)/(.1*size))**2
-    front = smooth_step(front, .5, .8)*(eyes>1)                           # glasses go with the old face
+    front = smooth_step(front, .6, .85)*(eyes>1)                           # glasses go with the old face
     alpha = smooth_step(sample(blur(view.matte[None,None], .7)), .38, .72)*inside
     alpha = alpha*smooth_step(-below, -20., -5.)*(1-clothes*smooth_step(below, -4., 3.))*(1-front)
     if at.scale>1: alpha = blur(alpha, .5*at.scale)
@@ -195,47 +195,46 @@ def _window(img, at, view, outline, size): # -> texture coordinates (h,w,2) of t
     inside = smooth_step(torch.minimum(crop.amin(-1), CROP-1-crop.amax(-1)), 0., 6.)[None,None]
     return texture_coordinates(points, view.shape, crop, size),inside,Box(*map(float, (l,t,r,b)))
 
-# %% ../nbs/07e_heads.ipynb #5eea5666
+# %% ../nbs/07e_heads.ipynb #79a8ef79
 def erase(
     img:Tensor,  # (1,3,H,W) in [0,1]
     heads:list,  # of `NewHead`
+    seed:int=0,  # of the grain
 )->tuple:        # (1,3,H,W), (1,1,H,W) weight of what was painted
     "Take old hair and heads away: clothes go on under long hair, the background behind it"
-    l,t = (int(min(o)) for o in zip(*((h.box.left, h.box.top) for h in heads)))
-    r,b = (int(max(o)) for o in zip(*((h.box.right, h.box.bottom) for h in heads)))
-    gone,body,person = (torch.zeros(1,1,b-t,r-l) for _ in range(3))
+    maps = torch.zeros(4,1,1,*img.shape[2:])                            # gone, clothes, anybody, weight
     for h in heads:
-        x,y = int(h.box.left)-l,int(h.box.top)-t
-        at = ...,slice(y, y+h.alpha.shape[2]),slice(x, x+h.alpha.shape[3])
         wide = max(1, round(2.5*h.scale))
         grown = F.max_pool2d((h.gone>.3).float(), 2*wide+1, 1, wide)
-        for all_,one in ((gone, grown), (body, h.body), (person, h.person)): all_[at] = torch.maximum(all_[at], one)
-    part = img[...,t:b,l:r]
-    k = min(1, 320/max(part.shape[2:]))
-    small = lambda x: F.interpolate(x, [max(2, round(o*k)) for o in x.shape[2:]], mode='area')
-    fill = F.interpolate(_behind(small(part), small(gone), small(body), small(person)), part.shape[2:], mode='bilinear')
-    weight = blur(gone, max(.7, max(h.scale for h in heads)))
-    weight = torch.where(weight>.004, weight, 0)
-    out,changed = img.clone(),torch.zeros(1,1,*img.shape[2:])
-    out[...,t:b,l:r] = part*(1-weight)+fill*weight
-    changed[...,t:b,l:r] = weight
-    return out,changed
+        for all_,one in zip(maps, (grown, h.body, h.person, blur(grown, max(.7, h.scale)))):
+            all_[h.part] = torch.maximum(all_[h.part], one)
+    weight = torch.where(maps[3]>.004, maps[3], 0)
+    out = img.clone()
+    for h in heads:
+        fill = _behind(img[h.part], *(m[h.part] for m in maps[:3]))
+        known = (weight[h.part]==0)&(maps[2][h.part]<.5)
+        fill = match_grain(fill*2-1, img[h.part]*2-1, known, [seed])/2+.5
+        out[h.part] = img[h.part]*(1-weight[h.part])+fill*weight[h.part]
+    return out,weight
 
-def _behind(x, gone, body, person): # what lies behind old heads, at a small size
-    hole = (gone>.02).float()
-    ground = (1-hole)*(F.max_pool2d(person, 3, 1, 1)<.1).float()
-    cloth = (1-hole)*(body>.7).float()
+def _behind(x, gone, body, person, most=256): # what lies behind an old head, from a small copy
+    k = min(1, most/max(x.shape[2:]))
+    small = lambda t: F.interpolate(t, [max(2, round(o*k)) for o in x.shape[2:]], mode='area')
+    little,hole = small(x),(small(gone)>.02).float()
+    ground = (1-hole)*(F.max_pool2d(small(person), 3, 1, 1)<.1).float()
+    cloth = (1-hole)*(small(body)>.7).float()
     if not ground.any(): ground = 1-hole
-    back = continue_into(x, ground)
-    if cloth.sum()<20: return back
-    which = smooth_step(continue_into(cloth, (ground+cloth).clamp(0, 1)), .4, .6)
-    return back*(1-which)+continue_into(x, cloth)*which
+    fill = continue_into(little, ground)
+    if cloth.sum()>=20:
+        which = smooth_step(continue_into(cloth, (ground+cloth).clamp(0, 1)), .4, .6)
+        fill = fill*(1-which)+continue_into(little, cloth)*which
+    return F.interpolate(fill, x.shape[2:], mode='bilinear', align_corners=False)
 
-# %% ../nbs/07e_heads.ipynb #4728aa4a
+# %% ../nbs/07e_heads.ipynb #1c796078
 class HeadInpainter(Inpainter):
     "Gives people the head of a target"
     mode,deed,requires = 'head','head replaced',('mesh',)
-    farthest = 70.    # degrees of yaw beyond which a head counts as turned away
+    farthest = 58.    # degrees of yaw beyond which a head counts as turned away
     smallest = 12.    # pixels: smaller faces are left
 
     def __init__(self,
@@ -283,7 +282,7 @@ class HeadInpainter(Inpainter):
         if abs(at.yaw)>self.farthest: return f'turned away: {LEFT}',None
         return self.deed,at
 
-# %% ../nbs/07e_heads.ipynb #0f7823f1
+# %% ../nbs/07e_heads.ipynb #7dea5693
 def put_in(
     img:Tensor,  # (1,3,H,W) in [0,1]
     heads:list,  # of `NewHead`, small ones first
@@ -295,7 +294,7 @@ def put_in(
         near = torch.where(h.skin>.05, blur(h.skin, max(.5, h.scale)), 0)*h.skin
         out[h.part] += near*h.tone[:,None,None]
         changed[h.part] = torch.maximum(changed[h.part], near)
-    out,weight = erase(out.clamp(0, 1), heads)
+    out,weight = erase(out.clamp(0, 1), heads, seed)
     changed = torch.maximum(changed, weight)
     for h in heads:
         rgb = match_sharpness(h.rgb, img[h.part], h.face, h.scale)
