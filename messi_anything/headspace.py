@@ -13,12 +13,12 @@ from .images import ConfigError, DataError, ImageError, WeightsError
 from .training import Pretrained, find_weights
 
 # %% auto #0
-__all__ = ['FACE_OVAL', 'WARPED', 'CROP', 'EYES_APART', 'RAYS', 'N_KNOWN', 'VIEWS', 'N_OUTLINE', 'ray_directions', 'Placement',
-           'head_yaw', 'place_head', 'between_eyes', 'oval_radius', 'head_outline', 'smooth_outline', 'control_points',
-           'fit_spline', 'spline', 'texture_of', 'texture_coordinates', 'to_luma_chroma', 'to_rgb', 'to_vector',
-           'from_vector', 'face_region', 'light_of', 'known_of', 'HeadSpaceCfg', 'HeadView', 'HeadSpace', 'head_space',
-           'quantised', 'HeadTargetCfg', 'TargetView', 'HeadTarget', 'head_target', 'sample_heads', 'fill_missing',
-           'fit_view', 'fit_target_view']
+__all__ = ['FACE_OVAL', 'WARPED', 'CROP', 'EYES_APART', 'RAYS', 'N_FACE', 'N_KNOWN', 'VIEWS', 'N_OUTLINE', 'ray_directions',
+           'Placement', 'head_yaw', 'place_head', 'between_eyes', 'oval_radius', 'head_outline', 'smooth_outline',
+           'control_points', 'fit_spline', 'spline', 'texture_of', 'texture_coordinates', 'to_luma_chroma', 'to_rgb',
+           'to_vector', 'from_vector', 'face_region', 'light_of', 'known_of', 'HeadSpaceCfg', 'HeadView', 'HeadSpace',
+           'head_space', 'quantised', 'HeadTargetCfg', 'TargetView', 'HeadTarget', 'head_target', 'sample_heads',
+           'fill_missing', 'fit_view', 'fit_target_view']
 
 # %% ../nbs/07d_headspace.ipynb #38f9ebe2
 FACE_OVAL = (10,338,297,332,284,251,389,356,454,323,361,288,397,365,379,378,400,377,152,148,176,149,150,136,172,58,132,93,
@@ -240,7 +240,8 @@ def from_vector(v:Tensor, where:Tensor, where_half:Tensor)->Tensor: # the other 
     c[:,1][:,where_half] = v[:,n+m:]/2
     return to_rgb(y, c)
 
-# %% ../nbs/07d_headspace.ipynb #bc51355d
+# %% ../nbs/07d_headspace.ipynb #9c8e64cb
+N_FACE = 5   # of them: pose and expression
 N_KNOWN = 13 # yaw, mouth open, smile, eyes open, pitch; six of luma and two of colour
 
 @functools.lru_cache(4)
@@ -454,7 +455,7 @@ def fit_view(
     view.scale.copy_(scale)
     view.shape.copy_(shape)
 
-# %% ../nbs/07d_headspace.ipynb #3cd2aa47
+# %% ../nbs/07d_headspace.ipynb #8d631685
 def fit_target_view(
     part:TargetView, # is filled in
     view:HeadView,
@@ -480,13 +481,17 @@ def fit_target_view(
     part.known_std.copy_(known.std(0).clamp(min=1e-3))
     c = (known-part.known_mean)/part.known_std
     middle = z.mean(0)
+    n = outline.shape[1]
     follows = torch.linalg.solve(c.T@c+ridge*torch.eye(c.shape[1]), c.T@(z-middle))
+    face = c[:,:N_FACE]                                         # hair does not grow with the light
+    follows[:,-n:] = 0
+    follows[:N_FACE,-n:] = torch.linalg.solve(face.T@face+10*ridge*torch.eye(N_FACE), face.T@(z-middle)[:,-n:])
     _,s,w = torch.linalg.svd(z-middle-c@follows, full_matrices=False)
-    n = min(len(s), len(part.spread))
+    rank = min(len(s), len(part.spread))
     spread = torch.zeros_like(part.spread)
-    spread[:n] = s[:n,None]*w[:n]/len(z)**.5
+    spread[:rank] = s[:rank,None]*w[:rank]/len(z)**.5
     back = torch.ones(z.shape[1])
-    back[-outline.shape[1]:] = 1/3
+    back[-n:] = 1/3
     part.middle.copy_(middle*back)
     part.follows.copy_(follows*back)
     part.spread.copy_(spread*back)
