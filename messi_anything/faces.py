@@ -193,7 +193,7 @@ class FaceFinder:
     "Find faces: places that the network proposes in one pass over the photo at each size, each looked at three times by the same network"
     def __init__(self,
         net:FaceNet,
-        score:float=.95,         # lowest score of a face; scores of faces lie near 1, those of other things near 0
+        score:float=.997,        # lowest score of a face; those of most faces lie above 0.999, those of hands and wheels below
         side:int=480,            # the photo's longer side counts as this
         smallest:int=18,         # smallest face, pixels at that size
         turns:tuple=(0,40,-40),  # degrees; each is tried only if the ones before it found no face
@@ -297,7 +297,8 @@ def check(self:FaceFinder,
         keep = _best(logit, better, least)
         w = better[keep]
         if not len(keep): return []
-    logit,marks = logit[keep],marks[keep]
+    keep = [i for i,s in zip(keep, w[:,2].tolist()) if s>=.7*self.smallest*max(1, max(look.levels[0].shape[2:])/self.side)] # smaller ones are not seen well enough
+    w,logit,marks = better[keep],logit[keep],marks[keep]
     out = [Face(Box(*(round(o,1) for o in (x-s/2, y-s/2, x+s/2, y+s/2))), round(float(l.sigmoid()),3), m.numpy().round(1)) for (x,y,s,_),l,m in zip(w.tolist(), logit, marks)]
     return sorted(out, key=lambda f: -f.box.area)
 
@@ -342,12 +343,12 @@ BACKENDS = ('network', 'mediapipe')
 def find_faces(
     photo,                 # anything `load_image` reads
     backend:str='network', # 'network' needs nothing more; 'mediapipe' is better at profiles and far faces, and wants `pip install "messi-anything[faces]"`
-    score:float=None,      # lowest score of a face; None for the backend's own choice (0.95 and 0.5: their scores mean different things)
+    score:float=None,      # lowest score of a face; None for the backend's own choice (0.997 and 0.5: their scores mean different things)
 )->list:                   # of `Face`, largest first
     "The faces of a photo, each with its mesh of landmarks"
     if backend not in BACKENDS: raise ConfigError(f'no backend called {backend!r} for finding faces: there are {", ".join(BACKENDS)}')
     img = load_image(photo)
-    found = _mediapipe_faces(img, .5 if score is None else score) if backend=='mediapipe' else _finder(.95 if score is None else score)(img)
+    found = _mediapipe_faces(img, .5 if score is None else score) if backend=='mediapipe' else _finder(.997 if score is None else score)(img)
     return with_mesh(img, found)
 
 @functools.lru_cache(2)

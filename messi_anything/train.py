@@ -12,8 +12,8 @@ from .training import make_folder, pick_device
 
 # %% auto #0
 __all__ = ['target_photos', 'generator_views', 'segmenter_photos', 'segmenter_weights', 'score_segmenter', 'face_photos',
-           'faceless_places', 'face_sets', 'score_face_finder', 'segmenter_sets', 'train_segment', 'messi_train',
-           'main_train']
+           'faceless_places', 'face_sets', 'score_face_finder', 'segmenter_sets', 'train_segment', 'landmark_faces',
+           'score_landmarks', 'train_landmarks', 'messi_train', 'main_train']
 
 # %% ../nbs/09a_train.ipynb #7130e9a5
 def _flagged(root, name)->set: # paths of photos to leave out
@@ -243,15 +243,73 @@ def train_segment(data, out, preset, steps, bs, encoder='', pretrain=0, teacher=
     write_json(run/'record.json', rec)
     return net
 
+# %% ../nbs/09a_train.ipynb #ada8e1d2
+def landmark_faces(root, apart=400, seed=0)->dict: # 'train', 'val' and 'people_val' -> list of (photo's path, (478,3) points in pixels)
+    "The faces of the tables `mesh.npz`, split"
+    root,rows = Path(root),[]
+    for name in ('messi','faces','people'):
+        if (f := root/name/'mesh.npz').exists():
+            with np.load(f) as z: rows += [(root/p, q.astype(np.float32)/10) for p,q in zip(z['path'].tolist(), z['points'])]
+    if not rows: raise DataError(f'{root}: no table of dense landmarks: messi/mesh.npz, faces/mesh.npz or people/mesh.npz')
+    f = root/'people/annotations/person_val.json'
+    val = {Path(o['file_name']).stem for o in json.loads(f.read_text())['images']} if f.exists() else set()
+    people = [p.parent==root/'people/images' and p.stem in val for p,_ in rows]
+    free = np.flatnonzero(~np.array(people))
+    held = set(np.random.default_rng(seed).permutation(free)[:min(apart, len(free)//5)].tolist())
+    photos = {rows[i][0] for i in held}
+    return dict(train=[o for o,v in zip(rows, people) if not v and o[0] not in photos], val=[rows[i] for i in sorted(held)], people_val=[o for o,v in zip(rows, people) if v])
+
+# %% ../nbs/09a_train.ipynb #56f0ddfe
+def score_landmarks(net, faces, seed=0)->dict: # numbers, in distances between the eyes as they are seen
+    "Mean error over the points of each face, its window off by 8 % and 10 % of the face as a detector's may be: median and 90th percentile over the faces"
+    from messi_anything.landmarks import Windows, find_landmarks, windows_of, eye_distance
+    rng,off,sure = np.random.default_rng(seed),[],[]
+    for path,q in faces:
+        low,high = q[:468,:2].min(0),q[:468,:2].max(0)
+        side,middle = (high-low).max()*.69*3.8/2.05*np.exp(rng.normal(0, .1)),(low+high)/2+rng.normal(0, .08, 2)*(high-low).max()
+        points,logit = find_landmarks(Windows(load_image(path), net.cfg.size), windows_of([(*(middle-side/2), *(middle+side/2))]), net)
+        off.append(float((np.linalg.norm(points[0,:,:2].numpy()-q[:,:2], axis=1).mean()/eye_distance(q[None,:,:2]))[0]))
+        sure.append(float(logit[0]))
+    return dict(faces=len(off), error_median=round(float(np.median(off)), 4), error_p90=round(float(np.quantile(off, .9)), 4), logit_median=round(float(np.median(sure)), 2))
+
+# %% ../nbs/09a_train.ipynb #3946fc61
+def train_landmarks(data, run, steps, bs, command=''): # the network, its record in `run`
+    "The whole recipe on one CPU: shape model, crops, training with a cosine schedule, scores"
+    from messi_anything.landmarks import LandmarkNet, LandmarkBatches, landmark_loss, pack_landmarks, shape_model
+    from messi_anything.faces import other_windows
+    from messi_anything.training import EMA, hardware, write_json
+    import time
+    sides,start = landmark_faces(data),time.time()
+    mean,basis,mirror = shape_model(np.stack([q for _,q in sides['train']]))
+    torch.manual_seed(0)
+    net = LandmarkNet()
+    for k,v in dict(mean=mean, basis=basis, mirror=mirror).items(): getattr(net, k).copy_(v)
+    crops,others = pack_landmarks(sides['train'], mean),other_windows([(p, None) for p in _scenes(data, 0)], size=160, progress=False)
+    batches,average,opt,curve = LandmarkBatches(crops, others, mirror),EMA(net, (.998,)),torch.optim.AdamW(net.parameters(), lr=2.5e-3, weight_decay=.02),[]
+    for i in range(steps):
+        for g in opt.param_groups: g['lr'] = 2.5e-3*min(1, (i+1)/150)*(.01+.495*(1+np.cos(np.pi*i/steps)))
+        loss,parts = landmark_loss(net.train(), batches(bs, (0,i)))
+        opt.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 2.)
+        opt.step()
+        average.update(net, i)
+        if i%50==49 or i==steps-1: curve.append([i+1, *(round(float(v), 5) for v in parts.values())])
+    net.load_state_dict(average.avgs[0])
+    net = net.eval()
+    scores = {k: score_landmarks(net, sides[k]) for k in ('val','people_val') if sides[k]}
+    write_json(make_folder(run)/'record.json', dict(command=command, faces=len(crops), steps=steps, windows=steps*bs, hardware=hardware(torch.device('cpu')), wall_seconds=round(time.time()-start), curve=curve, scores=scores))
+    return net
+
 # %% ../nbs/09a_train.ipynb #587cf226
 def messi_train(
-    what:str,           # 'segment', 'generator' or 'faces'
+    what:str,           # 'segment', 'generator', 'faces' or 'landmarks'
     data:str,           # folder of photos, laid out as the table above says
     out:str='runs',     # folder for checkpoints, records and weights; an interrupted run goes on from there
     preset:str='tiny',  # of the network
     steps:int=0,        # of the segmenter, of the face finder, or of the generator's first stage (denoising); 0 for 3600, for the generator what its preset says
     tune:int=-1,        # of its second stage (consistency); 0 for none, -1 for what its preset says
-    bs:int=0,           # pictures a step (for the faces, three times as many windows); 0 for 32, for the generator what its preset says
+    bs:int=0,           # pictures a step (for the faces, three times as many windows, for landmarks twice); 0 for 32, for the generator what its preset says
     accumulate:int=1,   # parts in which a batch is computed, where it does not fit into memory at once
     checkpointing:bool=False, # generator: less memory for a third more time
     start:str='',       # generator: weights to begin with (a name, a folder or a hub id)
@@ -261,7 +319,7 @@ def messi_train(
     unlabelled:str='',  # segmenter: folder of photos without masks, to learn from with a teacher's
     device:str='auto',  # cpu, cuda or mps
 ):
-    "Train the segmenter, the generator, or the face finder's network, and leave weights that --target or --segmenter can name"
+    "Train the segmenter, the generator, the face finder's or the landmarks' network, and leave weights that --target or --segmenter can name"
     from messi_anything.training import TrainCfg, write_json
     dev,run = pick_device(device),Path(out)/f'{what}-{preset}'
     from messi_anything.recipe import recipe_cfg
@@ -291,7 +349,8 @@ def messi_train(
         if not _finished(run, steps): return 1
         rec = json.loads((run/'record.json').read_text())
         write_json(run/'record.json', {**rec, 'scores': score_face_finder(FaceFinder(net.cpu()), val, data), 'kept_apart': sorted(p.relative_to(data).as_posix() for p in val)})
-    else: raise ConfigError(f"what={what!r}: say 'segment', 'generator' or 'faces'")
+    elif what=='landmarks': net = train_landmarks(data, run, steps, 2*bs, how)
+    else: raise ConfigError(f"what={what!r}: say 'segment', 'generator', 'faces' or 'landmarks'")
     if what=='generator' and cfg.words: save_words(net.words, make_folder(run/'weights')); net = net.net
     net.save_pretrained(run/'weights')
     print(f'weights in {run/"weights"}, record in {run}')
