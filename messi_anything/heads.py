@@ -144,7 +144,7 @@ def match_sharpness(
     if theirs<mine: return blur(rgb, .8*math.sqrt(min(6, (mine/theirs)**2-1)))
     return rgb+(min(most, theirs/mine)-1)*(rgb-blur(rgb, max(.8, 1.2*scale)))
 
-# %% ../nbs/07e_heads.ipynb #629d2944
+# %% ../nbs/07e_heads.ipynb #0de3e6b1
 _chin = FACE_OVAL.index(152)
 
 def make_head(
@@ -169,7 +169,7 @@ def make_head(
     background,hair,skin,clothes,front = (o[None,None] for o in parts.on(box))
     eyes = ((uv[...,0]-size/2)/(.3*size))**2+((uv[...,1]-.47*size)/(.1*size))**2
     front = smooth_step(front, .6, .85)*(eyes>1)                           # glasses go with the old face
-    alpha = smooth_step(sample(blur(view.matte[None,None], .7)), .38, .72)*inside
+    alpha = smooth_step(sample(blur(view.matte[None,None], .7)), .5, .8)*inside
     alpha = alpha*smooth_step(-below, -20., -5.)*(1-clothes*smooth_step(below, -4., 3.))*(1-front)
     if at.scale>1: alpha = blur(alpha, .5*at.scale)
     above = smooth_step(-below, -10., 0.)
@@ -185,7 +185,8 @@ def _old_texture(img, at, view, size): # (1,3,n,n): only low-order light is read
 def _window(img, at, view, outline, size): # -> texture coordinates (h,w,2) of the window, (1,1,h,w) inside the crop, box
     radius = oval_radius(at.landmarks, between_eyes(at.landmarks))
     on = ray_directions()[1]
-    radius[:,on] = torch.maximum(1.05*radius[:,on], EYES_APART*outline)
+    reach = .95*EYES_APART*outline                                        # the masks learned from go beyond the hair
+    radius[:,on] = torch.maximum(1.02*radius[:,on], reach)
     points = control_points(at.landmarks, smooth_outline(radius))
     h,w = img.shape[2:]
     l,t = np.floor(at.corners().min(0)).astype(int).clip(0, (w,h))
