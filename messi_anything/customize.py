@@ -970,7 +970,7 @@ def unmask(
         faces = [f for f in find(img) if f.landmarks is not None]
         if not faces: raise ImageError('no face with landmarks was found in the photo: give the place of the medical mask as mask=')
         mask = torch.stack([wear_mask(img, f.landmarks)[1] for f in faces]).amax(0)
-    return replace_people(img, target, seed=seed, steps=steps, mask=mask, device=device)
+    return replace_people(img, target, seed=seed, steps=steps, mask=mask, device=device, mode='generated')
 
 # %% ../nbs/10_customize.ipynb #3d402233
 def messi_customize(
