@@ -11,6 +11,7 @@ from torch import nn, Tensor
 from PIL import Image, ImageDraw
 from .images import Box, ConfigError, DataError, ImageError
 from .augment import recolour
+from .landmarks import FACE_OVAL
 from .training import Pretrained, TrainCfg, Trainer, find_weights
 
 # %% auto #0
@@ -22,9 +23,6 @@ __all__ = ['HEAD_PARTS', 'SOMEBODY', 'UNKNOWN', 'align_head', 'head_window', 'he
 HEAD_PARTS = ('background', 'hair', 'skin', 'clothes', 'in front')
 
 # %% ../nbs/07c_headparts.ipynb #e7cc1df8
-_oval = [10,338,297,332,284,251,389,356,454,323,361,288,397,365,379,378,400,377,
-         152,148,176,149,150,136,172,58,132,93,234,127,162,21,54,103,67,109]
-
 def _mesh_points(mesh)->np.ndarray: # (n,p,2) float64
     "One mesh or several, checked"
     try: a = np.asarray(mesh, float)
@@ -82,21 +80,6 @@ def head_window(
     box = Box(*map(float, (*np.floor(c.min(0)), *np.ceil(c.max(0)))))
     return box if photo is None else box.clip(photo)
 
-def head_crop(
-    img:Tensor,    # (1,3,H,W) in [-1,1]; other channels will do as well
-    matrix,        # (2,3), see `align_head`
-    size:int=128,  # side of the crop
-)->Tensor:         # (1,3,size,size); 0 beyond the photo
-    "Cut an aligned head out of a photo, antialiased"
-    b = head_window(matrix, size, (img.shape[3], img.shape[2]))
-    if b.width<1 or b.height<1: raise DataError('this head lies outside the photo')
-    x = img[...,int(b.top):int(b.bottom),int(b.left):int(b.right)]
-    k = max(1, round(1/math.sqrt(abs(np.linalg.det(matrix[:,:2])))))  # pixels of the photo in one of the crop
-    h,w = x.shape[2:]
-    if k>1: x = F.avg_pool2d(F.pad(x, (0,-w%k,0,-h%k), 'replicate'), k)
-    to = np.array(matrix)@np.array([[k,0,b.left], [0,k,b.top], [0,0,1]])
-    return _sample(x, to, (size,size))
-
 # %% ../nbs/07c_headparts.ipynb #7d732d91
 def head_crop(
     img:Tensor,    # (1,3,H,W) in [-1,1]; other channels will do as well
@@ -120,7 +103,7 @@ def draw_oval(
     size:int=128, # side of the crop
 )->Tensor:        # (1,1,size,size), 1 inside the face's oval
     "Whose face it is: the outline of the mesh, filled"
-    p = _mesh_points(mesh)[0][_oval]@matrix[:,:2].T+matrix[:,2]
+    p = _mesh_points(mesh)[0][FACE_OVAL]@matrix[:,:2].T+matrix[:,2]
     im = Image.new('L', (size,size))
     ImageDraw.Draw(im).polygon([tuple(o) for o in (p-.5).tolist()], fill=255)
     return torch.from_numpy(np.array(im)).float()[None,None]/255
@@ -328,7 +311,7 @@ def own_label(
     l,(h,w) = np.array(label),np.shape(label)
     y,x = np.mgrid[:h,:w].astype(np.float32)+.5
     def far(m):
-        p = np.asarray(m)[_oval]
+        p = np.asarray(m)[FACE_OVAL]
         c,s = (p.min(0)+p.max(0))/2,np.ptp(p, 0).max()
         return np.hypot((x-c[0])/s, np.maximum(abs(y-c[1]-.3*s)/s-.5, 0)*.6)
     if len(others):
@@ -337,7 +320,7 @@ def own_label(
         l[(l>0) & (abs(their-mine)<.12*(their+mine))] = UNKNOWN
     number,n = ndimage.label((l>0) & (l!=UNKNOWN))
     if n:
-        p = np.asarray(mesh)[_oval].astype(int)
+        p = np.asarray(mesh)[FACE_OVAL].astype(int)
         here = number[p[:,1].clip(0, h-1), p[:,0].clip(0, w-1)]
         count = np.bincount(here[here>0], minlength=n+1)
         if count.sum(): l[(number>0) & (count[number]<.15*count.sum())] = 0

@@ -10,8 +10,9 @@ import numpy as np, torch, torch.nn.functional as F
 from torch import Tensor
 from .images import Box, ConfigError, DataError, to_pil
 from .faces import read_landmarks
+from .landmarks import FACE_OVAL
 from .headparts import head_parts
-from messi_anything.headspace import (CROP, EYES_APART, FACE_OVAL, Placement, HeadSpace, HeadTarget, between_eyes, control_points, face_region,
+from messi_anything.headspace import (CROP, EYES_APART, Placement, HeadSpace, HeadTarget, between_eyes, control_points, face_region,
     head_space, head_target, known_of, oval_radius, place_head, ray_directions, sample_heads, smooth_outline, texture_coordinates,
     texture_of)
 from .inpaint import Inpainter, Painted, Plan, LEFT, match_grain

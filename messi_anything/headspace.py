@@ -10,26 +10,25 @@ from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
 from torch import nn, Tensor
 from .images import ConfigError, DataError, ImageError, WeightsError
+from .landmarks import FACE_OVAL
 from .training import Pretrained, find_weights
 
 # %% auto #0
-__all__ = ['FACE_OVAL', 'WARPED', 'CROP', 'EYES_APART', 'RAYS', 'N_FACE', 'N_KNOWN', 'VIEWS', 'N_OUTLINE', 'ray_directions',
-           'Placement', 'head_yaw', 'place_head', 'between_eyes', 'oval_radius', 'head_outline', 'smooth_outline',
-           'control_points', 'fit_spline', 'spline', 'texture_of', 'texture_coordinates', 'to_luma_chroma', 'to_rgb',
-           'to_vector', 'from_vector', 'face_region', 'light_of', 'known_of', 'HeadSpaceCfg', 'HeadView', 'HeadSpace',
-           'head_space', 'quantised', 'HeadTargetCfg', 'TargetView', 'HeadTarget', 'head_target', 'sample_heads',
-           'fill_missing', 'fit_view', 'fit_target_view']
+__all__ = ['WARPED', 'CROP', 'EYES_APART', 'RAYS', 'N_FACE', 'N_KNOWN', 'VIEWS', 'N_OUTLINE', 'ray_directions', 'Placement',
+           'head_yaw', 'place_head', 'between_eyes', 'oval_radius', 'head_outline', 'smooth_outline', 'control_points',
+           'fit_spline', 'spline', 'texture_of', 'texture_coordinates', 'to_luma_chroma', 'to_rgb', 'to_vector',
+           'from_vector', 'face_region', 'light_of', 'known_of', 'HeadSpaceCfg', 'HeadView', 'HeadSpace', 'head_space',
+           'quantised', 'HeadTargetCfg', 'TargetView', 'HeadTarget', 'head_target', 'sample_heads', 'fill_missing',
+           'fit_view', 'fit_target_view']
 
 # %% ../nbs/07d_headspace.ipynb #38f9ebe2
-FACE_OVAL = (10,338,297,332,284,251,389,356,454,323,361,288,397,365,379,378,400,377,152,148,176,149,150,136,172,58,132,93,
-             234,127,162,21,54,103,67,109)
 _eyes = (33,7,163,144,145,153,154,155,133,173,157,158,159,160,161,246,263,249,390,373,374,380,381,382,362,398,384,385,
          386,387,388,466)
 _brows = (70,63,105,66,107,55,65,52,53,46,300,293,334,296,336,285,295,282,283,276)
 _lips = (61,146,91,181,84,17,314,405,321,375,291,409,270,269,267,0,37,39,40,185,78,95,88,178,87,14,317,402,318,324,308,
          415,310,311,312,13,82,81,80,191)
 _nose = (1,2,4,5,6,168,195,197,98,327,48,278,64,294,129,358,50,280,205,425,117,346)
-WARPED = FACE_OVAL+_eyes+_brows+_lips+_nose # landmarks (of 478) that the warp follows
+WARPED = (*FACE_OVAL,)+_eyes+_brows+_lips+_nose # landmarks (of 478) that the warp follows
 
 CROP = 288      # side of an aligned crop, pixels
 EYES_APART = 46 # distance between the eyes in it, as seen from the front

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
 from torch import Tensor
 from PIL import Image
+from .landmarks import mirror_map
 from .images import DataError, MessiError, load_image, to_tensor
 from .headspace import (CROP, EYES_APART, VIEWS, N_OUTLINE, WARPED, HeadSpace, HeadSpaceCfg, HeadTarget, HeadTargetCfg, Placement,
     between_eyes, control_points, fit_target_view, fit_view, head_outline, head_yaw, known_of, oval_radius, place_head,
@@ -17,7 +18,7 @@ from .headspace import (CROP, EYES_APART, VIEWS, N_OUTLINE, WARPED, HeadSpace, H
 
 # %% auto #0
 __all__ = ['HEAD', 'CLOTHES', 'UNSURE', 'OUTSIDE', 'RANGES', 'AlignedHead', 'align_photo', 'HeadSet', 'head_set', 'mean_shape',
-           'heads_in', 'mirror_map', 'fit_head_space', 'fit_head_target', 'rebuilt', 'train_heads']
+           'heads_in', 'fit_head_space', 'fit_head_target', 'rebuilt', 'train_heads']
 
 # %% ../nbs/09b_train_heads.ipynb #9c56ee7c
 HEAD,CLOTHES,UNSURE,OUTSIDE = 1,2,3,9 # labels of an aligned crop; 0 is background
@@ -167,21 +168,14 @@ def heads_in(
     return heads
 
 # %% ../nbs/09b_train_heads.ipynb #26d9a55b
-def mirror_map(
-    heads:list, # of `AlignedHead`, near-frontal ones among them
-)->Tensor:      # (478,)
-    "Where each landmark goes in a mirror, from the mean of frontal faces"
-    p = np.stack([h.landmarks for h in heads if abs(h.yaw)<10])
-    mean = torch.from_numpy((p-p.mean(1, keepdims=True)).mean(0))
-    other = mean*torch.tensor([-1,1,1])
-    return torch.cdist(other, mean).argmin(1)
-
 def fit_head_space(
     people:list,       # of `AlignedHead`, as many people as there are
     cfg:HeadSpaceCfg=HeadSpaceCfg(),
 )->HeadSpace:
     "Learn the space of heads from many people"
-    mirror,sets = mirror_map(people),{}
+    frontal = np.stack([h.landmarks for h in people if abs(h.yaw)<10])
+    mirror = mirror_map(torch.from_numpy((frontal-frontal.mean(1, keepdims=True)).mean(0)))
+    sets = {}
     for view in VIEWS: sets[view] = head_set(people, view, mirror, size=cfg.size)
     where = {}
     for view,s in sets.items():
