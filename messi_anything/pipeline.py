@@ -18,7 +18,7 @@ from .images import (Box, MessiError, ImageError, DataError, ConfigError, Weight
                                    load_mask, save_image, to_tensor, to_pil, mask_to_pil, image_grid, list_images,
                                    command, positional)
 from .training import find_weights, make_folder, pick_device
-from .faces import Face
+from .faces import Face, find_faces
 from .segment import (Segmenter, from_mask, check_choice, choice, check_writable, faces_within,
                                     _face_finder, cutout as cut_out)
 from .inpaint import (Inpainter, PixelInpainter, BestOf, Classical, Edge, Plan, Painted, LEFT, STEPS,
@@ -173,6 +173,9 @@ def faces_of(
         if out[i] is not None: continue
         if found.faces is None or p.box.width<=.55*p.box.height: # the segmenter has looked at wider ones
             out[i] = whose([p], faces_within(img, p.box.scaled(1.2), _face_finder()))[0]
+    if None in out: # the segmenter's quick finder misses some: look at the whole photo, once
+        seen = find_faces(img)
+        out = [f or whose([p], seen)[0] for p,f in zip(found.people, out)]
     return out
 
 # %% ../nbs/09_pipeline.ipynb #d1d97da5
