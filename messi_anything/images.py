@@ -13,15 +13,16 @@ import numpy as np, torch
 import torch.nn.functional as F
 from torch import Tensor
 from fastcore.basics import patch
-from PIL import Image, ImageDraw, ImageFile, ImageFont
+from PIL import Image, ImageChops, ImageDraw, ImageFile, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 # %% auto #0
 __all__ = ['RASTER', 'KINDS', 'synthetic_source', 'image_suffixes', 'MessiError', 'ImageError', 'DataError', 'WeightsError',
            'ConfigError', 'positional', 'command', 'raster', 'open_picture', 'is_raw', 'to_pil', 'load_image',
-           'to_tensor', 'load_mask', 'mask_to_pil', 'image_grid', 'Box', 'square_window', 'resize', 'crop',
-           'link_target', 'atomic_path', 'atomic_write', 'read_provenance', 'NotedImage', 'noted', 'note_of',
-           'save_image', 'told', 'messi_check', 'main_check', 'is_image_file', 'list_images']
+           'LoadedPhoto', 'load_photo', 'with_alpha', 'to_tensor', 'load_mask', 'mask_to_pil', 'image_grid', 'Box',
+           'square_window', 'resize', 'crop', 'link_target', 'atomic_path', 'atomic_write', 'read_provenance',
+           'NotedImage', 'noted', 'note_of', 'save_image', 'told', 'messi_check', 'main_check', 'is_image_file',
+           'list_images']
 
 # %% ../nbs/00_images.ipynb #9a9dec22
 class MessiError(ValueError): "Anything a user can put right; says what was wrong, where, and what to do"
@@ -440,6 +441,47 @@ def load_image(
     out = _rgb(im, name)
     if out is src: out = out.copy()
     out.info = {}
+    return out
+
+# %% ../nbs/00_images.ipynb #3e40c956
+@dataclass
+class LoadedPhoto:
+    "A photo, and what `load_image` leaves out of it"
+    image:Image.Image     # RGB
+    rgba:Image.Image=None # the same with its transparency, where any of it is transparent
+    about:str=''          # what was left out, such as 'the first of 12 frames'
+
+def load_photo(
+    src,                        # anything `load_image` takes
+    *,
+    max_pixels:int=100_000_000, # see `load_image`
+    name:str=None,
+)->LoadedPhoto:
+    "Any picture as `load_image` gives it, its transparency, and a word about its frames"
+    name = name or _name(src)
+    if isinstance(src, Tensor): return LoadedPhoto(load_image(src, max_pixels=max_pixels, name=name))
+    im = _array_image(src, max_pixels, name) if isinstance(src, np.ndarray) else _decode(src, max_pixels, name)
+    rgba = _rgba(im) if _alpha(im) else None
+    if rgba is not None and rgba.getchannel('A').getextrema()[0]==255: rgba = None
+    n = _frames(src)
+    return LoadedPhoto(load_image(im, max_pixels=max_pixels, name=name), rgba, f'the first of {n} frames' if n>1 else '')
+
+def _frames(src)->int:
+    if isinstance(src, (np.ndarray, Image.Image)): return 1                  # whoever opened it has chosen the frame
+    with contextlib.suppress(Exception), _quiet, _source(src, _name(src)) as f:
+        with open_picture(f) as im: return getattr(im, 'n_frames', 1) if im.format in ('GIF','WEBP','PNG','TIFF','AVIF') else 1
+    return 1
+
+def with_alpha(
+    img:Image.Image,     # RGB, painted
+    rgba:Image.Image,    # the photo with its transparency
+    changed:Tensor,      # (1,1,h,w) in [0,1], where it was painted
+)->Image.Image:          # RGBA
+    "Give a painted photo its transparency again; what was painted is opaque"
+    painted = Image.fromarray((changed[0,0]*255).ceil().clamp(0, 255).byte().numpy())
+    out = rgba.convert('RGB')                                            # the colours under the transparency too
+    out.paste(img, mask=painted.point(lambda v: 255*(v>0)))
+    out.putalpha(ImageChops.lighter(rgba.getchannel('A'), painted))
     return out
 
 # %% ../nbs/00_images.ipynb #30d1b54a

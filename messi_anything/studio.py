@@ -17,7 +17,7 @@ import numpy as np, torch, traitlets as T, ipywidgets as W
 from PIL import Image, ImageDraw, ImageFont
 from fastcore.basics import patch
 from fastcore.meta import delegates
-from .images import MessiError, ImageError, DataError, ConfigError, load_image, mask_to_pil, image_grid, command, is_image_file, open_picture, _plugin, _plugins, _quiet, _save_options
+from .images import MessiError, ImageError, DataError, ConfigError, load_image, mask_to_pil, image_grid, command, is_image_file, note_of, open_picture, _plugin, _plugins, _quiet, _save_options
 from .training import make_folder, pick_device, plot_curve
 from .segment import choice
 from .target import target_report, thumbnail, review
@@ -578,7 +578,8 @@ def _button(label, f, tip='', **kw):
     return b
 
 def _shown(img, meta=None)->bytes: # JPEG, to be looked at
-    k = min(1, VIEW/max(img.size)); f = io.BytesIO()
+    k,f = min(1, VIEW/max(img.size)),io.BytesIO()
+    if img.mode!='RGB': img,meta = load_image(img),meta or note_of(img)
     img.resize(tuple(max(1, round(o*k)) for o in img.size), Image.LANCZOS).save(f, 'JPEG', **_save_options('JPEG', meta, 92, 'the picture'))
     return f.getvalue()
 
@@ -869,7 +870,7 @@ def _file(self:Studio, key:str)->tuple: # name, type, bytes
     stem = 'messi_'+(re.sub(r'[^\w.-]+', '_', Path(self.run.name).stem)[:60] or 'photo')
     if key=='settings': return f'{stem}_settings.json', 'application/json', self.run.settings[self.variant].encode()
     prov = r.provenance() if r.replaced else None
-    img,meta = dict(picture=lambda: (r.image, prov), mask=lambda: (mask_to_pil(r.mask), None), cutout=lambda: (r.cutout(), None))[key]()
+    img,meta = dict(picture=lambda: (r.image, prov), mask=lambda: (mask_to_pil(r.mask), None), cutout=lambda: (cut := r.cutout(), note_of(cut)))[key]()
     return f'{stem}_{f"seed{r.seed}" if key=="picture" else key}.png', 'image/png', png_bytes(img, meta)
 
 # %% ../nbs/12_studio.ipynb #121bb78b
@@ -1121,7 +1122,7 @@ def _work(self:WordsTab, f, then):
 def _paint(self:WordsTab):
     a = dict(text=self.text.value.strip(), n=self.n.value, seed=self.seed.value, guidance=self.guidance.value, target=self.who.value)
     def then(imgs):
-        self.made = [(im, dict(target=a['target'], seed=str(a['seed']+i), text=a['text'], guidance=f'{a["guidance"]:g}', mode='words')) for i,im in enumerate(imgs)]
+        self.made = [(im, dict(target=a['target'], seed=str(a['seed']+i), text=a['text'], guidance=f'{a["guidance"]:g}', mode='words', kind='generated')) for i,im in enumerate(imgs)]
         self.sheet.value = '<div class="messi-sheet">'+''.join(figure(png_bytes(im, m), f'painted from: {a["text"]}', f'seed {m["seed"]}') for im,m in self.made)+'</div>'
         self.compare.after,self.save.items = b'',[[str(i), f'seed {m["seed"]}'] for i,(_,m) in enumerate(self.made)]
         return f'{len(imgs)} painted'
