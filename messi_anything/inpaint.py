@@ -14,7 +14,7 @@ from PIL import Image
 from .images import Box, ConfigError, ImageError, WeightsError, to_pil, to_tensor
 from .data import person_window, face_frame
 from .augment import grow
-from .training import precision, find_weights
+from .training import precision, find_weights, read_json
 from .unet import UNet
 from .text import read_words
 from .faces import face_logit
@@ -143,10 +143,11 @@ def read_target(folder)->dict: # {'name': ..., 'label': ..., 'close': ...}
     p = Path(folder)/'target.json'
     if not p.is_file(): return {}
     try:
-        d = json.loads(p.read_text())
+        d = read_json(p)
         label = None if d['label'] is None else int(d['label'])
         return dict(name=str(d['name']), label=label, close=bool(d.get('close', False)))
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as e:
+    except WeightsError: raise
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as e:
         why = f'{type(e).__name__}: {e}'
         raise WeightsError(f'{p} does not describe a target ({why}): it needs a name and a label') from None
 
@@ -535,7 +536,7 @@ class Classical(Inpainter):
         return torch.stack([one(x, m) for x,m in zip(img, hole)]).clamp(-1,1)
 
 # %% ../nbs/07_inpaint.ipynb #a144dd24
-ROOM = 6_000_000 # pixels that are painted at once, the variants counted
+ROOM = 4_000_000 # pixels that are painted at once, the variants counted
 
 def paint_photo(
     img:Image.Image,   # RGB
@@ -551,7 +552,7 @@ def paint_photo(
         out = painter.paint(to_tensor(img).expand(n, -1, -1, -1), plan, seeds, cfg)
         return replace(out, image=[to_pil(o) for o in out.image])
     out = Painted([img.copy() for _ in seeds], torch.zeros(1,1,*img.size[::-1]), list(plan.notes))
-    for who,box in groups(plan, img.size, room):
+    for who,box in groups(plan, img.size, room, 'mesh' in painter.requires):
         at_once = max(1, int(room//box.area))
         for j in range(0, n, at_once): _paint_window(out, who, box, range(j, min(n, j+at_once)), plan, painter, seeds, cfg, room)
     return out
@@ -561,21 +562,23 @@ def reach(
     person,     # a `Person`
     face,       # their `Face`, or None
     size:tuple, # (width, height) of the photo
+    head:bool=False, # nothing but the head is painted
 )->Box:         # whole pixels, inside the photo
     "What an inpainter may look at or change for one person: a wide window and some more"
     side = 1.8*max(person.box.width, person.box.height)/2
     (x,y),(W,H) = person.box.center,size
-    boxes = [Box(x-side, y-side, x+side, y+side)]+([face.box.scaled(4.5)] if face else []) # the crop of a head is three faces wide, and may lie aslant
+    body,near = Box(x-side, y-side, x+side, y+side),face and face.box.scaled(4.5) # the crop of a head is three faces wide, and may lie aslant
+    boxes = [near] if head and near else [body, near] if near else [body]
     l,t,r,b = (f(o) for f,o in zip((min,min,max,max), zip(*(o.astuple() for o in boxes))))
     return Box(max(0, math.floor(l)), max(0, math.floor(t)), min(W, math.ceil(r)), min(H, math.ceil(b)))
 
 def groups(
-    plan:Plan, size:tuple, room:int=ROOM,
+    plan:Plan, size:tuple, room:int=ROOM, head:bool=False, # see `reach`
 )->list: # of ([indices of people], `Box` around all they reach), far ones first
     "Who is painted together: people who reach into each other's windows, as long as there is room"
     out = []
     for i in plan.todo:
-        who,box = [i],reach(plan.people[i], plan.faces[i], size)
+        who,box = [i],reach(plan.people[i], plan.faces[i], size, head)
         for others,there in list(out):
             both = Box(min(box.left, there.left), min(box.top, there.top), max(box.right, there.right), max(box.bottom, there.bottom))
             if box.intersection(there).area and both.area<=room:
