@@ -245,7 +245,7 @@ def zip_file(rng):
     from messi_anything.customize import check_target, unzip_target
     from messi_anything.serve import ServeCfg
     from messi_anything.studio import pictures_in
-    names = ('a.png', 'A.PNG', '../../up.png', '/abs.png', 'C:\\x.png', 'config.json', 'model.safetensors', 'target.json', 'x.pkl', 'a/b/c.png', '', 'x'*300+'.png', 'nul\0.png', '..')
+    names = ('a.png', 'A.PNG', '../../up.png', '/abs.png', 'C:\\x.png', 'config.json', 'model.safetensors', 'target.json', 'x.pkl', 'a/b/c.png', 'x'*300+'.png', 'nul\0.png', '..')
     entries = [(rng.choice(names), rng.choice([b'', b'\0'*10_000, *stub.pictures[:3], *stub.net[1].values()]), rng.choice((0o100644, 0o120777, 0o040755, 0))) for _ in range(rng.randint(0, 6))]
     data = zipped(entries, rng)
     if rng.random() < .5: data = mutated(data, rng)

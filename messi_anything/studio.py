@@ -895,7 +895,7 @@ def pictures_in(
             for i in inside:
                 with z.open(i) as f: one = f.read(int(cfg.max_mb*2**20)+1)   # what an entry says of its size is not asked
                 yield i.filename, one
-    except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, NotImplementedError, ValueError, zlib.error) as e:
+    except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, NotImplementedError, ValueError, IndexError, zlib.error) as e:
         if isinstance(e, MessiError): raise
         raise DataError(f'the zip cannot be read ({type(e).__name__}): it may be cut short; make it again') from None
 

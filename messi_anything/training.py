@@ -122,7 +122,8 @@ def build_within(
     most = sum(math.prod(s) for s in shapes.values())
     try:
         with _Budget(int(1.5*most)+1_000_000, where): return build()
-    except (RuntimeError, OverflowError, MemoryError, RecursionError) as e: raise WeightsError(f'{where}: config.json describes no network that can be built ({type(e).__name__}): get or make the weights again') from None
+    except MessiError: raise
+    except (RuntimeError, OverflowError, MemoryError, RecursionError, TypeError, ValueError) as e: raise WeightsError(f'{where}: config.json describes no network that can be built ({type(e).__name__}): get or make the weights again') from None
 
 # %% ../nbs/03_training.ipynb #54c7ae6e
 MOST_TEXT,MOST_WEIGHTS,MOST_FILES = 5<<20,8<<30,20 # bytes of a text file and of the weights; number of files
