@@ -188,7 +188,7 @@ def fit_outline(
 # %% ../nbs/07e_heads.ipynb #d158b2b9
 def even_hair(
     texture:Tensor, # (b,3,n,n) in about [0,1]
-    share:float=.8, # of the difference that goes
+    share:float=.5, # of the difference that goes; with more, the person is harder to recognise
 )->Tensor:          # (b,3,n,n), the face as it was
     "Bring the hair of a head towards one colour"
     n = texture.shape[-1]
