@@ -18,10 +18,11 @@ from PIL.PngImagePlugin import PngInfo
 
 # %% auto #0
 __all__ = ['in_float32', 'synthetic_source', 'image_suffixes', 'MessiError', 'ImageError', 'DataError', 'WeightsError',
-           'ConfigError', 'positional', 'say', 'user_path', 'regular_file', 'make_folder', 'check_writable',
-           'home_folder', 'command', 'Shared', 'to_pil', 'load_image', 'to_tensor', 'load_mask', 'mask_to_pil',
-           'image_grid', 'Box', 'square_window', 'resize', 'crop', 'atomic_path', 'atomic_write', 'read_provenance',
-           'save_image', 'made_here', 'is_image_file', 'is_service_folder', 'list_images']
+           'ConfigError', 'positional', 'say', 'user_path', 'regular_file', 'read_json', 'make_folder',
+           'check_writable', 'home_folder', 'command', 'Shared', 'to_pil', 'load_image', 'to_tensor', 'load_mask',
+           'mask_to_pil', 'image_grid', 'Box', 'square_window', 'resize', 'crop', 'atomic_path', 'sweep',
+           'atomic_write', 'read_provenance', 'save_image', 'made_here', 'is_image_file', 'is_service_folder',
+           'list_images']
 
 # %% ../nbs/00_images.ipynb #9a9dec22
 def _clip(
@@ -108,6 +109,25 @@ def regular_file(
     if not out.exists(): raise error(f'{out}: no such file: check the path')
     if not out.is_file(): raise error(f'{out}: is not a regular file but a pipe, socket or device: give a file')
     return out
+
+# %% ../nbs/00_images.ipynb #1f356d45
+def read_json(
+    path, # of a file that holds an object, as users write it
+    error=DataError,    # the family of the error
+    most:int=64<<20,    # bytes; a larger file is no such file
+)->dict:
+    "The object in a JSON file, its numbers finite; whatever else is there is an error in plain words"
+    path = regular_file(path, error)
+    def finite(text):
+        if not math.isfinite(x := float(text)): raise ValueError
+        return x
+    try:
+        with open(path, 'rb') as f: data = f.read(most+1)
+        d = json.loads(data, parse_float=finite, parse_constant=finite) if len(data)<=most else None
+    except OSError as e: raise error(f'{path}: cannot be read ({e.strerror}): check its permissions') from None
+    except (ValueError, RecursionError): raise error(f'{path}: is not readable JSON with finite numbers: it may be cut short, or of another program') from None
+    if not isinstance(d, dict): raise error(f'{path}: '+('is far too large' if len(data)>most else 'holds no object with named entries')+': it is of another program')
+    return d
 
 # %% ../nbs/00_images.ipynb #39bd4d71
 _made = [] # folders made by `make_folder`, for `_tidy`
@@ -858,6 +878,11 @@ def atomic_path(
         raise error from e
     finally:
         with contextlib.suppress(OSError): tmp.unlink(missing_ok=True)
+
+def sweep(folder):
+    "Remove what killed writers left in a folder; for folders in which nobody else is writing"
+    for o in Path(folder).glob('.*-*'):
+        if re.fullmatch(r'\..+-[0-9a-f]{8}(\.\w+)?', o.name) and o.is_file(): o.unlink(missing_ok=True)
 
 def _to_disk(path):
     "Wait until a file, or the list of names in a folder, is on the disk; where that cannot be asked for, go on"
