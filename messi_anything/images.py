@@ -17,12 +17,12 @@ from PIL import Image, ImageDraw, ImageFile, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 # %% auto #0
-__all__ = ['in_float32', 'synthetic_source', 'image_suffixes', 'MessiError', 'ImageError', 'DataError', 'WeightsError',
+__all__ = ['in_float32', 'RASTER', 'synthetic_source', 'image_suffixes', 'MessiError', 'ImageError', 'DataError', 'WeightsError',
            'ConfigError', 'positional', 'say', 'user_path', 'regular_file', 'read_json', 'make_folder',
-           'check_writable', 'home_folder', 'command', 'Shared', 'to_pil', 'load_image', 'to_tensor', 'load_mask',
-           'mask_to_pil', 'image_grid', 'Box', 'square_window', 'resize', 'crop', 'atomic_path', 'sweep',
-           'atomic_write', 'read_provenance', 'save_image', 'made_here', 'is_image_file', 'is_service_folder',
-           'list_images']
+           'check_writable', 'home_folder', 'command', 'Shared', 'raster', 'open_picture', 'is_raw', 'to_pil',
+           'load_image', 'to_tensor', 'load_mask', 'mask_to_pil', 'image_grid', 'Box', 'square_window', 'resize',
+           'crop', 'link_target', 'atomic_path', 'sweep', 'atomic_write', 'read_provenance', 'save_image', 'made_here',
+           'is_image_file', 'is_service_folder', 'list_images']
 
 # %% ../nbs/00_images.ipynb #9a9dec22
 def _clip(
@@ -199,15 +199,16 @@ def _name(src)->str:
     return str(getattr(src, 'name', '') or f'<{type(src).__name__}>')
 
 # %% ../nbs/00_images.ipynb #2ade9079
-_signs = {rb'II(RO|RS|U\0)|MMOR|FUJIFILMCCD-RAW|FOVb|....ftypcrx|II\*\0....CR\x02': 'raw', rb'....ftyp(hei[cmsx]|hev[cmsx]|mif1|msf1)': 'HEIC', rb'....ftypavi[fs]': 'AVIF', rb'\xff\x0a|\0\0\0\x0cJXL ': 'JPEG XL',
+_signs = {rb'II\*\0....CR|II(RO|RS|U\0)|MMOR|FUJIFILMCCD-RAW|FOVb|\0MRM|II\x1a\0\0\0HEAPCCDR|....ftypcrx': 'raw',
+          rb'....ftyp(hei[cmsx]|hev[cmsx]|mif1|msf1)': 'HEIC', rb'....ftypavi[fs]': 'AVIF', rb'\xff\x0a|\0\0\0\x0cJXL ': 'JPEG XL',
           rb'\xff\xd8': 'JPEG', rb'\x89PNG': 'PNG', rb'GIF8': 'GIF', rb'RIFF....WEBP': 'WebP', rb'II\*\0|MM\0\*': 'TIFF',
           rb'(<\?xml.*?\?>)?(\s|<!--.*?-->|<!DOCTYPE svg.*?>)*<svg': 'svg', rb'%!PS|%PDF': 'pdf', rb'<(!doctype html|html|head)': 'html',
           rb'....ftyp|\x1aE\xdf\xa3|RIFF....AVI ': 'video', rb'version https://git-lfs': 'lfs'}
 _plugins = {'HEIC': ('HEIF', 'pillow_heif', 'pillow-heif'), 'AVIF': ('AVIF', 'pillow_avif', 'pillow-avif-plugin'),
             'JPEG XL': ('JXL', 'pillow_jxl', 'pillow-jxl-plugin')}   # Pillow's name, the module, what pip calls it
-_words = dict(svg='is a vector drawing: export it as PNG first', pdf='is a PDF or PostScript document: export the page as PNG first',
+_words = dict(raw='is a camera raw file, a sensor\'s numbers rather than a picture: export it first, as JPEG or TIFF',
+              svg='is a vector drawing: export it as PNG first', pdf='is a PDF or PostScript document: export the page as PNG first',
               video='is a video: save one of its frames as a picture first', html='is a web page: its download went wrong, fetch the picture itself',
-              raw='is a camera raw file, of which only a small preview can be read: export it first, as JPEG or TIFF',
               lfs='is a Git LFS pointer, the picture itself was not fetched: run `git lfs pull`')
 
 def _kind(
@@ -230,7 +231,7 @@ def _why_not(
     except UnicodeDecodeError as e: text = head[:e.start].decode() if e.start>len(head)-4 else ''
     if text.strip() and all(c.isprintable() or c in '\t\r\n\f' for c in text):
         return f'is a text file, not a picture (it begins with {text.strip()[:24]!r})'
-    return 'is not a picture in any format that Pillow reads: save it as JPEG or PNG'
+    return 'is not a picture in any format that is read here: save it as JPEG or PNG'
 
 # %% ../nbs/00_images.ipynb #5db5fe27
 def _open_path(
@@ -415,6 +416,53 @@ def _check_size(
     if w*h>max_pixels: raise ImageError(f'{name}: {w}x{h} is {w*h:,} pixels, more than max_pixels={max_pixels:,}: '
                                         'make it smaller first, or raise the limit')
 
+# %% ../nbs/00_images.ipynb #84982ccb
+RASTER = ('JPEG', 'MPO', 'PNG', 'WEBP', 'GIF', 'BMP', 'DIB', 'TIFF', 'JPEG2000', 'PPM', 'TGA', 'ICO',
+          'AVIF', 'HEIF', 'JXL') # the last three where Pillow or a plug-in reads them
+
+def raster(
+    some:tuple=RASTER, # names as Pillow has them
+)->list:
+    "The formats that are read here, as far as this Pillow knows them"
+    Image.init()
+    return [o for o in some if o in Image.OPEN]
+
+def open_picture(
+    f,           # path or open binary file
+    some:tuple=RASTER, # formats
+)->Image.Image:  # its pixels are not unpacked yet
+    "Read the header of a picture; the only place where a file is handed to Pillow"
+    return Image.open(f, formats=raster(some))
+
+# %% ../nbs/00_images.ipynb #0e4a69e0
+_mosaic = (32803, 34892) # photometric interpretations: colour filter array, linear raw
+
+def is_raw(
+    f, # open binary file
+)->bool:
+    "Whether a TIFF is a camera's raw file"
+    try:
+        first,*inner = _directories(f)
+        if 50706 in first or int(first.get(254, 0))&1: return True           # DNGVersion; a reduced picture
+        area = lambda o: int(o.get(256, 0))*int(o.get(257, 0))
+        return any(o.get(262) in _mosaic or area(o)>area(first) for o in (first, *inner))
+    except Exception: return False                                       # broken tags are for the decoder to complain about
+
+def _directories(f, most=16): # the tags of a TIFF's first picture, and of those that it points to
+    from PIL.TiffImagePlugin import ImageFileDirectory_v2
+    f.seek(0)
+    head = f.read(16)
+    if head[:4] not in (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+'): return [{}]
+    if 43 not in head[2:4]: head = head[:8]                              # 43: BigTIFF, with longer numbers
+    def load(at):
+        tags = ImageFileDirectory_v2(head)
+        f.seek(int(at))
+        tags.load(f)
+        return tags
+    out = [load(ImageFileDirectory_v2(head).next)]
+    at = out[0].get(330, ())
+    return out+[load(o) for o in (at if isinstance(at, tuple) else (at,))[:most]]
+
 # %% ../nbs/00_images.ipynb #0d16ff1b
 def _plugin(kind:str)->bool:
     "Load the plug-in for a format that Pillow does not know by itself; False where none is installed"
@@ -422,33 +470,29 @@ def _plugin(kind:str)->bool:
     except Exception: return False
     return True
 
+def _no_raw(f, name:str):
+    at = f.tell()
+    if is_raw(f): raise ImageError(f'{name}: {_words["raw"]}')
+    f.seek(at)
+
 def _open(f, name:str)->Image.Image:
     "Read the header of the picture in the file `f`"
-    try: return Image.open(f)
+    try: im = open_picture(f)
     except Image.DecompressionBombError:
         raise ImageError(f'{name}: has more than {2*Image.MAX_IMAGE_PIXELS:,} pixels, the limit of Pillow itself: '
                          'make it smaller first, or raise PIL.Image.MAX_IMAGE_PIXELS as well as max_pixels') from None
     except Exception as e: err = e
+    else:
+        if im.format=='TIFF': _no_raw(f, name)
+        return im
+    _no_raw(f, name)
     f.seek(0)
     kind = _kind(head := f.read(512))
     f.seek(0)
     if kind in _plugins and _plugin(kind):
-        with contextlib.suppress(Exception): return Image.open(f)
+        with contextlib.suppress(Exception): return open_picture(f)
     if isinstance(err, MemoryError): raise ImageError(f'{name}: does not fit into memory: make it smaller first') from err
     raise ImageError(f'{name}: {_why_not(head)}') from err
-
-# %% ../nbs/00_images.ipynb #6555d899
-_raw_suffixes = frozenset('.dng .nef .nrw .cr2 .cr3 .crw .arw .srf .sr2 .pef .orf .rw2 .raf .3fr .fff .iiq .erf .kdc .dcr .mos .mrw .x3f'.split())
-
-def _is_preview(
-    im:Image.Image,
-    name:str, # what errors call it
-)->bool:
-    "Whether a picture that Pillow opened is only the preview in a camera raw file"
-    if im.format!='TIFF': return False
-    tags = getattr(im, 'tag_v2', {})
-    smaller = tags.get(254, 0)                                     # NewSubfileType: 1 for a reduced version of another picture
-    return 50706 in tags or (isinstance(smaller, int) and smaller&1==1) or os.path.splitext(name)[1].lower() in _raw_suffixes
 
 # %% ../nbs/00_images.ipynb #776c1b00
 def _decode(
@@ -461,8 +505,9 @@ def _decode(
     with _quiet, opened as f:
         im = src if f is None else _open(f, name)
         _check_size(*im.size, max_pixels, name)
-        if _is_preview(im, name): raise ImageError(f'{name}: {_words["raw"]}')
         if im.format in ('EPS', 'WMF', 'EMF'): raise ImageError(f'{name}: is a vector drawing: export it as PNG first')
+        if im.format and im.format not in RASTER: raise ImageError(f'{name}: {im.format} is not read here: save it as JPEG or PNG')
+        if f is None and im.format=='TIFF' and getattr(im, 'fp', None): _no_raw(im.fp, name)
         try: im.load()
         except MemoryError as e: raise ImageError(f'{name}: does not fit into memory: make it smaller first') from e
         except Exception as e: raise ImageError(f'{name}: is broken or cut short, its pixels cannot be read ({e})') from e
@@ -845,6 +890,21 @@ def crop(
             out = Image.fromarray(np.pad(a, room, mode='edge' if pad=='edge' else 'constant'))
     return out if size is None else resize(out, size, resample)
 
+# %% ../nbs/00_images.ipynb #fe7a6f76
+def link_target(
+    path, # a file to be written, which may be a symbolic link
+)->Path:  # the file that is to be written
+    "What a link in the same folder stands for; a `MessiError` for links that lead elsewhere or are another user's"
+    path = Path(path)
+    if not path.is_symlink(): return path
+    owner = path.lstat().st_uid
+    if hasattr(os, 'geteuid') and owner not in (os.geteuid(), os.getuid()):
+        raise MessiError(f'{path}: is a link that another user has made: remove it, or choose another place')
+    there = Path(os.path.realpath(path))
+    if not there.is_relative_to(os.path.realpath(path.parent)):
+        raise MessiError(f'{path}: is a link to a file outside its folder: remove it, or name the file itself')
+    return there
+
 # %% ../nbs/00_images.ipynb #f98b7156
 @contextlib.contextmanager
 def atomic_path(
@@ -853,7 +913,7 @@ def atomic_path(
 ):        # yields a `Path` in the same folder, with the same suffix, to write to
     "A temporary path that is renamed onto `path` when the block ends well and removed when it does not; raises `MessiError`"
     path = Path(os.path.abspath(user_path(path)))
-    if path.is_symlink(): path = Path(os.path.realpath(path))      # write the file that the link stands for
+    path = link_target(path)
     folder = path.parent
     if path.is_dir(): raise MessiError(f'{path}: is a folder: give the name of a file in it')
     if path.exists() and not os.access(path, os.W_OK): raise MessiError(f'{path}: is write-protected: choose another name')
