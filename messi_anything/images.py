@@ -4,7 +4,7 @@
 
 # %% ../nbs/00_images.ipynb #564feee7
 from __future__ import annotations
-import contextlib, errno, functools, importlib, io, json, math, os, re, secrets, shutil, stat, sys, tempfile, threading, warnings
+import contextlib, errno, functools, hashlib, importlib, io, json, math, os, re, secrets, shutil, stat, sys, tempfile, threading, warnings
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
@@ -18,7 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 
 # %% auto #0
 __all__ = ['in_float32', 'RASTER', 'synthetic_source', 'image_suffixes', 'MessiError', 'ImageError', 'DataError', 'WeightsError',
-           'ConfigError', 'positional', 'say', 'user_path', 'regular_file', 'read_json', 'make_folder',
+           'ConfigError', 'positional', 'say', 'user_path', 'regular_file', 'short_name', 'read_json', 'make_folder',
            'check_writable', 'home_folder', 'command', 'Shared', 'raster', 'open_picture', 'is_raw', 'to_pil',
            'load_image', 'to_tensor', 'load_mask', 'mask_to_pil', 'image_grid', 'Box', 'square_window', 'resize',
            'crop', 'link_target', 'atomic_path', 'sweep', 'atomic_write', 'read_provenance', 'save_image', 'made_here',
@@ -109,6 +109,14 @@ def regular_file(
     if not out.exists(): raise error(f'{out}: no such file: check the path')
     if not out.is_file(): raise error(f'{out}: is not a regular file but a pipe, socket or device: give a file')
     return out
+def short_name(
+    name:str,     # of a file, without its suffix
+    most:int=180, # bytes
+)->str:
+    "A name that leaves room for what is put before and behind it: its end goes for a hash where it is too long"
+    data = os.fsencode(name)
+    if len(data)<=most: return name
+    return f'{data[:most-9].decode("utf-8", "ignore")}~{hashlib.sha1(data).hexdigest()[:8]}'
 
 # %% ../nbs/00_images.ipynb #1f356d45
 def read_json(
@@ -154,7 +162,7 @@ def _tidy():
 
 def check_writable(folder)->Path:
     "An error now rather than after the work where a folder cannot be written to"
-    folder = make_folder(folder)
+    folder = user_path(folder)
     try: tempfile.TemporaryFile(dir=folder).close()
     except OSError as e: raise MessiError(f'the folder {folder} cannot be written to ({e.strerror}): choose another one') from None
     return folder
