@@ -391,7 +391,7 @@ def head_target(
     name='messi', # a target's name, folder or hub id
 )->HeadTarget:
     "Load the heads of a target"
-    where = find_weights(name)
+    where = find_weights(name, 'target')
     if isinstance(where, Path):
         where = where if (where/'config.json').is_file() and 'spread' in (where/'config.json').read_text() else where/'head'
         if not (where/'config.json').is_file():

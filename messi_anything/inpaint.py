@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
 from torch import Tensor
 from fastcore.basics import patch
-from .images import Box, ConfigError, ImageError, WeightsError
+from .images import Box, ConfigError, ImageError, WeightsError, read_json
 from .data import person_window, face_frame
 from .augment import grow
 from .training import precision, find_weights
@@ -141,13 +141,11 @@ def read_target(folder)->dict: # {'name': ..., 'label': ..., 'close': ...}
     "What a folder of weights says about its target"
     p = Path(folder)/'target.json'
     if not p.is_file(): return {}
+    d = read_json(p, WeightsError)
     try:
-        d = json.loads(p.read_text())
         label = None if d['label'] is None else int(d['label'])
         return dict(name=str(d['name']), label=label, close=bool(d.get('close', False)))
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as e:
-        why = f'{type(e).__name__}: {e}'
-        raise WeightsError(f'{p} does not describe a target ({why}): it needs a name and a label') from None
+    except (ValueError, KeyError, TypeError): raise WeightsError(f'{p} does not describe a target: it needs a name, and a label that is a number') from None
 
 # %% ../nbs/07_inpaint.ipynb #e4dca3ec
 @patch(cls_method=True)
@@ -156,7 +154,7 @@ def from_pretrained(cls:PixelInpainter,
     device=None, **kw
 )->PixelInpainter:
     "Load a target's generator"
-    where = find_weights(name)
+    where = find_weights(name, 'target')
     net = UNet.from_pretrained(where)
     folder = where if isinstance(where, Path) else _hub_folder(where)
     about = read_target(folder)
