@@ -18,11 +18,11 @@ from PIL.PngImagePlugin import PngInfo
 
 # %% auto #0
 __all__ = ['in_float32', 'RASTER', 'synthetic_source', 'image_suffixes', 'MessiError', 'ImageError', 'DataError', 'WeightsError',
-           'ConfigError', 'positional', 'say', 'user_path', 'regular_file', 'short_name', 'read_json', 'make_folder',
-           'check_writable', 'home_folder', 'command', 'Shared', 'raster', 'open_picture', 'is_raw', 'to_pil',
-           'load_image', 'to_tensor', 'load_mask', 'mask_to_pil', 'image_grid', 'Box', 'square_window', 'resize',
-           'crop', 'link_target', 'atomic_path', 'sweep', 'atomic_write', 'read_provenance', 'save_image', 'made_here',
-           'is_image_file', 'is_service_folder', 'list_images']
+           'ConfigError', 'reason', 'positional', 'say', 'user_path', 'regular_file', 'short_name', 'read_json',
+           'make_folder', 'check_writable', 'home_folder', 'command', 'Shared', 'raster', 'open_picture', 'is_raw',
+           'to_pil', 'load_image', 'to_tensor', 'load_mask', 'mask_to_pil', 'image_grid', 'Box', 'square_window',
+           'resize', 'crop', 'link_target', 'atomic_path', 'sweep', 'atomic_write', 'read_provenance', 'save_image',
+           'made_here', 'is_image_file', 'is_service_folder', 'list_images']
 
 # %% ../nbs/00_images.ipynb #9a9dec22
 def _clip(
@@ -42,6 +42,13 @@ class ImageError(MessiError): "A picture that cannot be read, used or written"
 class DataError(MessiError): "A folder, annotation file or dataset that cannot be used"
 class WeightsError(MessiError): "Weights that are missing, broken or do not fit"
 class ConfigError(MessiError): "Settings that cannot work"
+def reason(e)->str:
+    "What went wrong, from an exception of Python or of a library, in words of ours"
+    if isinstance(e, MessiError): return str(e)
+    if isinstance(e, OSError) and e.strerror: return e.strerror
+    words = {KeyError: f'{str(e).strip(chr(39))[:60]} is missing', UnicodeError: 'it is no text in UTF-8', json.JSONDecodeError: 'it is no JSON',
+             RecursionError: 'it is nested too deeply', MemoryError: 'there is no memory for it', (TypeError, ValueError, AttributeError, OverflowError, IndexError): 'a value in it is of the wrong kind'}
+    return next((v for k,v in words.items() if isinstance(e, k)), 'it is broken')
 
 # %% ../nbs/00_images.ipynb #4f1d7947
 def positional(

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch, torch.nn.functional as F
 from torch import nn, Tensor
 from fastcore.basics import patch
-from .images import ConfigError, WeightsError
+from .images import ConfigError, WeightsError, read_json, reason
 from .captions import split_words, all_words
 from .training import Pretrained, find_weights, save_weights, load_weights, load_into, write_json
 from .unet import UNet, attend, with_context
@@ -187,14 +187,13 @@ def read_words(
     folder, # of a target; or the hub id of one that was loaded before
 )->TextEncoder: # None where there is none
     "The text encoder beside a generator"
-    import json
     if not isinstance(folder, Path) and not Path(folder).is_dir():
         from huggingface_hub import hf_hub_download
         folder = Path(hf_hub_download(str(folder), 'config.json')).parent
     d = Path(folder)
     if not (d/'words.json').is_file(): return None
-    try: words = TextEncoder(TextCfg(**json.loads((d/'words.json').read_text())))
-    except (OSError, ValueError, TypeError) as e: raise WeightsError(f'{d/"words.json"} does not describe a text encoder ({e})') from None
+    try: words = TextEncoder(TextCfg(**read_json(d/'words.json', WeightsError)))
+    except (OSError, ValueError, TypeError) as e: raise WeightsError(f'{d/"words.json"} does not describe a text encoder ({reason(e)})') from None
     load_into(words, load_weights(d/'words.safetensors'), d/'words.safetensors')
     return words.eval()
 

@@ -18,7 +18,7 @@ from .images import (MessiError, WeightsError, ConfigError, DataError, atomic_pa
 __all__ = ['save_weights', 'load_weights', 'Pretrained', 'load_into', 'find_weights', 'best_device', 'pick_device',
            'bf16_is_fast', 'precision', 'keep_memory', 'TrainCfg', 'lr_at', 'EMA', 'ema_decay', 'StepSampler',
            'checkpoints', 'worth_keeping', 'save_checkpoint', 'load_checkpoint', 'hardware', 'commit_id', 'write_json',
-           'only_run', 'Trainer', 'plot_curve', 'LivePlot']
+           'in_jupyter', 'write_record', 'only_run', 'Trainer', 'plot_curve', 'LivePlot']
 
 # %% ../nbs/03_training.ipynb #2d6ec20a
 def save_weights(
@@ -367,6 +367,16 @@ def write_json(path, obj):
     "Write `obj` as JSON, beside its place and then renamed into it"
     with atomic_path(path) as tmp: Path(tmp).write_text(json.dumps(obj, indent=1)+'\n')
 
+def in_jupyter()->bool:
+    "Whether this code runs in a notebook's kernel"
+    ip = sys.modules['IPython'].get_ipython() if 'IPython' in sys.modules else None
+    return type(ip).__name__=='ZMQInteractiveShell'
+
+def write_record(path, obj):
+    "Keep the record of a full run. Who runs all cells of a page does not mean to replace it: in Jupyter that takes `MESSI_RECORDS=1`"
+    if Path(path).exists() and in_jupyter() and os.environ.get('MESSI_RECORDS')!='1': say(f'{path} stays as it is: set MESSI_RECORDS=1 to replace it')
+    else: write_json(path, obj)
+
 # %% ../nbs/03_training.ipynb #8645fb7c
 @contextlib.contextmanager
 def only_run(folder):
@@ -665,8 +675,7 @@ class LivePlot:
 
     def show(self, fig):
         "In a notebook, put the picture in the place of the last one"
-        ip = sys.modules['IPython'].get_ipython() if 'IPython' in sys.modules else None
-        if type(ip).__name__!='ZMQInteractiveShell': return
+        if not in_jupyter(): return
         from IPython.display import display
         if self.shown: self.shown.update(fig)
         else: self.shown = display(fig, display_id=True)
