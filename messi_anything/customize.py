@@ -517,7 +517,7 @@ def check_target(
         words = read_words(folder)
         for name,t in (('model', w), ('words', words.state_dict() if words is not None else {})):
             if not all(v.isfinite().all() for v in t.values() if v.is_floating_point()): raise WeightsError(f'{folder/name}.safetensors holds numbers that are not finite: get or make the target again')
-    return dict(about, **who, size=cfg.size, parameters=sum(math.prod(s) for s in header.values()), bytes=sum(p.stat().st_size for p in files))
+    return dict(about, **who, size=cfg.size, parameters=sum(math.prod(s) for p in files if p.suffix=='.safetensors' for s in _header(p).values()), bytes=sum(p.stat().st_size for p in files))
 
 # %% ../nbs/10_customize.ipynb #bc8a1c81
 def _owner(name): # -> folder of a target and whose it is
