@@ -12,7 +12,8 @@ from torch import nn, Tensor
 from fastcore.basics import patch
 from .images import ConfigError, WeightsError, read_json, reason
 from .captions import split_words, all_words
-from .training import Pretrained, find_weights, save_weights, load_weights, load_into, write_json
+from .training import (Pretrained, build_within, check_modest, find_weights, save_weights, load_weights, load_into,
+                                     weight_shapes, write_json)
 from .unet import UNet, attend, with_context
 
 # %% auto #0
@@ -192,8 +193,11 @@ def read_words(
         folder = Path(hf_hub_download(str(folder), 'config.json')).parent
     d = Path(folder)
     if not (d/'words.json').is_file(): return None
-    try: words = TextEncoder(TextCfg(**read_json(d/'words.json', WeightsError)))
-    except (OSError, ValueError, TypeError) as e: raise WeightsError(f'{d/"words.json"} does not describe a text encoder ({reason(e)})') from None
+    said = read_json(d/'words.json', WeightsError)
+    check_modest(said, d/'words.json')
+    try: cfg = TextCfg(**said)
+    except (ValueError, TypeError, OverflowError) as e: raise WeightsError(f'{d/"words.json"} does not describe a text encoder ({reason(e)})') from None
+    words = build_within(lambda: TextEncoder(cfg), weight_shapes(d/'words.safetensors'), d)
     load_into(words, load_weights(d/'words.safetensors'), d/'words.safetensors')
     return words.eval()
 
