@@ -755,7 +755,8 @@ def parts_of(
     parts,n = ndimage.label(p>threshold)
     if not n: return np.zeros(p.shape, int), []
     area = np.bincount(parts.ravel(), minlength=n+1)[1:]
-    keep = np.flatnonzero(area>=area.max()/500)+1
+    speck = max(area.max()/500, 5)                          # a dot becomes up to four pixels of the small mask
+    keep = np.flatnonzero(area>=min(speck, area.max()))+1
     if len(keep)>MOST_PARTS: return np.ones(p.shape, int), [float(p[p>threshold].mean())]
     number = np.zeros(n+1, int)
     number[sorted(keep, key=lambda i: ndimage.center_of_mass(parts==i)[1])] = np.arange(1, len(keep)+1)
