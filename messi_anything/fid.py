@@ -10,7 +10,7 @@ __all__ = ['frechet_distance', 'frechet_rows', 'jackknife', 'fid_inf', 'kid', 'p
            'main_fid']
 
 # %% ../nbs/08_fid.ipynb #60731de5
-import csv, hashlib, json, math, os, platform, sys, time, warnings
+import csv, difflib, hashlib, json, math, os, platform, sys, time, warnings
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, asdict
@@ -410,8 +410,9 @@ def timm_extractor(
 )->Extractor:
     "The pooled features of a timm model"
     import timm
-    if not timm.is_model(name): 
-        raise ConfigError(f'timm {timm.__version__} has no model {name!r}; timm.list_models("*{name.split(".")[0][:8]}*") shows similar names')
+    if not timm.is_model(name):
+        alike = difflib.get_close_matches(str(name)[:60], timm.list_models(), 3)
+        raise ConfigError(f'timm {timm.__version__} has no model {str(name)[:60]!r}'+(f': did you mean {" or ".join(alike)}?' if alike else ''))
     kw = {'num_classes':0}
     if weights is not None: kw['pretrained_cfg_overlay'],kw['pretrained'] = dict(file=str(weights)),True
     else: kw['pretrained'] = pretrained
