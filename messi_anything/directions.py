@@ -573,7 +573,7 @@ def recolour_hair(
     new = new+(shade-(new*weights).sum(1, keepdim=True)).clamp(min=0)
     return torch.lerp(img, new.clamp(0, 1), hair)
 
-# %% ../nbs/07m_directions.ipynb #99526c12
+# %% ../nbs/07m_directions.ipynb #f5403fec
 def numbers_of(
     img:Tensor,  # (1,3,H,W) in [0,1]
     mesh:Tensor, # (478,3)
@@ -619,7 +619,7 @@ def change_head(
     alpha = torch.where(alpha>.004, alpha, 0)
     out[head.part] = torch.where(alpha>0, torch.lerp(out[head.part], layer.clamp(0, 1), alpha), out[head.part])
     changed[head.part] = alpha
-    return _worn(out, changed, new, change.props, person if person is not None else _person(head, img))
+    return _worn(out, changed, new, change.props, _person(head, img) if person is None else person)
 
 def _coloured(layer, alpha, head, change): # hair and skin, where they are
     if not change.hair and not change.texture.get('skin'): return layer,alpha
