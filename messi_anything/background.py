@@ -37,7 +37,7 @@ def continue_into(
             out = torch.where(w>.5, out, around)
     return out
 
-# %% ../nbs/07aa_background.ipynb #b3fa68cc
+# %% ../nbs/07aa_background.ipynb #7a843445
 @dataclass(frozen=True)
 class FillCfg:
     "How a hole is filled with patches"
@@ -48,30 +48,29 @@ class FillCfg:
     rounds:tuple=(8,5,3,3,2) # searches and votes at each size, coarse to fine
     far:float=.1      # what a patch a whole window away costs, against mean squared differences of colours
     guide:float=.15   # what it costs to have another mean colour than the smooth fill has there
-    kind:float=4.     # what it costs to be of another kind, see `continue_background`
 
     def __post_init__(self):
         if self.patch<3 or self.patch%2==0: raise ConfigError(f'patch={self.patch}: give an odd number from 3 up')
         if min(self.most, self.side)<16 or not self.rounds or min(self.rounds)<1:
             raise ConfigError('most and side must be at least 16, and there is at least one round at each size')
 
-# %% ../nbs/07aa_background.ipynb #520f524c
+# %% ../nbs/07aa_background.ipynb #7c5cee0d
 class PatchGrid:
     "All patches of one size of the window, and which of them are to be filled from which"
     def __init__(self,
-        x:Tensor,    # (c,h,w): three colours, then maps of kinds, which are known in the hole as well
+        x:Tensor,    # (3,h,w)
         hole:Tensor, # (h,w) bool, to be filled
         out:Tensor,  # (h,w) bool, neither filled nor copied
         cfg:FillCfg, rng,
     ):
         from scipy.ndimage import distance_transform_edt
         p,r = cfg.patch,cfg.patch//2
-        (self.c,self.h,self.w),self.p,self.cfg,self.rng = x.shape,p,cfg,rng
+        (self.h,self.w),self.p,self.cfg,self.rng = hole.shape,p,cfg,rng
         self.H,self.W = self.h-p+1,self.w-p+1                          # so many patches fit below and beside each other
         no = hole|out
         self.hole,self.out = hole,out
-        self.smooth = continue_into(x[None,:3], (~no).float()[None,None])[0]
-        self.photo = torch.cat([torch.where(no, self.smooth, x[:3]), x[3:]]) # never changed
+        self.smooth = continue_into(x[None], (~no).float()[None,None])[0]
+        self.photo = torch.where(no, self.smooth, x)                   # never changed
         self.x = self.photo.clone()                                    # with the hole as filled so far
         inner = (...,slice(r, self.h-r),slice(r, self.w-r))
         touches = lambda m: _grow(m, r)[inner].flatten()
@@ -84,7 +83,7 @@ class PatchGrid:
         self.trust = torch.where(out&~hole, 0., trust)
         self.rows = self._unfold(self.photo)
         mean = lambda t: F.avg_pool2d(t[None], p, 1)[0].flatten(1).T   # (n,c)
-        self.mean,self.wanted = mean(self.photo[:3]),mean(self.smooth)[self.targets]
+        self.mean,self.wanted = mean(self.photo),mean(self.smooth)[self.targets]
         self.weigh(self.trust)
 
     def _unfold(self, t): return F.unfold(t[None], self.p)[0].T.contiguous() # (c,h,w) -> (n,c*p*p)
@@ -93,9 +92,7 @@ class PatchGrid:
         w = self._unfold(trust[None])[self.targets]
         self.known = w.mean(1)
         self.total = 3*w.sum(1).clamp(min=1e-3)
-        kinds = (self.c-3)*self.p**2
-        kind = (self.cfg.kind*self.total/max(1, kinds))[:,None].expand(-1, kinds)
-        self.weight = torch.cat([w, w, w, kind], 1)
+        self.weight = w.repeat(1, 3)
         self.pull = self.cfg.guide*(1-self.known)
 
     def look(self): # the targets as they are now
@@ -171,7 +168,7 @@ def search(self:PatchGrid,
             reach /= 3
     return s,d
 
-# %% ../nbs/07aa_background.ipynb #ada74e9f
+# %% ../nbs/07aa_background.ipynb #40460067
 @patch
 def vote(self:PatchGrid,
     s:Tensor,        # (n,) a source for each target
@@ -183,16 +180,16 @@ def vote(self:PatchGrid,
     scale = torch.quantile(d, .75).clamp(min=1e-5)*sharp
     weight = torch.exp(-d/(2*scale)).clamp(min=1e-4)*self.known.clamp(min=.02)
     total = torch.zeros(4, self.h*w)
-    colours = torch.cat([self.photo[:3].flatten(1), torch.ones(1, self.h*w)])
+    colours = torch.cat([self.photo.flatten(1), torch.ones(1, self.h*w)])
     here,there = (t//W*w+t%W for t in (self.targets, s))                  # the first pixel of each patch
     for o in (a*w+b for a in range(p) for b in range(p)):
         total.index_add_(1, here+o, colours[:,there+o]*weight)
     mean = (total[:-1]/total[-1].clamp(min=1e-8)).view(3, self.h, w)
     told = (total[-1]>0).view(self.h, w)
-    self.voted = torch.where(told, mean, self.x[:3])                      # also of known pixels beside the hole
-    self.x[:3] = torch.where(self.hole, self.voted, self.x[:3])
+    self.voted = torch.where(told, mean, self.x)                          # also of known pixels beside the hole
+    self.x = torch.where(self.hole, self.voted, self.x)
 
-# %% ../nbs/07aa_background.ipynb #70deaa68
+# %% ../nbs/07aa_background.ipynb #ada0ef65
 @patch
 def close(self:PatchGrid)->Tensor: # (n,) a source for each target
     "Fill the hole ring by ring"
@@ -204,13 +201,13 @@ def close(self:PatchGrid)->Tensor: # (n,) a source for each target
         self.weigh(self.trust*done+.003)
         self.look()
         q = self.best(self.number[cy*self.W+cx])
-        self.x[:3,y,x] = self.x[:3,q//self.W+y-cy,q%self.W+x-cx]
+        self.x[:,y,x] = self.x[:,q//self.W+y-cy,q%self.W+x-cx]
         done,left = done|ring,left&~ring
     self.weigh(self.trust)
     self.look()
     return self.best(torch.arange(len(self.targets)))
 
-# %% ../nbs/07aa_background.ipynb #5b9595a2
+# %% ../nbs/07aa_background.ipynb #2cf239e7
 def halved(
     x:Tensor,    # (c,h,w)
     hole:Tensor, # (h,w) bool
@@ -224,12 +221,10 @@ def halved(
     gap = F.avg_pool2d(hole.float(), 2)[0,0]>.3
     return small,gap,(n<.5)&~gap
 
-def _scaled_down(x, known, k): # (1,3+n,h,w), (1,1,h,w) -> (3+n,h/k,w/k), share of what is known (h/k,w/k)
+def _scaled_down(x, known, k): # (1,3,h,w), (1,1,h,w) -> (3,h/k,w/k), share of what is known (h/k,w/k)
     pool = lambda t: F.avg_pool2d(t, k, ceil_mode=True, count_include_pad=False)
     n = pool(known)
-    small = pool(x[:,:3]*known)/n.clamp(min=1e-6)
-    if x.shape[1]>3: small = torch.cat([small, pool(x[:,3:])], 1)
-    return small[0],n[0,0]
+    return (pool(x*known)/n.clamp(min=1e-6))[0],n[0,0]
 
 # %% ../nbs/07aa_background.ipynb #c38f44eb
 @patch
@@ -252,7 +247,7 @@ def passed_on(self:PatchGrid,
     q[bad] = self.sources[torch.from_numpy(self.rng.integers(0, len(self.sources), len(bad)))]
     return q
 
-# %% ../nbs/07aa_background.ipynb #7539f258
+# %% ../nbs/07aa_background.ipynb #6007d37a
 def fill_small(
     x:Tensor,    # (c,h,w)
     hole:Tensor, # (h,w) bool
@@ -279,8 +274,8 @@ def fill_small(
         if n:
             fine = make(size)
             s = fine.passed_on(coarse, s)
-            big = F.interpolate(coarse.x[None,:3], fine.x.shape[1:], mode='bilinear', align_corners=False)[0]
-            fine.x[:3] = torch.where(fine.hole, big, fine.x[:3])
+            big = F.interpolate(coarse.x[None], fine.x.shape[1:], mode='bilinear', align_corners=False)[0]
+            fine.x = torch.where(fine.hole, big, fine.x)
             fine.look()
             fine.vote(s, fine.cost(torch.arange(len(s)), s))
             coarse = fine
@@ -312,7 +307,7 @@ def offsets(
             least[at[better]],out[at[better]] = cost[better],move[better]
     return out.view(grid.h, grid.w, 2)
 
-# %% ../nbs/07aa_background.ipynb #87541eae
+# %% ../nbs/07aa_background.ipynb #5006c697
 def copy_pixels(
     img:Tensor,  # (3,h,w), a window of the photo; its hole is filled in place
     hole:Tensor, # (h,w) bool
@@ -355,11 +350,11 @@ def _mixed(img, at, k, grid, off): # (3,n)
 def _difference(grid, have): # (3,h,w) of the working size: what is to be added to the copies
     hole = grid.hole.float()[None,None]
     mean = lambda t: F.avg_pool2d(t, 3, 1, 1, count_include_pad=False)
-    lack = torch.where(grid.hole, grid.x[:3]-have, 0.)[None]
+    lack = torch.where(grid.hole, grid.x-have, 0.)[None]
     lack = mean(lack)/mean(hole).clamp(min=1e-3)
     rim = _grow(grid.hole, 2)&~grid.hole&~grid.out
     if rim.any():
-        step = torch.where(rim, grid.photo[:3]-grid.voted[:3], 0.)[None]    # what the votes miss beside the hole
+        step = torch.where(rim, grid.photo-grid.voted, 0.)[None]    # what the votes miss beside the hole
         lack = lack+continue_into(step, rim.float()[None,None])*torch.exp(-grid.depth/4)
     lack = torch.where(grid.hole, lack, 0.)
     return torch.where(grid.hole, lack, mean(lack)/mean(hole).clamp(min=1e-3))[0]
@@ -385,18 +380,17 @@ def hole_windows(
         out.append((Box(float(l), float(t), float(r), float(b)), mine))
     return out
 
-# %% ../nbs/07aa_background.ipynb #b52c47da
+# %% ../nbs/07aa_background.ipynb #9fd2041e
 def continue_background(
     img:Tensor,         # (1,3,H,W) in [-1,1]
     hole:Tensor,        # (1,1,H,W), above 0 where to fill
     avoid:Tensor=None,  # (1,1,H,W), above 0.2 where nothing may be copied from: other people, remains of this one
     seed:int=0,
     cfg:FillCfg=FillCfg(),
-    kinds:Tensor=None,  # (1,n,H,W) in [0,1], maps of kinds of things, known in the hole too: like is filled from like
 )->Tensor:              # (1,3,H,W): the photo outside the hole, bit for bit
     "Continue a photo into a hole, with pieces of its own"
-    if img.ndim!=4 or img.shape[:2]!=(1,3) or not all(_fits(o, img) for o in (hole, avoid, kinds)):
-        got = ', '.join(str(tuple(o.shape)) for o in (img, hole, avoid, kinds) if o is not None)
+    if img.ndim!=4 or img.shape[:2]!=(1,3) or not all(_fits(o, img) for o in (hole, avoid)):
+        got = ', '.join(str(tuple(o.shape)) for o in (img, hole, avoid) if o is not None)
         raise ConfigError(f'a photo (1,3,H,W) and holes (1,1,H,W) of its size are needed; got {got}')
     out = img.clone()
     if not (hole>0).any(): return out
@@ -406,8 +400,7 @@ def continue_background(
         part = (...,slice(t, b),slice(l, r))
         no = hole[part][0,0]>0
         if avoid is not None: no = no|(avoid[part][0,0]>.2)
-        more = img.new_zeros(0, *mine.shape) if kinds is None else kinds[part][0]
-        _fill_window(out[part][0], mine, no&~mine, more, cfg, seed)
+        _fill_window(out[part][0], mine, no&~mine, cfg, seed)
         known = ~(no|mine)[None,None]
         grained = match_grain(out[part], img[part], known, [seed]) if known.any() else out[part]
         out[part] = torch.where(mine, grained.clamp(-1, 1), out[part])
@@ -415,11 +408,11 @@ def continue_background(
 
 def _fits(o, img): return o is None or (o.ndim==4 and len(o)==1 and o.shape[2:]==img.shape[2:])
 
-def _fill_window(x, hole, out, kinds, cfg, seed): # (3,h,w), changed in place; (h,w) bool, (h,w) bool; (n,h,w)
+def _fill_window(x, hole, out, cfg, seed): # (3,h,w), changed in place; (h,w) bool, (h,w) bool
     share = math.sqrt(int(hole.sum())/cfg.most)
     k = max(1, math.ceil(share), math.ceil(max(hole.shape)/cfg.side))
     known = (~(hole|out)).float()[None,None]
-    small,n = _scaled_down(torch.cat([x, kinds])[None], known, k)
+    small,n = _scaled_down(x[None], known, k)
     gap = F.max_pool2d(hole.float()[None,None], k, ceil_mode=True)[0,0]>0
     no = (n<.999)&~gap
     for p in range(cfg.patch, 2, -2):                                  # where no whole patch is left, smaller ones

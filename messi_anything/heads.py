@@ -16,11 +16,11 @@ from messi_anything.headspace import (CROP, EYES_APART, Placement, HeadSpace, He
     head_space, head_target, known_of, oval_radius, place_head, ray_directions, sample_heads, smooth_outline, texture_coordinates,
     texture_of)
 from .inpaint import Inpainter, Painted, Plan, LEFT, match_grain
-from .background import FillCfg, continue_background, continue_into
+from .background import FillCfg, continue_background
 
 # %% auto #0
 __all__ = ['BEHIND_HAIR', 'blur', 'smooth_step', 'NewHead', 'aligned_crop', 'match_tone', 'gradient_energy', 'match_sharpness',
-           'beneath_hair', 'make_head', 'erase', 'seen_faces', 'HeadInpainter', 'put_in']
+           'make_head', 'erase', 'seen_faces', 'HeadInpainter', 'put_in']
 
 # %% ../nbs/07e_heads.ipynb #c4c8c2f9
 def blur(
@@ -51,7 +51,6 @@ class NewHead:
     gone:Tensor      # (1,1,h,w) old hair and head, to be erased first
     body:Tensor      # (1,1,h,w) clothes
     person:Tensor    # (1,1,h,w) anything of this person
-    beneath:Tensor   # (1,2,h,w) clothes and skin, seen or beneath the old hair, see `beneath_hair`
     skin:Tensor      # (1,1,h,w) neck that follows the head's tone
     tone:Tensor      # (3,) by how much
     face:Tensor      # (1,1,h,w) the inner face, to compare sharpness in
@@ -127,50 +126,6 @@ def match_sharpness(
     if theirs<mine: return blur(rgb, .8*math.sqrt(min(6, (mine/theirs)**2-1)))
     return rgb+(min(most, theirs/mine)-1)*(rgb-blur(rgb, max(.8, 1.2*scale)))
 
-# %% ../nbs/07e_heads.ipynb #b37a0c11
-def beneath_hair(
-    at:Placement, box:Box, # of the head, and its window
-    clothes:Tensor, skin:Tensor, # (1,1,h,w), what is seen of them below the chin
-    side:int=160,          # it is worked out on a copy of at most so many pixels a side
-)->Tensor:                 # (1,2,h,w): clothes, skin
-    "What the body is where hair hides it: the convex hull of what is seen of it and of the neck"
-    from scipy.spatial import ConvexHull
-    h,w = clothes.shape[2:]
-    k = min(1, side/max(h, w))
-    size = [max(4, round(o*k)) for o in (h,w)]
-    small = lambda t: F.interpolate(t, size, mode='area')[0,0]
-    body,neck = small(clothes),small(skin)
-    xy = _neck(at, box)*np.array([size[1]/w, size[0]/h])
-    y,x = ((body+neck).clamp(max=1).numpy()>.6).nonzero()
-    low = y>xy[:,1].min()                                                  # raised arms are not shoulders
-    points = np.concatenate([np.stack([x,y], 1)[low], xy])
-    hull = _polygon(points[ConvexHull(points).vertices], size)
-    throat = _polygon(xy, size)*(neck.sum()>.1*_polygon(xy, size).sum())
-    seen = (body>.5)|(neck>.5)
-    if seen.any(): which = continue_into(torch.stack([body, neck])[None], seen.float()[None,None])[0]
-    else: which = torch.zeros(2, *size)
-    bare = torch.maximum((which[1]>which[0]).float(), throat)
-    out = torch.stack([hull*(1-bare), hull*bare])
-    out = torch.where(seen, torch.stack([body, neck]), out)
-    return F.interpolate(out[None], (h,w), mode='bilinear', align_corners=False)
-
-def _neck(at, box): # (4,2) in pixels of the window: from the corners of the jaw down to the collar
-    p = at.landmarks[0,:,:2].double().numpy()
-    left,right,chin,top = p[172],p[397],p[152],p[10]
-    wide,long = np.linalg.norm(right-left),np.linalg.norm(chin-top)
-    middle = (left+right)/2
-    down = np.array([0., chin[1]-middle[1]+.3*long])
-    half = np.array([.48*wide, 0.])
-    crop = np.stack([middle-half, middle+half, middle+down+1.25*half, middle+down-1.25*half])
-    if at.mirrored: crop[:,0] = CROP-1-crop[:,0]
-    return crop@at.turn.T+at.offset-np.array([box.left, box.top])
-
-def _polygon(xy, size): # (n,2) -> (h,w) float
-    from PIL import Image, ImageDraw
-    out = Image.new('L', size[::-1])
-    ImageDraw.Draw(out).polygon([tuple(o) for o in xy.tolist()], fill=255)
-    return torch.from_numpy(np.array(out)).float()/255
-
 # %% ../nbs/07e_heads.ipynb #0de3e6b1
 _chin = FACE_OVAL.index(152)
 
@@ -203,8 +158,7 @@ def make_head(
     person = 1-background
     gone = (hair+(skin+hair)*above).clamp(0, 1)*inside*(1-front)
     face = sample(face_region(size)[None,None].float())
-    beneath = beneath_hair(at, box, clothes, skin*(1-above))
-    return NewHead(box, at.scale, rgb, alpha, gone, clothes, person, beneath, skin*(1-above)*inside, tone, face)
+    return NewHead(box, at.scale, rgb, alpha, gone, clothes, person, skin*(1-above)*inside, tone, face)
 
 def _old_texture(img, at, view, size): # (1,3,n,n): only low-order light is read off it
     radius = oval_radius(at.landmarks, between_eyes(at.landmarks))*1.3
@@ -235,15 +189,13 @@ def erase(
 )->tuple:        # (1,3,H,W), (1,1,H,W) weight of what was painted
     "Take old hair and heads away: clothes go on under long hair, the background behind it"
     weight,keep = torch.zeros(2,1,1,*img.shape[2:])
-    kinds = torch.zeros(1,2,*img.shape[2:])
     for h in heads:
         wide = max(1, round(3*h.scale))
         grown = F.max_pool2d((h.gone>.2).float(), 2*wide+1, 1, wide)
-        maps = dict(weight=blur(grown, max(.7, h.scale)), keep=h.person*(1-(h.body+h.skin)), kinds=h.beneath)
-        for all_,one in zip((weight, keep, kinds), maps.values()):
-            all_[h.part] = torch.maximum(all_[h.part], one)
+        weight[h.part] = torch.maximum(weight[h.part], blur(grown, max(.7, h.scale)))
+        keep[h.part] = torch.maximum(keep[h.part], h.person*(1-h.body))
     weight = torch.where(weight>.02, weight, 0)
-    fill = continue_background(img*2-1, weight, keep, seed, BEHIND_HAIR, kinds)/2+.5
+    fill = continue_background(img*2-1, weight, keep, seed, BEHIND_HAIR)/2+.5
     return torch.where(weight>0, torch.lerp(img, fill, weight), img),weight
 
 # %% ../nbs/07e_heads.ipynb #407586e3
