@@ -453,7 +453,7 @@ class BackgroundInpainter(Inpainter):
             out[j:j+1] = torch.where(alpha>0, torch.lerp(img[j:j+1], fill, alpha), img[j:j+1])
         return Painted(out, alpha, done)
 
-# %% ../nbs/07aa_background.ipynb #928bbd9b
+# %% ../nbs/07aa_background.ipynb #d7182fd2
 def look_closer(
     img:Tensor,  # (1,3,H,W) in [-1,1]
     plan:Plan,
@@ -476,9 +476,11 @@ def look_closer(
         for j,o in enumerate(people):
             if j!=i: torch.maximum(other, o.mask[part], out=other)
         mine = people[i].mask[part]
-        more = ((p-.3)*5+.5).clamp(0, 1)*(other<.5)
+        more = ((p-.5)*5+.5).clamp(0, 1)*(other<.5)
+        more = torch.maximum(mine, more*_joined(more[0,0]>.5, mine[0,0]>.5))
+        if more.sum()>1.6*mine.sum(): continue                             # something else was taken for a person
         mask = people[i].mask.clone()
-        mask[part] = torch.maximum(mine, more*_joined(more[0,0]>.5, mine[0,0]>.5))
+        mask[part] = more
         people[i] = Person(mask_box(mask[0,0].numpy()) or box, people[i].score, mask)
     return replace(plan, people=people)
 

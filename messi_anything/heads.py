@@ -16,11 +16,11 @@ from messi_anything.headspace import (CROP, EYES_APART, Placement, HeadSpace, He
     head_space, head_target, known_of, oval_radius, place_head, ray_directions, sample_heads, smooth_outline, texture_coordinates,
     texture_of)
 from .inpaint import Inpainter, Painted, Plan, LEFT, match_grain
-from .background import FillCfg, continue_background
+from .background import FillCfg, continue_background, continue_into, hole_windows
 
 # %% auto #0
 __all__ = ['BEHIND_HAIR', 'blur', 'smooth_step', 'NewHead', 'aligned_crop', 'match_tone', 'gradient_energy', 'match_sharpness',
-           'make_head', 'erase', 'seen_faces', 'HeadInpainter', 'put_in']
+           'throat', 'make_head', 'Below', 'look_below', 'erase', 'seen_faces', 'HeadInpainter', 'put_in']
 
 # %% ../nbs/07e_heads.ipynb #c4c8c2f9
 def blur(
@@ -51,6 +51,8 @@ class NewHead:
     gone:Tensor      # (1,1,h,w) old hair and head, to be erased first
     body:Tensor      # (1,1,h,w) clothes
     person:Tensor    # (1,1,h,w) anything of this person
+    hair:Tensor      # (1,1,h,w) old hair
+    throat:np.ndarray# (4,2) pixels of the photo, see `throat`
     skin:Tensor      # (1,1,h,w) neck that follows the head's tone
     tone:Tensor      # (3,) by how much
     face:Tensor      # (1,1,h,w) the inner face, to compare sharpness in
@@ -126,6 +128,17 @@ def match_sharpness(
     if theirs<mine: return blur(rgb, .8*math.sqrt(min(6, (mine/theirs)**2-1)))
     return rgb+(min(most, theirs/mine)-1)*(rgb-blur(rgb, max(.8, 1.2*scale)))
 
+# %% ../nbs/07e_heads.ipynb #b37a0c11
+def throat(at:Placement)->np.ndarray: # (4,2) pixels of the photo
+    "Where a neck is: from the corners of the jaw down to the collar"
+    p = at.landmarks[0,:,:2].double().numpy()
+    left,right,chin,top = p[172],p[397],p[152],p[10]
+    middle,across = (left+right)/2,np.array([.46*np.linalg.norm(right-left), 0.])
+    down = np.array([0., chin[1]-middle[1]+.3*np.linalg.norm(chin-top)])
+    out = np.stack([middle-across, middle+across, middle+down+1.2*across, middle+down-1.2*across])
+    if at.mirrored: out[:,0] = CROP-1-out[:,0]
+    return out@at.turn.T+at.offset
+
 # %% ../nbs/07e_heads.ipynb #0de3e6b1
 _chin = FACE_OVAL.index(152)
 
@@ -158,7 +171,8 @@ def make_head(
     person = 1-background
     gone = (hair+(skin+hair)*above).clamp(0, 1)*inside*(1-front)
     face = sample(face_region(size)[None,None].float())
-    return NewHead(box, at.scale, rgb, alpha, gone, clothes, person, skin*(1-above)*inside, tone, face)
+    neck = skin*(1-above)*inside
+    return NewHead(box, at.scale, rgb, alpha, gone, clothes, person, hair, throat(at), neck, tone, face)
 
 def _old_texture(img, at, view, size): # (1,3,n,n): only low-order light is read off it
     radius = oval_radius(at.landmarks, between_eyes(at.landmarks))*1.3
@@ -179,24 +193,153 @@ def _window(img, at, view, outline, size): # -> texture coordinates (h,w,2) of t
     inside = smooth_step(torch.minimum(crop.amin(-1), CROP-1-crop.amax(-1)), 0., 6.)[None,None]
     return texture_coordinates(points, view.shape, crop, size),inside,Box(*map(float, (l,t,r,b)))
 
-# %% ../nbs/07e_heads.ipynb #79a8ef79
+# %% ../nbs/07e_heads.ipynb #a1c3de21
+@dataclass
+class Below:
+    "What there is below a jaw, on a small copy of a window of the photo"
+    box:Box        # the window: the head's, and more below it; whole pixels
+    hair:Tensor    # (h,w) in [0,1]
+    clothes:Tensor # (h,w)
+    skin:Tensor    # (h,w)
+    body:Tensor    # (h,w), 1 where clothes or skin are, seen or hidden by hair
+    bare:Tensor    # (h,w), of these, the share that is skin
+    new:Tensor     # (h,w) bool, where colours have decided: below the jaw and beyond the crop
+
+    def on(self, m): # a map at the photo's size
+        size = (int(self.box.height), int(self.box.width))
+        return F.interpolate(m[None,None], size, mode='bilinear', align_corners=False)
+
+# %% ../nbs/07e_heads.ipynb #a1c3de22
+def look_below(
+    img:Tensor,     # (1,3,H,W) in [0,1]
+    head:NewHead,
+    people:Tensor,  # (1,1,H,W) everybody's mask
+    side:int=112,   # longest side of the copy, pixels
+)->Below:
+    "Tell hair, clothes and skin apart by their colours, below the jaw and beyond the head's crop"
+    H,W = img.shape[2:]
+    l,t,r,b = (int(o) for o in head.box.astuple())
+    w,h = r-l,b-t
+    box = Box(float(max(0, l-w//5)), float(max(0, t-h//8)), float(min(W, r+w//5)), float(min(H, b+h//2)))
+    L,T,R,B = (int(o) for o in box.astuple())
+    k = min(1, side/max(R-L, B-T))
+    size = [max(4, round(o*k)) for o in (B-T,R-L)]
+    pad = (l-L, R-r, t-T, B-b)
+    small = lambda m: F.interpolate(m, size, mode='area')[0]
+    wide = lambda m: small(F.pad(m, pad))[0]
+    x = small(img[...,T:B,L:R])
+    crop = wide(torch.ones_like(head.hair))>.99
+    known = torch.stack([wide(o) for o in (head.hair, head.body, head.skin, 1-head.person)])
+    there = small(people[...,T:B,L:R])[0]
+    unseen = torch.stack([.35*there, .5*there, .15*there, 1-there])
+    prior = torch.where(crop, .75*known+.25*unseen, unseen).clamp(min=.02)
+    xy = (head.throat-np.array([L,T]))*np.array([size[1]/(R-L), size[0]/(B-T)])
+    low = (torch.arange(size[0])>xy[:2,1].max())[:,None].expand(*size)
+    sure = torch.stack([(known[0]>.8)&~low, (known[1]>.6)|(~crop&low&(there>.8)), known[2]>.7, crop&(known[3]>.9)])
+    if sure[0].sum()<20: p = prior/prior.sum(0)                            # no hair to compare with
+    else:
+        p = _by_colour(x, prior, sure)
+        sure[1] &= p[0]<.5                                                 # hair that hangs over the clothes is none of them
+        p = _by_colour(x, prior, sure)
+    p = torch.where(low|~crop, p, known)
+    hair = _joined(p[0], crop&~low)
+    return Below(box, hair, p[1], p[2], *_body(xy, p[1]*low, p[2]*low), low|~crop)
+
+def _by_colour(x, prior, sure, most=120, width=.07): # (3,h,w), (4,h,w), (4,h,w) bool -> (4,h,w)
+    like = []
+    for m in sure:
+        at = m.flatten().nonzero()[:,0]
+        if not len(at): like.append(torch.full(m.shape, 1e-3))
+        else:
+            some = x.flatten(1).T[at[torch.linspace(0, len(at)-1, min(most, len(at))).long()]]
+            d = torch.cdist(x.flatten(1).T, some)
+            like.append(torch.exp(-d**2/(2*width**2)).mean(1).view(m.shape)+1e-3)
+    p = prior*torch.stack(like)
+    p = F.avg_pool2d((p/p.sum(0))[None], 3, 1, 1, count_include_pad=False)[0]
+    return p/p.sum(0)
+
+def _joined(hair, sure): # hair that hangs together with hair where it is known
+    from scipy.ndimage import label
+    pieces,n = label((hair>.4).numpy())
+    keep = np.zeros(n+1, bool)
+    keep[np.unique(pieces[sure.numpy()])] = True
+    keep[0] = False
+    return hair*torch.from_numpy(keep[pieces])
+
+def _polygon(xy, size): # (n,2) -> (h,w) float
+    from PIL import Image, ImageDraw
+    out = Image.new('L', size[::-1])
+    ImageDraw.Draw(out).polygon([tuple(o) for o in xy.tolist()], fill=255)
+    return torch.from_numpy(np.array(out)).float()/255
+
+# %% ../nbs/07e_heads.ipynb #a1c3de24
+def _body(xy, clothes, skin): # (4,2) the neck in pixels of the maps; (h,w) each, below the jaw -> body (h,w), bare (h,w)
+    from scipy.spatial import ConvexHull
+    size = list(clothes.shape)
+    seen = (clothes>.5)|(skin>.5)
+    collar = (torch.arange(size[0])>=xy[2:,1].min())[:,None].expand(*size)
+    y,x = (seen&collar).numpy().nonzero()
+    sides = xy[[1,0]]+.55*(xy[2:]-xy[[1,0]])                               # shoulders begin halfway down the neck
+    points = np.concatenate([np.stack([x,y], 1), sides, xy[2:]])
+    hull,neck = _polygon(points[ConvexHull(points).vertices], size),_polygon(xy, size)
+    kinds = torch.stack([clothes,skin])[None]
+    which = continue_into(kinds, seen.float()[None,None])[0] if seen.any() else kinds[0]
+    bare = ((which[1]>4*which[0])&collar).float()                          # clothes hide more than they leave bare
+    if (skin*neck).sum()>.1*neck.sum() or not (clothes>.5).any(): bare = torch.maximum(bare, neck)
+    bare = torch.where(seen, skin/(skin+clothes).clamp(min=1e-3), bare)
+    hull = torch.maximum(hull, neck)
+    soft = lambda m: F.avg_pool2d(m[None,None], 3, 1, 1, count_include_pad=False)[0,0]
+    return soft(torch.maximum(hull, seen.float())),soft(bare)
+
+# %% ../nbs/07e_heads.ipynb #a1c3de26
 BEHIND_HAIR = FillCfg(most=4000, side=224, context=.6, rounds=(6,3,2,2)) # small holes, which have to be quick
 
 def erase(
-    img:Tensor,  # (1,3,H,W) in [0,1]
-    heads:list,  # of `NewHead`
+    img:Tensor,     # (1,3,H,W) in [0,1]
+    heads:list,     # of `NewHead`
     seed:int=0,
-)->tuple:        # (1,3,H,W), (1,1,H,W) weight of what was painted
-    "Take old hair and heads away: clothes go on under long hair, the background behind it"
-    weight,keep = torch.zeros(2,1,1,*img.shape[2:])
+    people:Tensor=None, # (1,1,H,W) everybody's mask; None for what the heads know
+)->tuple:           # (1,3,H,W), (1,1,H,W) weight of what was painted
+    "Take old hair and heads away: clothes and neck go on under long hair, the background behind it"
+    weight,body,bare,keep = torch.zeros(4,1,1,*img.shape[2:])
+    if people is not None: keep = people.clone()
+    for h in heads: keep[h.part] = torch.maximum(keep[h.part], h.person)
     for h in heads:
-        wide = max(1, round(3*h.scale))
-        grown = F.max_pool2d((h.gone>.2).float(), 2*wide+1, 1, wide)
-        weight[h.part] = torch.maximum(weight[h.part], blur(grown, max(.7, h.scale)))
-        keep[h.part] = torch.maximum(keep[h.part], h.person*(1-h.body))
+        low = look_below(img, h, keep)
+        l,t,r,b = (int(o) for o in low.box.astuple())
+        here = (...,slice(t, b),slice(l, r))
+        gone = torch.zeros(1,1,b-t,r-l)
+        gone[...,int(h.box.top)-t:int(h.box.bottom)-t,int(h.box.left)-l:int(h.box.right)-l] = h.gone
+        new = low.on(low.new.float())
+        gone = gone*(1-new)+low.on(low.hair)*new
+        wide = max(1, round(4*h.scale))
+        grown = F.max_pool2d((gone>.15).float(), 2*wide+1, 1, wide)
+        for all_,one in zip((weight, body, bare), (blur(grown, max(.7, h.scale)), low.on(low.body), low.on(low.bare))):
+            all_[here] = torch.maximum(all_[here], one)
     weight = torch.where(weight>.02, weight, 0)
-    fill = continue_background(img*2-1, weight, keep, seed, BEHIND_HAIR)/2+.5
+    fill = _behind(img, weight, keep, body, bare, seed)
     return torch.where(weight>0, torch.lerp(img, fill, weight), img),weight
+
+def _behind(img, weight, keep, body, bare, seed): # background, clothes and skin, each from its like
+    hole,x = weight>0,img*2-1
+    out = continue_background(x, (hole&(body<.98)).float(), torch.maximum(keep, body), seed, BEHIND_HAIR)
+    clothes,skin = body*(1-bare),body*bare
+    part = hole&(clothes>.02)
+    if part.any():
+        fill = continue_background(x, part.float(), (hole|(clothes<.6)).float(), seed, BEHIND_HAIR)
+        out = torch.where(part, torch.lerp(out, fill, clothes), out)
+    for win,part in hole_windows(hole&(skin>.02)):                          # skin has no pattern that would have to go on
+        l,t,r,b = (int(o) for o in win.astuple())
+        here = (...,slice(t, b),slice(l, r))
+        k = min(1, 160/max(part.shape))
+        small = lambda m: F.interpolate(m.float(), [max(2, round(o*k)) for o in part.shape], mode='area')
+        known = ~hole[here]&(skin[here]>.6)
+        if not known.any(): continue
+        fill = continue_into(small(x[here]*known)/small(known).clamp(min=1e-4), (small(known)>.3).float())
+        fill = F.interpolate(fill, part.shape, mode='bilinear', align_corners=False)
+        fill = match_grain(fill, x[here], known, [seed])
+        out[here] = torch.where(part, torch.lerp(out[here], fill, skin[here]), out[here])
+    return out/2+.5
 
 # %% ../nbs/07e_heads.ipynb #407586e3
 def seen_faces(
@@ -243,12 +386,13 @@ class HeadInpainter(Inpainter):
             if at is not None: places[i] = at
         if not places: return Painted(img.clone(), torch.zeros(1,1,*img.shape[2:]), done)
         parts = dict(zip(places, head_parts(img[:1], [faces[i].mesh for i in places])))
+        everybody = plan.mask(range(len(plan.people)))
         out,changed = img.clone(),torch.zeros(1,1,*img.shape[2:])
         for j in range(len(img)):
             drawn = (make_head(img[:1]/2+.5, at, parts[i], self.space, self.target, plan.seeds[i][j], self.temperature)
                      for i,at in places.items())
             heads = sorted(drawn, key=lambda h: h.scale)
-            one,where = put_in(img[:1]/2+.5, heads, plan.seeds[0][j])
+            one,where = put_in(img[:1]/2+.5, heads, plan.seeds[0][j], everybody)
             out[j:j+1] = torch.where(where>0, one*2-1, img[:1])
             torch.maximum(changed, where, out=changed)
         return Painted(out, changed, done)
@@ -267,6 +411,7 @@ def put_in(
     img:Tensor,  # (1,3,H,W) in [0,1]
     heads:list,  # of `NewHead`, small ones first
     seed:int,    # of the grain
+    people:Tensor=None, # (1,1,H,W) everybody's mask, see `erase`
 )->tuple:        # (1,3,H,W) in [0,1]; (1,1,H,W) weight of what was painted
     "Erase the old heads, let the necks follow, and lay the new heads over"
     out,changed = img.clone(),torch.zeros(1,1,*img.shape[2:])
@@ -274,7 +419,7 @@ def put_in(
         near = torch.where(h.skin>.05, blur(h.skin, max(.5, h.scale)), 0)*h.skin
         out[h.part] += near*h.tone[:,None,None]
         changed[h.part] = torch.maximum(changed[h.part], near)
-    out,weight = erase(out.clamp(0, 1), heads, seed)
+    out,weight = erase(out.clamp(0, 1), heads, seed, people)
     changed = torch.maximum(changed, weight)
     for h in heads:
         rgb = match_sharpness(h.rgb, img[h.part], h.face, h.scale)
