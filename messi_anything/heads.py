@@ -133,7 +133,7 @@ def throat(at:Placement)->np.ndarray: # (4,2) pixels of the photo
     "Where a neck is: from the corners of the jaw down to the collar"
     p = at.landmarks[0,:,:2].double().numpy()
     left,right,chin,top = p[172],p[397],p[152],p[10]
-    middle,across = (left+right)/2,np.array([.46*np.linalg.norm(right-left), 0.])
+    middle,across = (left+right)/2,np.array([.42*np.linalg.norm(right-left), 0.])
     down = np.array([0., chin[1]-middle[1]+.3*np.linalg.norm(chin-top)])
     out = np.stack([middle-across, middle+across, middle+down+1.2*across, middle+down-1.2*across])
     if at.mirrored: out[:,0] = CROP-1-out[:,0]
@@ -231,30 +231,28 @@ def look_below(
     crop = wide(torch.ones_like(head.hair))>.99
     known = torch.stack([wide(o) for o in (head.hair, head.body, head.skin, 1-head.person)])
     there = small(people[...,T:B,L:R])[0]
-    unseen = torch.stack([.35*there, .5*there, .15*there, 1-there])
+    unseen = torch.stack([.45*there, .4*there, .15*there, 1-there])
     prior = torch.where(crop, .75*known+.25*unseen, unseen).clamp(min=.02)
     xy = (head.throat-np.array([L,T]))*np.array([size[1]/(R-L), size[0]/(B-T)])
     low = (torch.arange(size[0])>xy[:2,1].max())[:,None].expand(*size)
     sure = torch.stack([(known[0]>.8)&~low, (known[1]>.6)|(~crop&low&(there>.8)), known[2]>.7, crop&(known[3]>.9)])
     if sure[0].sum()<20: p = prior/prior.sum(0)                            # no hair to compare with
     else:
-        p = _by_colour(x, prior, sure)
-        sure[1] &= p[0]<.5                                                 # hair that hangs over the clothes is none of them
+        hairy = _alike(x, sure[0])
+        sure[1] &= (hairy<.4*hairy[sure[0]].median())|(known[1]>.6)        # hair that hangs over the clothes is none of them
         p = _by_colour(x, prior, sure)
     p = torch.where(low|~crop, p, known)
     hair = _joined(p[0], crop&~low)
     return Below(box, hair, p[1], p[2], *_body(xy, p[1]*low, p[2]*low), low|~crop)
 
-def _by_colour(x, prior, sure, most=120, width=.07): # (3,h,w), (4,h,w), (4,h,w) bool -> (4,h,w)
-    like = []
-    for m in sure:
-        at = m.flatten().nonzero()[:,0]
-        if not len(at): like.append(torch.full(m.shape, 1e-3))
-        else:
-            some = x.flatten(1).T[at[torch.linspace(0, len(at)-1, min(most, len(at))).long()]]
-            d = torch.cdist(x.flatten(1).T, some)
-            like.append(torch.exp(-d**2/(2*width**2)).mean(1).view(m.shape)+1e-3)
-    p = prior*torch.stack(like)
+def _alike(x, sure, most=120, width=.07): # (3,h,w), (h,w) bool -> (h,w): density of the colours there
+    at = sure.flatten().nonzero()[:,0]
+    if not len(at): return torch.full(sure.shape, 1e-3)
+    some = x.flatten(1).T[at[torch.linspace(0, len(at)-1, min(most, len(at))).long()]]
+    return torch.exp(-torch.cdist(x.flatten(1).T, some)**2/(2*width**2)).mean(1).view(sure.shape)+1e-3
+
+def _by_colour(x, prior, sure): # (3,h,w), (4,h,w), (4,h,w) bool -> (4,h,w)
+    p = prior*torch.stack([_alike(x, m) for m in sure])
     p = F.avg_pool2d((p/p.sum(0))[None], 3, 1, 1, count_include_pad=False)[0]
     return p/p.sum(0)
 
