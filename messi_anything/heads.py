@@ -290,13 +290,14 @@ def _body(xy, clothes, skin): # (4,2) the neck in pixels of the maps; (h,w) each
     return soft(torch.maximum(hull, seen.float())),soft(bare)
 
 # %% ../nbs/07e_heads.ipynb #a1c3de26
-BEHIND_HAIR = FillCfg(most=4000, side=224, context=.6, rounds=(6,3,2,2)) # small holes, which have to be quick
+BEHIND_HAIR = FillCfg(patch=5, most=3000, side=192, context=.6, rounds=(5,2,2,2)) # small holes, which have to be quick
 
 def erase(
     img:Tensor,     # (1,3,H,W) in [0,1]
     heads:list,     # of `NewHead`
     seed:int=0,
     people:Tensor=None, # (1,1,H,W) everybody's mask; None for what the heads know
+    covered:Tensor=None,# (1,1,H,W) bool, what a new head will hide: left as it is
 )->tuple:           # (1,3,H,W), (1,1,H,W) weight of what was painted
     "Take old hair and heads away: clothes and neck go on under long hair, the background behind it"
     weight,body,bare,keep = torch.zeros(4,1,1,*img.shape[2:])
@@ -315,6 +316,9 @@ def erase(
         for all_,one in zip((weight, body, bare), (blur(grown, max(.7, h.scale)), low.on(low.body), low.on(low.bare))):
             all_[here] = torch.maximum(all_[here], one)
     weight = torch.where(weight>.02, weight, 0)
+    if covered is not None:
+        keep[covered] = 1
+        weight[covered] = 0
     fill = _behind(img, weight, keep, body, bare, seed)
     return torch.where(weight>0, torch.lerp(img, fill, weight), img),weight
 
@@ -417,7 +421,11 @@ def put_in(
         near = torch.where(h.skin>.05, blur(h.skin, max(.5, h.scale)), 0)*h.skin
         out[h.part] += near*h.tone[:,None,None]
         changed[h.part] = torch.maximum(changed[h.part], near)
-    out,weight = erase(out.clamp(0, 1), heads, seed, people)
+    covered = torch.zeros(changed.shape, dtype=torch.bool)
+    for h in heads:
+        wide = max(1, round(2*h.scale))
+        covered[h.part] |= -F.max_pool2d(-h.alpha, 2*wide+1, 1, wide)>.99
+    out,weight = erase(out.clamp(0, 1), heads, seed, people, covered)
     changed = torch.maximum(changed, weight)
     for h in heads:
         rgb = match_sharpness(h.rgb, img[h.part], h.face, h.scale)
