@@ -13,14 +13,16 @@ import numpy as np, torch
 import torch.nn.functional as F
 from torch import Tensor
 from fastcore.basics import patch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageChops, ImageDraw, ImageFile, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 # %% auto #0
-__all__ = ['synthetic_source', 'image_suffixes', 'MessiError', 'ImageError', 'DataError', 'WeightsError', 'ConfigError',
-           'positional', 'command', 'to_pil', 'load_image', 'to_tensor', 'load_mask', 'mask_to_pil', 'image_grid',
-           'Box', 'square_window', 'resize', 'crop', 'atomic_path', 'atomic_write', 'read_provenance', 'save_image',
-           'is_image_file', 'list_images']
+__all__ = ['RASTER', 'KINDS', 'synthetic_source', 'image_suffixes', 'MessiError', 'ImageError', 'DataError', 'WeightsError',
+           'ConfigError', 'positional', 'command', 'raster', 'open_picture', 'is_raw', 'to_pil', 'load_image',
+           'LoadedPhoto', 'load_photo', 'with_alpha', 'to_tensor', 'load_mask', 'mask_to_pil', 'image_grid', 'Box',
+           'square_window', 'resize', 'crop', 'link_target', 'atomic_path', 'atomic_write', 'read_provenance',
+           'NotedImage', 'noted', 'note_of', 'save_image', 'told', 'messi_check', 'main_check', 'is_image_file',
+           'list_images']
 
 # %% ../nbs/00_images.ipynb #9a9dec22
 class MessiError(ValueError): "Anything a user can put right; says what was wrong, where, and what to do"
@@ -66,13 +68,15 @@ def _name(src)->str:
     return str(getattr(src, 'name', '') or f'<{type(src).__name__}>')
 
 # %% ../nbs/00_images.ipynb #2ade9079
-_signs = {rb'....ftyp(hei[cmsx]|hev[cmsx]|mif1|msf1)': 'HEIC', rb'....ftypavi[fs]': 'AVIF', rb'\xff\x0a|\0\0\0\x0cJXL ': 'JPEG XL',
+_signs = {rb'II\*\0....CR|II(RO|RS|U\0)|MMOR|FUJIFILMCCD-RAW|FOVb|\0MRM|II\x1a\0\0\0HEAPCCDR|....ftypcrx': 'raw',
+          rb'....ftyp(hei[cmsx]|hev[cmsx]|mif1|msf1)': 'HEIC', rb'....ftypavi[fs]': 'AVIF', rb'\xff\x0a|\0\0\0\x0cJXL ': 'JPEG XL',
           rb'\xff\xd8': 'JPEG', rb'\x89PNG': 'PNG', rb'GIF8': 'GIF', rb'RIFF....WEBP': 'WebP', rb'II\*\0|MM\0\*': 'TIFF',
           rb'(<\?xml.*?\?>)?(\s|<!--.*?-->|<!DOCTYPE svg.*?>)*<svg': 'svg', rb'%!PS|%PDF': 'pdf', rb'<(!doctype html|html|head)': 'html',
           rb'....ftyp|\x1aE\xdf\xa3|RIFF....AVI ': 'video', rb'version https://git-lfs': 'lfs'}
 _plugins = {'HEIC': ('HEIF', 'pillow_heif', 'pillow-heif'), 'AVIF': ('AVIF', 'pillow_avif', 'pillow-avif-plugin'),
             'JPEG XL': ('JXL', 'pillow_jxl', 'pillow-jxl-plugin')}   # Pillow's name, the module, what pip calls it
-_words = dict(svg='is a vector drawing: export it as PNG first', pdf='is a PDF or PostScript document: export the page as PNG first',
+_words = dict(raw='is a camera raw file, a sensor\'s numbers rather than a picture: export it first, as JPEG or TIFF',
+              svg='is a vector drawing: export it as PNG first', pdf='is a PDF or PostScript document: export the page as PNG first',
               video='is a video: save one of its frames as a picture first', html='is a web page: its download went wrong, fetch the picture itself',
               lfs='is a Git LFS pointer, the picture itself was not fetched: run `git lfs pull`')
 
@@ -96,7 +100,7 @@ def _why_not(
     except UnicodeDecodeError as e: text = head[:e.start].decode() if e.start>len(head)-4 else ''
     if text.strip() and all(c.isprintable() or c in '\t\r\n\f' for c in text):
         return f'is a text file, not a picture (it begins with {text.strip()[:24]!r})'
-    return 'is not a picture in any format that Pillow reads: save it as JPEG or PNG'
+    return 'is not a picture in any format that is read here: save it as JPEG or PNG'
 
 # %% ../nbs/00_images.ipynb #5db5fe27
 def _open_path(
@@ -156,19 +160,22 @@ def _source(
 
 # %% ../nbs/00_images.ipynb #10f05e94
 class _Quiet:
-    "No Python warnings from Pillow while at least one thread is inside"
-    def __init__(self): self.lock,self.n,self.saved = threading.Lock(),0,None
+    "No Python warnings from Pillow, and no half pictures, while at least one thread is inside"
+    def __init__(self): self.lock,self.n,self.saved,self.half = threading.Lock(),0,None,False
     def __enter__(self):
         with self.lock:
             if not self.n:
                 self.saved = warnings.catch_warnings()
                 self.saved.__enter__()
                 warnings.filterwarnings('ignore', module=r'PIL\b')
+                self.half,ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES,False
             self.n += 1
     def __exit__(self, *exc):
         with self.lock:
             self.n -= 1
-            if not self.n: self.saved.__exit__(*exc)
+            if not self.n:
+                self.saved.__exit__(*exc)
+                ImageFile.LOAD_TRUNCATED_IMAGES = self.half
 
 _quiet = _Quiet()
 
@@ -261,6 +268,53 @@ def _check_size(
     if w*h>max_pixels: raise ImageError(f'{name}: {w}x{h} is {w*h:,} pixels, more than max_pixels={max_pixels:,}: '
                                         'make it smaller first, or raise the limit')
 
+# %% ../nbs/00_images.ipynb #84982ccb
+RASTER = ('JPEG', 'MPO', 'PNG', 'WEBP', 'GIF', 'BMP', 'DIB', 'TIFF', 'JPEG2000', 'PPM', 'TGA', 'ICO',
+          'AVIF', 'HEIF', 'JXL') # the last three where Pillow or a plug-in reads them
+
+def raster(
+    some:tuple=RASTER, # names as Pillow has them
+)->list:
+    "The formats that are read here, as far as this Pillow knows them"
+    Image.init()
+    return [o for o in some if o in Image.OPEN]
+
+def open_picture(
+    f,           # path or open binary file
+    some:tuple=RASTER, # formats
+)->Image.Image:  # its pixels are not unpacked yet
+    "Read the header of a picture; the only place where a file is handed to Pillow"
+    return Image.open(f, formats=raster(some))
+
+# %% ../nbs/00_images.ipynb #0e4a69e0
+_mosaic = (32803, 34892) # photometric interpretations: colour filter array, linear raw
+
+def is_raw(
+    f, # open binary file
+)->bool:
+    "Whether a TIFF is a camera's raw file"
+    try:
+        first,*inner = _directories(f)
+        if 50706 in first or int(first.get(254, 0))&1: return True           # DNGVersion; a reduced picture
+        area = lambda o: int(o.get(256, 0))*int(o.get(257, 0))
+        return any(o.get(262) in _mosaic or area(o)>area(first) for o in (first, *inner))
+    except Exception: return False                                       # broken tags are for the decoder to complain about
+
+def _directories(f, most=16): # the tags of a TIFF's first picture, and of those that it points to
+    from PIL.TiffImagePlugin import ImageFileDirectory_v2
+    f.seek(0)
+    head = f.read(16)
+    if head[:4] not in (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+'): return [{}]
+    if 43 not in head[2:4]: head = head[:8]                              # 43: BigTIFF, with longer numbers
+    def load(at):
+        tags = ImageFileDirectory_v2(head)
+        f.seek(int(at))
+        tags.load(f)
+        return tags
+    out = [load(ImageFileDirectory_v2(head).next)]
+    at = out[0].get(330, ())
+    return out+[load(o) for o in (at if isinstance(at, tuple) else (at,))[:most]]
+
 # %% ../nbs/00_images.ipynb #0d16ff1b
 def _plugin(kind:str)->bool:
     "Load the plug-in for a format that Pillow does not know by itself; False where none is installed"
@@ -268,18 +322,27 @@ def _plugin(kind:str)->bool:
     except Exception: return False
     return True
 
+def _no_raw(f, name:str):
+    at = f.tell()
+    if is_raw(f): raise ImageError(f'{name}: {_words["raw"]}')
+    f.seek(at)
+
 def _open(f, name:str)->Image.Image:
     "Read the header of the picture in the file `f`"
-    try: return Image.open(f)
+    try: im = open_picture(f)
     except Image.DecompressionBombError:
         raise ImageError(f'{name}: has more than {2*Image.MAX_IMAGE_PIXELS:,} pixels, the limit of Pillow itself: '
                          'make it smaller first, or raise PIL.Image.MAX_IMAGE_PIXELS as well as max_pixels') from None
     except Exception as e: err = e
+    else:
+        if im.format=='TIFF': _no_raw(f, name)
+        return im
+    _no_raw(f, name)
     f.seek(0)
     kind = _kind(head := f.read(512))
     f.seek(0)
     if kind in _plugins and _plugin(kind):
-        with contextlib.suppress(Exception): return Image.open(f)
+        with contextlib.suppress(Exception): return open_picture(f)
     if isinstance(err, MemoryError): raise ImageError(f'{name}: does not fit into memory: make it smaller first') from err
     raise ImageError(f'{name}: {_why_not(head)}') from err
 
@@ -295,6 +358,8 @@ def _decode(
         im = src if f is None else _open(f, name)
         _check_size(*im.size, max_pixels, name)
         if im.format in ('EPS', 'WMF', 'EMF'): raise ImageError(f'{name}: is a vector drawing: export it as PNG first')
+        if im.format and im.format not in RASTER: raise ImageError(f'{name}: {im.format} is not read here: save it as JPEG or PNG')
+        if f is None and im.format=='TIFF' and getattr(im, 'fp', None): _no_raw(im.fp, name)
         try: im.load()
         except MemoryError as e: raise ImageError(f'{name}: does not fit into memory: make it smaller first') from e
         except Exception as e: raise ImageError(f'{name}: is broken or cut short, its pixels cannot be read ({e})') from e
@@ -376,6 +441,47 @@ def load_image(
     out = _rgb(im, name)
     if out is src: out = out.copy()
     out.info = {}
+    return out
+
+# %% ../nbs/00_images.ipynb #3e40c956
+@dataclass
+class LoadedPhoto:
+    "A photo, and what `load_image` leaves out of it"
+    image:Image.Image     # RGB
+    rgba:Image.Image=None # the same with its transparency, where any of it is transparent
+    about:str=''          # what was left out, such as 'the first of 12 frames'
+
+def load_photo(
+    src,                        # anything `load_image` takes
+    *,
+    max_pixels:int=100_000_000, # see `load_image`
+    name:str=None,
+)->LoadedPhoto:
+    "Any picture as `load_image` gives it, its transparency, and a word about its frames"
+    name = name or _name(src)
+    if isinstance(src, Tensor): return LoadedPhoto(load_image(src, max_pixels=max_pixels, name=name))
+    im = _array_image(src, max_pixels, name) if isinstance(src, np.ndarray) else _decode(src, max_pixels, name)
+    rgba = _rgba(im) if _alpha(im) else None
+    if rgba is not None and rgba.getchannel('A').getextrema()[0]==255: rgba = None
+    n = _frames(src)
+    return LoadedPhoto(load_image(im, max_pixels=max_pixels, name=name), rgba, f'the first of {n} frames' if n>1 else '')
+
+def _frames(src)->int:
+    if isinstance(src, (np.ndarray, Image.Image)): return 1                  # whoever opened it has chosen the frame
+    with contextlib.suppress(Exception), _quiet, _source(src, _name(src)) as f:
+        with open_picture(f) as im: return getattr(im, 'n_frames', 1) if im.format in ('GIF','WEBP','PNG','TIFF','AVIF') else 1
+    return 1
+
+def with_alpha(
+    img:Image.Image,     # RGB, painted
+    rgba:Image.Image,    # the photo with its transparency
+    changed:Tensor,      # (1,1,h,w) in [0,1], where it was painted
+)->Image.Image:          # RGBA
+    "Give a painted photo its transparency again; what was painted is opaque"
+    painted = Image.fromarray((changed[0,0]*255).ceil().clamp(0, 255).byte().numpy())
+    out = rgba.convert('RGB')                                            # the colours under the transparency too
+    out.paste(img, mask=painted.point(lambda v: 255*(v>0)))
+    out.putalpha(ImageChops.lighter(rgba.getchannel('A'), painted))
     return out
 
 # %% ../nbs/00_images.ipynb #30d1b54a
@@ -637,6 +743,21 @@ def crop(
             out = Image.fromarray(np.pad(a, room, mode='edge' if pad=='edge' else 'constant'))
     return out if size is None else resize(out, size, resample)
 
+# %% ../nbs/00_images.ipynb #fe7a6f76
+def link_target(
+    path, # a file to be written, which may be a symbolic link
+)->Path:  # the file that is to be written
+    "What a link in the same folder stands for; a `MessiError` for links that lead elsewhere or are another user's"
+    path = Path(path)
+    if not path.is_symlink(): return path
+    owner = path.lstat().st_uid
+    if hasattr(os, 'geteuid') and owner not in (os.geteuid(), os.getuid()):
+        raise MessiError(f'{path}: is a link that another user has made: remove it, or choose another place')
+    there = Path(os.path.realpath(path))
+    if not there.is_relative_to(os.path.realpath(path.parent)):
+        raise MessiError(f'{path}: is a link to a file outside its folder: remove it, or name the file itself')
+    return there
+
 # %% ../nbs/00_images.ipynb #f98b7156
 @contextlib.contextmanager
 def atomic_path(
@@ -644,7 +765,7 @@ def atomic_path(
 ):        # yields a `Path` in the same folder, with the same suffix, to write to
     "A temporary path that is renamed onto `path` when the block ends well and removed when it does not; raises `MessiError`"
     path = Path(os.path.abspath(Path(path).expanduser()))
-    if path.is_symlink(): path = Path(os.path.realpath(path))      # write the file that the link stands for
+    path = link_target(path)
     folder = path.parent
     if path.is_dir(): raise MessiError(f'{path}: is a folder: give the name of a file in it')
     if path.exists() and not os.access(path, os.W_OK): raise MessiError(f'{path}: is write-protected: choose another name')
@@ -671,8 +792,11 @@ def atomic_write(
     return Path(path)
 
 # %% ../nbs/00_images.ipynb #6254d9f9
-synthetic_source = 'http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia' # a photo with parts made by a trained model
-_synthetic = 'Synthetic: people in this photo were replaced by a program'
+_types = 'http://cv.iptc.org/newscodes/digitalsourcetype/'
+KINDS = dict(composite=('compositeWithTrainedAlgorithmicMedia', 'Synthetic: people in this photo were replaced by a program'),
+             generated=('trainedAlgorithmicMedia', 'Synthetic: the whole picture was made by a program, there is no photo behind it'),
+             cutout=('algorithmicallyEnhanced', 'Cut-out: people of a photo, cut out of it by a program')) # digital source type, words
+synthetic_source = _types+KINDS['composite'][0] # a photo with parts made by a trained model
 _ns = dict(x='adobe:ns:meta/', rdf='http://www.w3.org/1999/02/22-rdf-syntax-ns#', dc='http://purl.org/dc/elements/1.1/',
            xmp='http://ns.adobe.com/xap/1.0/', Iptc4xmpExt='http://iptc.org/std/Iptc4xmpExt/2008-02-29/',
            messi='https://messi-anything.github.io/messi-anything/ns/1.0/')
@@ -689,30 +813,44 @@ def _json(o)->str:
     text = json.dumps(o, ensure_ascii=False, default=lambda v: v.tolist() if hasattr(v, 'tolist') else str(v))
     return re.sub('[^\\x20-\\x7e\\xa0-\\ud7ff\\ue000-\\ufffd\\U00010000-\\U0010ffff]', lambda m: f'\\u{ord(m[0]):04x}', text)
 
+def _what(meta)->tuple: # digital source type, words
+    return next((v for k,v in KINDS.items() if k==meta.get('kind')), KINDS['composite'])
+
 def _xmp(
-    meta:dict, # how the picture was made
+    meta:dict, # how the picture was made; its 'kind' is one of `KINDS`, a composite where there is none
 )->bytes:      # UTF-8
     "The XMP packet of a synthetic picture"
+    source,words = _what(meta)
     x,rdf,*others = (f'xmlns:{k}="{v}"' for k,v in _ns.items())
     return f'''<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 <x:xmpmeta {x}><rdf:RDF {rdf}><rdf:Description rdf:about="" {' '.join(others)}>
-<dc:description><rdf:Alt><rdf:li xml:lang="x-default">{_synthetic}</rdf:li></rdf:Alt></dc:description>
+<dc:description><rdf:Alt><rdf:li xml:lang="x-default">{words}</rdf:li></rdf:Alt></dc:description>
 <xmp:CreatorTool>{escape(_software())}</xmp:CreatorTool>
-<Iptc4xmpExt:DigitalSourceType>{synthetic_source}</Iptc4xmpExt:DigitalSourceType>
+<Iptc4xmpExt:DigitalSourceType>{_types}{source}</Iptc4xmpExt:DigitalSourceType>
 <messi:record>{escape(_json(meta))}</messi:record>
 </rdf:Description></rdf:RDF></x:xmpmeta>
 <?xpacket end="r"?>'''.encode()
 
 # %% ../nbs/00_images.ipynb #7ec7ad4d
+def _packets(data:bytes, most:int=64): # yields XMP packets; looks at every byte once
+    end = 0
+    for _ in range(most):
+        at = data.find(b'<x:xmpmeta', end)
+        end = data.find(b'</x:xmpmeta>', at)
+        if at<0 or end<0: return
+        end += 12
+        at = data.rfind(b'<x:xmpmeta', at, end)                          # hostile text may open it many times
+        packet = data[at:end]
+        if b'<!' not in packet: yield packet                             # no packet needs its own entities
+
 def read_provenance(
     src,   # path, bytes or open file of a picture
 )->dict:   # `digital_source_type`, `software`, and the record of how it was made; empty for a picture that says nothing
     "What a picture says about its making, our own or another program's"
     with _source(src, _name(src)) as f: data = f.read()
-    for m in re.finditer(rb'<x:xmpmeta\b.*?</x:xmpmeta>', data, re.S):
-        with contextlib.suppress(ElementTree.ParseError, LookupError, ValueError):
-            if b'<!' in m[0]: continue                            # no packet needs its own entities
-            root,out = ElementTree.fromstring(m[0]),{}
+    for packet in _packets(data):
+        with contextlib.suppress(ElementTree.ParseError, LookupError, ValueError, RecursionError):
+            root,out = ElementTree.fromstring(packet),{}
             for key,(ns,tag) in _says.items():
                 full = f'{{{_ns[ns]}}}{tag}'
                 out[key] = next((v for o in root.iter() for v in ([o.text] if o.tag==full else [o.get(full)]) if v), None)
@@ -745,32 +883,103 @@ def _for_file(
     return im
 
 # %% ../nbs/00_images.ipynb #c495b373
+def _note_options(
+    fmt:str,   # as Pillow has it
+    meta:dict, # see `save_image`
+    name:str,  # what errors call it
+)->dict:       # for `Image.save`; empty for a format that has no room for it
+    "How a file of a format is told what it is"
+    if not isinstance(meta, dict): raise ImageError(f'{name}: meta is a dict such as dict(target="...", seed=0), not {type(meta).__name__}')
+    xmp = _xmp(meta := {str(k):v for k,v in meta.items()})
+    words = _what(meta)[1]
+    if fmt in ('WEBP', 'AVIF'): return dict(xmp=xmp)
+    if fmt=='GIF': return dict(comment=words.encode())
+    if fmt=='TIFF': return dict(tiffinfo={270: words, 305: _software(), 700: xmp})
+    if fmt in ('JPEG', 'MPO'):
+        body = b'http://ns.adobe.com/xap/1.0/\0'+xmp
+        if len(body)>65533: raise ImageError(f'{name}: {len(xmp):,} bytes of metadata are too many for a JPEG: shorten them, or save as .png')
+        return dict(extra=b'\xff\xe1'+(len(body)+2).to_bytes(2, 'big')+body)
+    return dict(pnginfo=_png_texts(meta, xmp)) if fmt=='PNG' else {}
+
+def _png_texts(meta, xmp):
+    info,(source,words) = PngInfo(),_what(meta)
+    texts = {'Software': _software(), 'Description': words, 'DigitalSourceType': _types+source,
+             **{f'messi:{k}': v if isinstance(v, str) else _json(v) for k,v in meta.items()}}
+    plain = lambda o,enc: o.replace('\0', ' ').encode(enc, 'replace').decode(enc)
+    for k,v in texts.items(): info.add_text(plain(k, 'latin-1')[:79].strip(), plain(v, 'utf-8'))
+    info.add_itxt('XML:com.adobe.xmp', xmp.decode())
+    return info
+
 def _save_options(fmt:str, meta:dict, quality:int, name:str)->dict:
     "What Pillow is told besides the format"
     opts = {'PNG': {}, 'JPEG': dict(quality=quality, subsampling=0 if quality>=90 else 2),
             'WEBP': dict(lossless=True, exact=True) if quality==100 else dict(quality=quality)}[fmt]
-    if meta is None: return opts
-    if not isinstance(meta, dict): raise ImageError(f'{name}: meta is a dict such as dict(target="...", seed=0), not {type(meta).__name__}')
-    xmp = _xmp(meta := {str(k):v for k,v in meta.items()})
-    if fmt=='WEBP': opts['xmp'] = xmp
-    elif fmt=='JPEG':
-        body = b'http://ns.adobe.com/xap/1.0/\0'+xmp
-        if len(body)>65533: raise ImageError(f'{name}: {len(xmp):,} bytes of metadata are too many for a JPEG: shorten them, or save as .png')
-        opts['extra'] = b'\xff\xe1'+(len(body)+2).to_bytes(2, 'big')+body
-    else:
-        opts['pnginfo'] = info = PngInfo()
-        texts = {'Software': _software(), 'Description': _synthetic, 'DigitalSourceType': synthetic_source,
-                 **{f'messi:{k}': v if isinstance(v, str) else _json(v) for k,v in meta.items()}}
-        plain = lambda o,enc: o.replace('\0', ' ').encode(enc, 'replace').decode(enc)
-        for k,v in texts.items(): info.add_text(plain(k, 'latin-1')[:79].strip(), plain(v, 'utf-8'))
-        info.add_itxt('XML:com.adobe.xmp', xmp.decode())
-    return opts
+    return opts if meta is None else {**opts, **_note_options(fmt, meta, name)}
+
+# %% ../nbs/00_images.ipynb #5d2fb16f
+class NotedImage(Image.Image):
+    "A picture that tells every file made of it, or of its copies, what it is"
+    @property
+    def note(self)->dict: return self.info.get('messi') # how it was made, with its 'kind'; None once somebody has removed it
+
+    def _new(self, im): # by which Pillow makes all that it derives from a picture
+        out = super()._new(im)
+        out.__class__ = NotedImage
+        return out
+
+    def __eq__(self, other): # the pixels; the note is no part of the picture
+        same = isinstance(other, Image.Image) and (self.mode,self.size,self.getpalette())==(other.mode,other.size,other.getpalette())
+        return same and self.tobytes()==other.tobytes()
+    __hash__ = None
+
+    def save(self, fp, format=None, **params):
+        "As for any picture of Pillow's, with the note"
+        if self.note is not None: params = _with_note(_format_for(fp, format), self.note, params)
+        super().save(fp, format, **params)
+
+def _format_for(fp, format)->str:
+    if format: return format.upper()
+    name = os.fspath(fp) if isinstance(fp, (str, os.PathLike)) else getattr(fp, 'name', '')
+    return Image.registered_extensions().get(os.path.splitext(str(name))[1].lower(), '')
+
+def _with_note(fmt, meta, params)->dict: # what a caller says to Pillow stays beside it
+    try: ours = _note_options(fmt, meta, 'the picture')
+    except ImageError: ours = _note_options(fmt, dict(kind=meta.get('kind', 'composite')), 'the picture') # too long for a JPEG: the kind alone
+    out = {**ours, **params}
+    if fmt=='PNG' and params.get('pnginfo') is not None:
+        theirs = params['pnginfo'].chunks
+        said = any(b'XML:com.adobe.xmp' in c[1] for c in theirs)
+        out['pnginfo'] = PngInfo()
+        out['pnginfo'].chunks = [*theirs, *([] if said else ours['pnginfo'].chunks)]
+    if fmt in ('JPEG', 'MPO') and params.get('extra'):
+        out['extra'] = params['extra'] if b'ns.adobe.com/xap' in params['extra'] else ours['extra']+params['extra']
+    if fmt=='TIFF' and params.get('tiffinfo') is not None:
+        out['tiffinfo'] = params['tiffinfo']
+        for k,v in ours['tiffinfo'].items():
+            if k not in out['tiffinfo']: out['tiffinfo'][k] = v
+    return out
+
+def noted(
+    img:Image.Image,
+    meta:dict,      # how it was made
+    kind:str='composite', # see `KINDS`
+)->NotedImage:      # a copy
+    "Give a picture its note"
+    if kind not in KINDS: raise ConfigError(f'kind={kind!r}: choose one of {", ".join(KINDS)}')
+    out = img.copy()
+    out.__class__ = NotedImage
+    out.info = {**out.info, 'messi': {**meta, **({} if kind=='composite' else dict(kind=kind))}}
+    return out
+
+def note_of(img)->dict: # None where there is none
+    "The note that a picture in memory carries"
+    return img.note if isinstance(img, NotedImage) else None
 
 # %% ../nbs/00_images.ipynb #3a819b6f
 def save_image(
     img,            # anything `load_image` takes; a picture with transparency keeps it in PNG and WebP
     path,           # .png, .jpg, .jpeg or .webp; its folder must exist
-    meta:dict=None, # how a synthetic picture was made (target, seed, mask source ...); None: not synthetic, nothing is written
+    meta:dict=None, # how a synthetic picture was made (target, seed, mask source ..., 'kind'); None: what its own note says, if it has one
     quality:int=95, # for JPEG and WebP, 1 to 100; 100 makes a WebP lossless
 )->Path:            # the file
     "Write a picture, whole or not at all, with its provenance if it is synthetic; nothing else that came with it (place, camera) is kept"
@@ -778,6 +987,7 @@ def save_image(
     name,fmt = str(path),_writers.get(path.suffix.lower())
     if fmt is None: raise ImageError(f'{name}: cannot write {path.suffix or "a file without suffix"}, only {", ".join(_writers)}')
     if not 1<=quality<=100: raise ImageError(f'{name}: quality={quality} is not between 1 and 100')
+    if meta is None: meta = note_of(img)
     im,opts = _for_file(img, fmt, name),_save_options(fmt, meta, quality, name)
     if max(im.size)>_most[fmt]: raise ImageError(f'{name}: {im.width}x{im.height} is too much for {fmt}, at most {_most[fmt]} a side: save as .png')
     try:
@@ -785,6 +995,45 @@ def save_image(
     except MessiError as e: raise ImageError(str(e)) from None
     except Exception as e: raise ImageError(f'{name}: could not be written ({e})') from e
     return path
+
+# %% ../nbs/00_images.ipynb #75f5f2a4
+_known = {'trainedAlgorithmicMedia': 'wholly made by a trained model',
+          'compositeWithTrainedAlgorithmicMedia': 'a photo of which parts were made by a trained model',
+          'algorithmicMedia': 'made by an algorithm', 'compositeSynthetic': 'put together, some of it synthetic',
+          'algorithmicallyEnhanced': 'a photo that an algorithm has edited', 'digitalCapture': 'taken by a camera',
+          'humanEdits': 'a photo that somebody has edited', 'virtualRecording': 'the recording of a virtual event'}
+
+def told(
+    said:dict, # what `read_provenance` gives
+)->str:
+    "What a picture says of itself, in a sentence"
+    if not said: return 'says nothing about how it was made, which proves nothing'
+    kind = str(said['digital_source_type']).rstrip('/').rpartition('/')[2]
+    what = 'a cut-out, people cut out of a photo' if said.get('kind')=='cutout' else _known.get(kind, kind)
+    about = {k: v for k,v in said.items() if k not in ('digital_source_type', 'kind')}
+    more = ', '.join(f'{k.replace("_", " ")} {v if isinstance(v, str) else _json(v)}' for k,v in about.items() if v not in ('', None))
+    return re.sub(r'[\x00-\x1f\x7f-\x9f]', ' ', f'{what} ({more})' if more else what)[:2000]
+
+# %% ../nbs/00_images.ipynb #e2470c6e
+def messi_check(
+    files:positional('pictures')=(),
+    as_json:bool=False, # print a line of JSON for each
+)->int:                 # 0 when every file could be read
+    "Tell what pictures say of themselves: whether they are synthetic, and how they were made"
+    if not files: raise ConfigError('name one or more pictures')
+    bad = 0
+    for f in files:
+        try:
+            load_image(f)
+            said = read_provenance(f)
+        except MessiError as e:
+            bad += 1
+            print(e, file=sys.stderr)
+            continue
+        print(json.dumps(dict(file=str(f), **said)) if as_json else f'{f}: {told(said)}')
+    return int(bad>0)
+
+def main_check(argv=None): return command(messi_check, argv)
 
 # %% ../nbs/00_images.ipynb #b3d451d5
 image_suffixes = frozenset('.jpg .jpeg .jpe .jfif .png .apng .webp .gif .bmp .dib .tif .tiff .jp2 .j2k .avif '
