@@ -85,6 +85,7 @@ class ReplaceCfg:
 
     def __post_init__(self):
         object.__setattr__(self, 'seed', whole_seed(self.seed))
+        self._rename()
         if not isinstance(self.target, (str, Path, Inpainter)):
             raise ConfigError(f"target={self.target!r}: give a target's name, folder or hub id, or an Inpainter")
         self._check_numbers()
@@ -117,6 +118,14 @@ def _check_numbers(self:ReplaceCfg):
     if self.strength is not None: start_levels(STEPS[1], self.strength)          # says when it is no strength
     if not 0<=self.guidance<=10: raise ConfigError(f'guidance={self.guidance}: a number from 0 to 10; 1 as learned')
     check_tries(self.tries)
+
+@patch
+def _rename(self:ReplaceCfg): # as older settings have it
+    import warnings
+    for name,new in dict(mode='remove', target=NOBODY).items():
+        if not isinstance(getattr(self, name), str) or getattr(self, name)!='classical': continue
+        warnings.warn(f"{name}='classical' is now called {name}={new!r}", FutureWarning, stacklevel=5)
+        object.__setattr__(self, name, new)
 
 @patch
 def _check_mode(self:ReplaceCfg):
