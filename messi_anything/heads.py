@@ -20,8 +20,8 @@ from .background import FillCfg, continue_background, continue_into, hole_window
 
 # %% auto #0
 __all__ = ['BEHIND_HAIR', 'blur', 'smooth_step', 'NewHead', 'aligned_crop', 'match_tone', 'gradient_energy', 'match_sharpness',
-           'throat', 'without_sunglasses', 'old_outline', 'fit_outline', 'make_head', 'Below', 'look_below', 'erase',
-           'seen_faces', 'HeadInpainter', 'put_in']
+           'throat', 'without_sunglasses', 'old_outline', 'fit_outline', 'make_head', 'colour_density', 'Below',
+           'look_below', 'erase', 'seen_faces', 'HeadInpainter', 'put_in']
 
 # %% ../nbs/07e_heads.ipynb #c4c8c2f9
 def blur(
@@ -52,6 +52,7 @@ class NewHead:
     gone:Tensor      # (1,1,h,w) old hair and head, to be erased first
     body:Tensor      # (1,1,h,w) clothes
     person:Tensor    # (1,1,h,w) anything of this person
+    inside:Tensor    # (1,1,h,w) 1 inside the aligned crop, where the parts are known
     hair:Tensor      # (1,1,h,w) old hair
     throat:np.ndarray# (4,2) pixels of the photo, see `throat`
     skin:Tensor      # (1,1,h,w) neck that follows the head's tone
@@ -214,7 +215,7 @@ def make_head(
     gone = (hair+(skin+hair)*above).clamp(0, 1)*inside*(1-front)
     face = sample(face_region(size)[None,None].float())*(eyes>1)           # sunglasses tell nothing about sharpness
     neck = skin*(1-above)*inside
-    return NewHead(box, at.scale, rgb, alpha, gone, clothes, person, hair, throat(at), neck, tone, face)
+    return NewHead(box, at.scale, rgb, alpha, gone, clothes, person, inside, hair, throat(at), neck, tone, face)
 
 def _old_texture(img, at, view, size): # (1,3,n,n): only low-order light is read off it
     radius = oval_radius(at.landmarks, between_eyes(at.landmarks))*1.3
@@ -235,6 +236,25 @@ def _window(img, at, view, outline, size): # -> texture coordinates (h,w,2) of t
     crop = torch.from_numpy(at.to_crop(np.stack([x,y], -1).astype(float))).float()
     inside = smooth_step(torch.minimum(crop.amin(-1), CROP-1-crop.amax(-1)), 0., 6.)[None,None]
     return texture_coordinates(points, view.shape, crop, size),inside,Box(*map(float, (l,t,r,b)))
+
+# %% ../nbs/07e_heads.ipynb #413c361b
+def colour_density(
+    x:Tensor,      # (3,h,w) in [0,1]
+    where:Tensor,  # (k,h,w) bool, k sets of pixels
+    n:int=26,      # bins a channel
+    sigma:float=.7,# of the smoothing, bins
+)->Tensor:         # (k,h,w)
+    "For every pixel, what share of each set has about its colour"
+    i = (x.clamp(0, 1)*(n-1)).round().long()
+    bins = ((i[0]*n+i[1])*n+i[2]).flatten()
+    out = torch.zeros(len(where), n**3).index_add_(1, bins, where.flatten(1).float()).view(-1,1,n,n,n)
+    r = math.ceil(3*sigma)
+    g = torch.exp(-(torch.arange(-r, r+1)/sigma)**2/2)
+    for shape in ((-1,1,1),(1,-1,1),(1,1,-1)):
+        out = F.conv3d(out, g.view(1,1,*shape), padding=[r*(o<0) for o in shape])
+    at = (x.permute(1,2,0).flip(-1)*2-1)[None,None].expand(len(where), -1, -1, -1, -1)
+    share = F.grid_sample(out, at, align_corners=True)[:,0,0]/where.flatten(1).sum(1).clamp(min=1)[:,None,None]
+    return share+1e-3
 
 # %% ../nbs/07e_heads.ipynb #a1c3de21
 @dataclass
@@ -258,6 +278,7 @@ def look_below(
     head:NewHead,
     people:Tensor,  # (1,1,H,W) everybody's mask
     side:int=112,   # longest side of the copy, pixels
+    hangs:float=.6, # how far hair hangs below the jaw, as a share of the window's height: the odds fall by e
 )->Below:
     "Tell hair, clothes and skin apart by their colours, below the jaw and beyond the head's crop"
     H,W = img.shape[2:]
@@ -271,33 +292,34 @@ def look_below(
     small = lambda m: F.interpolate(m, size, mode='area')[0]
     wide = lambda m: small(F.pad(m, pad))[0]
     x = small(img[...,T:B,L:R])
-    crop = wide(torch.ones_like(head.hair))>.99
+    crop = wide(head.inside)>.99
     known = torch.stack([wide(o) for o in (head.hair, head.body, head.skin, 1-head.person)])
     there = small(people[...,T:B,L:R])[0]
-    unseen = torch.stack([.45*there, .4*there, .15*there, 1-there])
-    prior = torch.where(crop, .75*known+.25*unseen, unseen).clamp(min=.02)
     xy = (head.throat-np.array([L,T]))*np.array([size[1]/(R-L), size[0]/(B-T)])
-    low = (torch.arange(size[0])>xy[:2,1].max())[:,None].expand(*size)
-    sure = torch.stack([(known[0]>.8)&~low, (known[1]>.6)|(~crop&low&(there>.8)), known[2]>.7, crop&(known[3]>.9)])
-    if sure[0].sum()<20: p = prior/prior.sum(0)                            # no hair to compare with
-    else:
-        hairy = _alike(x, sure[0])
-        sure[1] &= (hairy<.4*hairy[sure[0]].median())|(known[1]>.6)        # hair that hangs over the clothes is none of them
-        p = _by_colour(x, prior, sure)
-    p = torch.where(low|~crop, p, known)
+    down = (torch.arange(size[0])-xy[:2,1].max())[:,None].expand(*size)
+    low = down>0
+    hanging = .45*torch.exp(-down/(hangs*h*k))
+    beside = torch.stack([torch.where(low, hanging, .8), torch.where(low, .85-hanging, .1), torch.where(low, .15, .1)])
+    unseen = torch.cat([beside*there, 1-there[None]])
+    prior = torch.where(crop, (known+unseen)/2, unseen).clamp(min=.02)
+    worn = known[1]>.6
+    sure = torch.stack([known[0]>.8, worn|(~crop&low&(there>.8)), known[2]>.7, crop&(known[3]>.9)])
+    decided = low|~crop
+    p = _by_colour(x, prior, sure, worn, decided)
+    p = torch.where(decided, p, known)
     hair = _joined(p[0], crop&~low)
-    return Below(box, hair, p[1], p[2], *_body(xy, p[1]*low, p[2]*low), low|~crop)
+    return Below(box, hair, p[1], p[2], *_body(xy, p[1]*low, p[2]*low), decided)
 
-def _alike(x, sure, most=120, width=.07): # (3,h,w), (h,w) bool -> (h,w): density of the colours there
-    at = sure.flatten().nonzero()[:,0]
-    if not len(at): return torch.full(sure.shape, 1e-3)
-    some = x.flatten(1).T[at[torch.linspace(0, len(at)-1, min(most, len(at))).long()]]
-    return torch.exp(-torch.cdist(x.flatten(1).T, some)**2/(2*width**2)).mean(1).view(sure.shape)+1e-3
-
-def _by_colour(x, prior, sure): # (3,h,w), (4,h,w), (4,h,w) bool -> (4,h,w)
-    p = prior*torch.stack([_alike(x, m) for m in sure])
-    p = F.avg_pool2d((p/p.sum(0))[None], 3, 1, 1, count_include_pad=False)[0]
-    return p/p.sum(0)
+def _by_colour(x, prior, sure, worn, decided): # (3,h,w), (4,h,w), (4,h,w) bool, (h,w) bool, (h,w) bool -> (4,h,w)
+    if sure[0].sum()<20: return prior/prior.sum(0)                         # no hair to compare with
+    hairy = colour_density(x, sure[:1])[0]
+    sure[1] &= (hairy<.4*hairy[sure[0]].median())|worn # hair that hangs over the clothes is none of them
+    for _ in range(2):
+        p = prior*colour_density(x, sure)
+        p = F.avg_pool2d((p/p.sum(0))[None], 3, 1, 1, count_include_pad=False)[0]
+        p = p/p.sum(0)
+        sure = (p>.7)&(decided|sure)
+    return p
 
 def _joined(hair, sure): # hair that hangs together with hair where it is known
     from scipy.ndimage import label
