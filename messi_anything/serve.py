@@ -88,7 +88,7 @@ def read_people(
         p = [float(o) for o in t.split(',')] if re.fullmatch(f'{_number}(,{_number})+', t, re.A) else []
         if len(p)==2: return tuple(p)
         if len(p)==4 and p[0]<p[2] and p[1]<p[3]: return Box(*p)
-        out = choice(t) if len(t)<8 else t
+        out = choice(t) if len(t)<8 and ',' not in t else t
         try: check_choice(out)
         except ConfigError: raise ConfigError(f'people={t[:40]!r}: say all, largest, left, right, surest, a number from the left (from 0), a point x,y, a box left,top,right,bottom, or several of these with ; between them') from None
         return out
