@@ -314,7 +314,7 @@ def look_below(
     small = lambda m: F.interpolate(m, size, mode='area')[0]
     wide = lambda m: small(F.pad(m, pad))[0]
     x = small(img[...,T:B,L:R])
-    crop = wide(head.inside)>.99
+    crop = -F.max_pool2d(-wide(head.inside)[None], 5, 1, 2)[0]>.99        # the parts fade at its border
     known = torch.stack([wide(o) for o in (head.hair, head.body, head.skin, 1-head.person)])
     there = small(people[...,T:B,L:R])[0]
     xy = (head.throat-np.array([L,T]))*np.array([size[1]/(R-L), size[0]/(B-T)])
@@ -398,8 +398,8 @@ def erase(
         gone[...,int(h.box.top)-t:int(h.box.bottom)-t,int(h.box.left)-l:int(h.box.right)-l] = h.gone
         new = low.on(low.new.float())
         gone = gone*(1-new)+low.on(low.hair)*new
-        wide = max(1, round(4*h.scale))
-        grown = F.max_pool2d((gone>.15).float(), 2*wide+1, 1, wide)
+        wide = max(1, round(6*h.scale))                                    # single hairs stand out
+        grown = F.max_pool2d((gone>.1).float(), 2*wide+1, 1, wide)
         for all_,one in zip((weight, body, bare), (blur(grown, max(.7, h.scale)), low.on(low.body), low.on(low.bare))):
             all_[here] = torch.maximum(all_[here], one)
     weight = torch.where(weight>.02, weight, 0)
