@@ -73,8 +73,8 @@ class ReplaceCfg:
     strength:float = option(None, 'of mode image: 1 keeps nothing of the person, towards 0 more and more', float,
                             least=0, most=1)
     n:int = option(None, 'so many variants, painted together, with the seeds from seed on', int, least=1, most=64)
-    text:str = option('', "what the generator is to paint, such as 'with a hat, in a white shirt'")
-    guidance:float = option(2., 'how strictly the text is followed: 1 as learned, more is stricter', float,
+    text:str = option('', "what it should show, such as 'smiling, with a red cap'; mode generated hears fewer words")
+    guidance:float = option(2., 'of mode generated, how strictly the text is followed: 1 as learned, more is stricter', float,
                             least=0, most=10)
     tries:int = option(4, 'generate each head so often, and keep the one with the surest face', int, least=1, most=16)
     figure:object = option(None, 'of mode static: a picture of the target to cut out; without it the weights make one',
@@ -161,7 +161,7 @@ def effective_mode(self:ReplaceCfg)->str: # one of `MODES`
     if self.figure is not None: return 'static'
     if self.strength is not None and self.strength<1: return 'image'
     if isinstance(self.target, Inpainter): return self.target.mode
-    return 'generated' if self.text else DEFAULT_MODE
+    return DEFAULT_MODE
 
 @patch(as_prop=True)
 def seeds(self:ReplaceCfg)->list: # of the variants
@@ -355,7 +355,10 @@ def inpainter(
     elif mode=='remove' or out==NOBODY: out = remover(cfg)
     else: out = load_inpainter(cfg.target, mode, cfg.device)
     if mode=='image': out = out.with_strength(.6 if cfg.strength is None else cfg.strength)
-    if cfg.text: out = out.with_prompt(cfg.text, cfg.guidance)
+    if cfg.text and mode=='head':
+        from messi_anything.directions import told
+        out = told(out, cfg.text)
+    elif cfg.text: out = out.with_prompt(cfg.text, cfg.guidance)
     return BestOf(out, cfg.tries) if cfg.tries>1 and out.close and mode in ('generated','image') else out
 
 # %% ../nbs/09_pipeline.ipynb #4be04671
