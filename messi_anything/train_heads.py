@@ -11,7 +11,7 @@ import numpy as np, torch, torch.nn.functional as F
 from torch import Tensor
 from PIL import Image
 from .landmarks import mirror_map
-from .images import DataError, MessiError, load_image, to_tensor
+from .images import DataError, MessiError, load_image, open_picture, to_tensor
 from .headspace import (CROP, EYES_APART, VIEWS, N_OUTLINE, WARPED, HeadSpace, HeadSpaceCfg, HeadTarget, HeadTargetCfg, Placement,
     between_eyes, control_points, fit_target_view, fit_view, head_outline, head_yaw, known_of, oval_radius, place_head,
     ray_directions, smooth_outline, texture_of)
@@ -134,10 +134,10 @@ def mean_shape(
 def _labels(root, path): # (h,w) uint8 from the parts and masks that lie beside a photo
     name = path.split('/')[0]
     sub = (lambda k: path.replace('messi/', f'messi/{k}/', 1)) if name=='messi' else (lambda k: path.replace('/images/', f'/{k}/'))
-    mask = np.asarray(Image.open((root/sub('masks')).with_suffix('.png')).convert('L'))>127
+    mask = np.asarray(open_picture((root/sub('masks')).with_suffix('.png')).convert('L'))>127
     parts = (root/sub('parts')).with_suffix('.png')
     if not parts.exists(): return np.where(mask, UNSURE, 0).astype('u1')
-    parts = np.asarray(Image.open(parts))
+    parts = np.asarray(open_picture(parts))
     out = np.where(np.isin(parts, (1,2)), HEAD, np.where(np.isin(parts, (5,6,7)), CLOTHES, 0))
     return np.where(np.isin(parts, (3,4,255)), UNSURE, out).astype('u1')
 
