@@ -410,6 +410,7 @@ class Plan:
     faces:list  # of `Face`, None for those who show none
     seeds:list  # for each person an integer for each picture
     notes:list  # '' for those who are to be painted, else why not, ending in 'left as is'
+    look:tuple=None # the `Segmenter` and its maps of the photo, where one has looked
 
     @property
     def todo(self)->list: # indices of the people to paint, small ones (far away) first
@@ -429,6 +430,7 @@ class Painted:
     changed:Tensor # (1,1,H,W) weight of what was painted; where it is 0 the photo's pixels are untouched
     done:list      # what was done, a sentence for each person of the plan
     timings:dict=field(default_factory=dict) # seconds of parts of the work, such as 'generator'
+    parts:dict=field(default_factory=dict)   # name -> (1,1,H,W) weight of what was painted of each part: 'head', 'clothes', 'skin'
 
 # %% ../nbs/07_inpaint.ipynb #89aec96e
 @patch
