@@ -180,7 +180,7 @@ def solve_poisson(
     f[0,0] = 0
     return idctn(f, norm='ortho').astype(np.float32)
 
-# %% ../nbs/07f_clothes.ipynb #2a451bf7
+# %% ../nbs/07f_clothes.ipynb #03eb9968
 @dataclass
 class Shading:
     "The light on a garment, without its colours, in a small copy"
@@ -201,39 +201,53 @@ def shading_of(
     look = torch.cat([f, opponent(x)/luma(x).clamp(min=.22)], 1)
     points = look[0][:,inside[0,0]>0].T.numpy()
     if len(points)<20: return Shading(torch.zeros_like(f), torch.ones_like(f), f, 0.)
-    same_x,same_y = inside*F.pad(inside[...,1:], (0,1)),inside*F.pad(inside[...,1:,:], (0,0,0,1))
-    step = _colour_steps(look, cloth_colours(points), same_x, same_y)
+    member,usual = _members(look, cloth_colours(points))
+    step,gx,gy = _colour_steps(look, member, inside)
     same = 1-smooth_step(step, .1, .5)
-    gx,gy = (o/(1+(o/.6)**2)*same for o in _differences(f))           # hardly any fold is as sharp as that
-    gx,gy = gx*same_x,gy*same_y
-    busy = ((gx.abs()+gy.abs())/2).sum().item()/inside.sum().item()   # folds are few and far between, prints are not
-    calm = min(1, .05/max(busy, 1e-3))
+    busy = ((gx.abs()+gy.abs())*same/2).sum().item()/inside.sum().item() # folds are few and far between, prints are not
+    gx,gy = (o/(1+(o/.6)**2)*same for o in (gx, gy))                     # hardly any fold is as sharp as that
     log = torch.from_numpy(solve_poisson(gx[0,0].numpy(), gy[0,0].numpy()))[None,None]
-    slow = local_mean(log, inside, max(log.shape[2:])/12)
-    log = log-.5*slow
+    log = log-.5*local_mean(log, inside, max(log.shape[2:])/12)
     values = log[inside>0]
     log = log-values.median()
     spread = 1.25*(values-values.median()).abs().mean().item()
     gain = min(max(.17/max(spread, 1e-3), 1), 2.2) if spread<.25 else .25/spread # dark cloth shows little of its folds, glossy cloth too much
-    gain = gain*calm
+    gain = gain*min(1, .05/max(busy, 1e-3))
+    flat = (1-same)[inside>0].mean().item()
+    log = 1.1*torch.tanh(log*gain/1.1)+min(1, 2*flat)*_form(f-usual, inside)
     keep = ((1-smooth_step(blur(step, .7), .05, .3))*gain).clamp(max=1.5)
-    return Shading(1.1*torch.tanh(log*gain/1.1), keep, f, (1-same)[inside>0].mean().item())
+    return Shading(log, keep, f, flat)
 
 def local_mean(x:Tensor, where:Tensor, sigma:float)->Tensor: # (1,1,h,w), weights, pixels
     "Mean of the neighbourhood, of what is inside"
-    return blur(x*where, sigma)/blur(where, sigma).clamp(min=1e-3)
+    k = max(1, int(sigma/3))
+    both = F.avg_pool2d(torch.cat([x*where, where], 1), k, ceil_mode=True, count_include_pad=False)
+    both = blur(both, sigma/k)
+    return F.interpolate(both[:,:1]/both[:,1:].clamp(min=1e-3), x.shape[2:], mode='bilinear', align_corners=False)
 
-def _colour_steps(look, centres, same_x, same_y): # (1,1,h,w), 0 inside one colour, about 1 between two
-    tint = lambda o: o[:,1:].norm(dim=1, keepdim=True)
-    x,y = _differences(look)
-    prints = smooth_step(torch.maximum(tint(x)*same_x, tint(y)*same_y), .06, .3)   # light does not change a tint
-    if len(centres)<2: return F.max_pool2d(prints, 3, 1, 1)
+def _form(left, inside): # what remains of light when a pattern is gone: its slow part, and the roundness of a body
+    slow = local_mean(left, inside, max(left.shape[2:])/28)
+    slow = .5*(slow-slow[inside>0].median()).clamp(-.5, .5)
+    return slow+.5*(local_mean(inside, torch.ones_like(inside), max(left.shape[2:])/40)-1)
+
+def _members(look, centres): # (1,k,h,w) how much each pixel is of each colour; (1,1,h,w) the light that is usual for it
     c = torch.from_numpy(centres).float()
     scale = torch.tensor([.6,1.,1.]).view(1,3,1,1)
     d = torch.stack([((look-o.view(1,3,1,1))*scale).square().sum(1) for o in c], 1)
-    x,y = _differences((-d/.02).softmax(1))
-    step = torch.maximum(x.abs().sum(1, keepdim=True)*same_x, y.abs().sum(1, keepdim=True)*same_y)
-    return F.max_pool2d(torch.maximum(step, prints), 3, 1, 1)
+    member = (-d/.02).softmax(1)
+    return member,(member*c[:,0].view(1,-1,1,1)).sum(1, keepdim=True)
+
+def _colour_steps(look, member, inside): # (1,1,h,w), 0 inside one colour, about 1 between two; and the steps of light
+    both = inside*F.pad(inside[...,1:], (0,1)),inside*F.pad(inside[...,1:,:], (0,0,0,1))
+    steps = lambda t: [d*m for d,m in zip(_differences(t), both)]
+    most = lambda t, of: torch.maximum(*(of(d) for d in steps(t)))
+    between = most(member, lambda d: d.abs().sum(1, keepdim=True))
+    tint = smooth_step(most(look[:,1:], lambda d: d.norm(dim=1, keepdim=True)), .06, .3)  # light does not change a tint
+    light = most(look[:,:1], torch.abs)
+    share = torch.tensor(light.sum().item()/inside.sum().item())
+    sharp = smooth_step(light, .15, .45)*smooth_step(share, .08, .18)                    # a print in black and white
+    step = torch.maximum(torch.maximum(between, tint), sharp)
+    return F.max_pool2d(step, 3, 1, 1),*steps(look[:,:1])
 
 # %% ../nbs/07f_clothes.ipynb #39aa87ea
 @dataclass
@@ -302,7 +316,7 @@ def _frame(neck, down, s, t, wide, seen, k=24): # along and across, of every pix
     smooth = lambda v: gaussian_filter1d(v, 5, mode='nearest')
     return Torso(neck, down, at, smooth(np.clip(middle, -.35*unit, .35*unit)*free), smooth(np.clip(half, .75*unit, 1.15*unit)).clip(2), float(unit))
 
-# %% ../nbs/07f_clothes.ipynb #b2167b50
+# %% ../nbs/07f_clothes.ipynb #38f3fe49
 def rgb_of(colour:str)->Tensor: # (3,1,1) in [0,1]
     "A colour as written on the web"
     return torch.tensor([int(colour[i:i+2], 16)/255 for i in (1,3,5)]).view(3,1,1)
@@ -320,6 +334,7 @@ def paint_kit(
     uv:Tensor,      # (2,h,w) see `Torso`
     unit:float,     # pixels
     back:bool=False,# whether the back is seen
+    show=rgb_of,    # (colour) -> (3,1,1)
 )->Tensor:          # (3,h,w) in [0,1]
     "A kit as it hangs on a torso, in even light"
     u,v = uv
@@ -333,14 +348,14 @@ def paint_kit(
     elif kit.pattern=='halves': two = edge(u)
     elif kit.pattern=='centre': two = edge(1/kit.bands-u.abs())
     else: two = edge(.28-(v-.9-u).abs()/2**.5)
-    out = rgb_of(kit.colours[0])
-    out = out+(rgb_of(kit.colours[-1])-out)*two
-    lay = lambda out, colour, on: out+(rgb_of(colour)-out)*on
+    out = show(kit.colours[0])
+    out = out+(show(kit.colours[-1])-out)*two
+    lay = lambda out, colour, on: out+(show(colour)-out)*on
     if kit.sleeves: out = lay(out, kit.sleeves, edge(u.abs()-1.02+.12*(1-v/.9).clamp(0, 1)))
     if kit.number and back: out = lay(out, kit.ink, _number(kit.number, uv))
     return out
 
-# %% ../nbs/07f_clothes.ipynb #5872e776
+# %% ../nbs/07f_clothes.ipynb #70219c31
 @dataclass
 class PhotoTone:
     "How a photo shows colours"
@@ -366,11 +381,11 @@ class PhotoTone:
         return (y+y*self.line[0]+self.line[1]).clamp(0, 1)
 
 def tone_of(
-    img:Tensor, # (1,3,H,W) in [0,1]
+    img:Tensor, # (1,3,H,W) in [-1,1]
 )->PhotoTone:
     "Read a photo's colours"
     k = 160/max(img.shape[2:])
-    x = F.interpolate(img, [max(2, round(o*k)) for o in img.shape[2:]], mode='area') if k<1 else img
+    x = (F.interpolate(img, [max(2, round(o*k)) for o in img.shape[2:]], mode='area') if k<1 else img)/2+.5
     y,rgb = luma(x).flatten(),x[0].flatten(1)
     saturation = rgb.amax(0)-rgb.amin(0)
     low,high = torch.quantile(y, .01).item(),torch.quantile(y, .985).item()
@@ -391,10 +406,11 @@ def shaded(
 )->Tensor:
     "Colours under light; highlights roll off instead of clipping"
     out = rgb*(log/2.2).exp()
+    if out.max()<=.88: return out
     return torch.where(out>.88, .88+.12*(1-(-(out-.88).clamp(min=0)/.12).exp()), out)
 
-# %% ../nbs/07f_clothes.ipynb #0a93d5eb
-WORK = 288 # longer side of the small copy, pixels
+# %% ../nbs/07f_clothes.ipynb #283dc25a
+WORK = 256 # longer side of the small copy, pixels
 
 @dataclass
 class Dressed:
@@ -419,64 +435,93 @@ def dress(
     "Put a kit on somebody"
     if img.ndim!=4 or tuple(img.shape[:2])!=(1,3): raise ImageError(f'dress wants one photo (1,3,H,W) in [-1,1], not {tuple(img.shape)}')
     if parts.image.shape!=img.shape: raise ImageError(f'parts of a photo of {tuple(parts.image.shape[2:])} pixels do not fit one of {tuple(img.shape[2:])}')
-    W = _Window(img, parts, person, box)
-    tone,out,changed,what,patterned = tone_of(img/2+.5),W.x.clone(),torch.zeros_like(W.x[:,:1]),(),0.
-    for name,alpha,colours,shading in _garments(W, kit, face, back, hair):
-        new = tone.on_line(shaded(tone.apply(colours)[None], W.up(shading.log)+W.up(shading.keep)*(W.light-W.up(shading.was))))
+    tone,W = tone_of(img),_Window(img, parts, person, box)
+    out,changed,what,patterned = img.clone(),torch.zeros_like(img[:,:1]),(),0.
+    for name,names,g,paint in _garments(W, kit, face, back, hair, tone):
+        shading = shading_of(W.small, W.coarse(*names))
+        x,light = out[g.part]/2+.5,log_light(img[g.part]/2+.5)
+        log,keep,was,u,v = g.up(torch.cat([shading.log, shading.keep, shading.was, W.uv(shading)], 1))[0]
+        new = tone.on_line(shaded(paint(torch.stack([u, v]), g)[None], (log+keep*(light[0,0]-was))[None,None]))
+        alpha = smooth_step(parts.on(names, g.box)*W.gate(g.part), .3, .65)
         alpha = torch.where(alpha>.004, alpha, 0)
-        out = out+(new-out)*alpha
-        changed = torch.maximum(changed, alpha)
+        out[g.part] = torch.where(alpha>0, ((x+(new-x)*alpha)*2-1).clamp(-1, 1), out[g.part])
+        changed[g.part] = torch.maximum(changed[g.part], alpha)
         what += (name,)
         if name=='shirt': patterned = shading.patterned
-    done,where = img.clone(),torch.zeros_like(img[:,:1])
-    done[W.part] = torch.where(changed>0, (out*2-1).clamp(-1, 1), img[W.part])
-    where[W.part] = changed
-    return Dressed(done, where, what, patterned)
+    return Dressed(out, changed, what, patterned)
 
-# %% ../nbs/07f_clothes.ipynb #24f54f54
+# %% ../nbs/07f_clothes.ipynb #f4df09e4
+def _around(img, box): # l,t,r,b in whole pixels of the photo
+    l,t,r,b = (int(min(max(0, round(o)), n)) for o,n in zip(box.astuple(), (img.shape[3],img.shape[2])*2))
+    if r-l<2 or b-t<2: raise ImageError(f'{box} holds no pixel of the photo')
+    return l,t,r,b
+
 class _Window:
-    "The part of a photo around somebody, and a small copy of it"
+    "The part of a photo around somebody, in a small copy"
     def __init__(self, img, parts, person, box):
         box = box or Box(0., 0., float(img.shape[3]), float(img.shape[2]))
-        grown = Box(box.left-3, box.top-3, box.right+3, box.bottom+3)
-        l,t,r,b = (int(min(max(0, round(o)), n)) for o,n in zip(grown.astuple(), (img.shape[3],img.shape[2])*2))
-        if r-l<2 or b-t<2: raise ImageError(f'{box} holds no pixel of the photo')
-        self.left,self.top,self.part,self.parts,self.box = l,t,(...,slice(t, b),slice(l, r)),parts,Box(*map(float, (l,t,r,b)))
-        self.x = img[self.part]/2+.5
-        self.k = min(1, WORK/max(b-t, r-l))
-        self.little = max(8, round((b-t)*self.k)),max(8, round((r-l)*self.k))
-        self.small,self.light = self.down(self.x),log_light(self.x)
-        self.gate = 1. if person is None else _gate(person[self.part])
+        self.img,self.parts,self.person = img,parts,person
+        self.left,self.top,r,b = _around(img, Box(box.left-3, box.top-3, box.right+3, box.bottom+3))
+        self.width,self.height = r-self.left,b-self.top
+        part = ...,slice(self.top, b),slice(self.left, r)
+        self.k = min(1, WORK/max(self.width, self.height))
+        self.size = max(8, round(self.height*self.k)),max(8, round(self.width*self.k))
+        self.small = F.interpolate(img[part], self.size, mode='area')/2+.5
+        self.near = 1. if person is None else smooth_step(F.interpolate(person[part], self.size, mode='area'), .15, .5)
+        self.torso = None
 
-    def down(self, t): return F.interpolate(t, self.little, mode='area')
-    def up(self, t): return F.interpolate(t, self.x.shape[2:], mode='bilinear', align_corners=False)
-    def on(self, *names): return self.parts.on(names, self.box)*self.gate
+    def gate(self, part): return 1. if self.person is None else smooth_step(self.person[part], .15, .5) # a soft edge is theirs
 
-def _garments(W, kit, face, back, hair): # yields name, weight (1,1,h,w), colours (3,h,w), `Shading`
-    shirt,lower,head = W.on('upper','dress'),W.on('lower'),W.on('hair','skin','hat','glasses')
-    small = [W.down(o) for o in (shirt, head, lower)]
+    def coarse(self, *names)->Tensor: # (1,1,h,w), of the small copy
+        h,w = self.size
+        x = (self.left+(torch.arange(w)+.5)*self.width/w-self.parts.window.left)/self.parts.window.width*2-1
+        y = (self.top+(torch.arange(h)+.5)*self.height/h-self.parts.window.top)/self.parts.window.height*2-1
+        grid = torch.stack([x.expand(h,w), y[:,None].expand(h,w)], -1)[None].float()
+        return F.grid_sample(self.parts[names][None,None], grid, align_corners=False)*self.near
+
+    def uv(self, shading)->Tensor: # (1,2,h,w)
+        if self.torso is None: return torch.zeros(1,2,*self.size)
+        uv = self.torso.coordinates(*self.size)[None]
+        uv[:,:1] += .05*blur(shading.log, 1.5)                              # folds bend stripes
+        return uv
+
+    def around(self, coarse)->'_Garment': # None where there is too little
+        y,x = torch.nonzero(coarse[0,0]>.1, as_tuple=True)
+        if (coarse>.5).sum()<30: return None
+        (h,w),p = self.size,3
+        l,r = (self.left+(o)*self.width/w for o in (x.min().item()-p, x.max().item()+1+p))
+        t,b = (self.top+(o)*self.height/h for o in (y.min().item()-p, y.max().item()+1+p))
+        return _Garment(self, *_around(self.img, Box(l, t, r, b)))
+
+class _Garment:
+    "The part of a photo around one garment, whole pixels"
+    def __init__(self, W, l, t, r, b):
+        self.W,self.box,self.part = W,Box(*map(float, (l,t,r,b))),(...,slice(t, b),slice(l, r))
+        x = (torch.arange(l, r)+.5-W.left)/W.width*2-1
+        y = (torch.arange(t, b)+.5-W.top)/W.height*2-1
+        self.grid = torch.stack([x.expand(b-t,r-l), y[:,None].expand(b-t,r-l)], -1)[None].float()
+
+    def up(self, small): return F.grid_sample(small, self.grid, padding_mode='border', align_corners=False)
+
+def _garments(W, kit, face, back, hair, tone): # yields name, names of parts, `_Garment`, (uv, garment) -> colours (3,h,w)
+    show = lambda colour: tone.apply(rgb_of(colour))
+    plain = lambda colour: lambda uv, g: show(colour).expand(3, *uv.shape[1:])
+    shirt,lower,head = W.coarse('upper','dress'),W.coarse('lower'),W.coarse('hair','skin','hat','glasses')
     seen = None if face is None else ((face.center[0]-W.left)*W.k, (face.center[1]-W.top)*W.k, face.width*W.k)
-    torso = torso_of(*(o[0,0].numpy() for o in small), seen)
-    if torso is not None:
-        shading = shading_of(W.small, small[0])
-        uv = torso.coordinates(*W.little)
-        uv[0] += .05*blur(shading.log, 1.5)[0,0]                          # folds bend stripes
-        colours = paint_kit(kit, W.up(uv[None])[0], torso.unit/W.k, back)
-        if kit.trim: colours = colours+(rgb_of(kit.trim)-colours)*_collar(W, uv, small[1], torso.unit)
-        yield 'shirt',_firm(shirt),colours,shading
-    if kit.lower and (small[2]>.5).sum()>30:
-        yield 'lower',_firm(lower),rgb_of(kit.lower).expand(3, *W.x.shape[2:]),shading_of(W.small, small[2])
-    if hair:
-        own = W.on('hair')
-        if (W.down(own)>.5).sum()>30:
-            yield 'hair',_firm(own),rgb_of(hair).expand(3, *W.x.shape[2:]),shading_of(W.small, W.down(own))
+    W.torso = torso_of(*(o[0,0].numpy() for o in (shirt, head, lower)), seen)
+    if W.torso is not None and (g := W.around(shirt)):
+        unit = W.torso.unit/W.k
+        def cloth(uv, g):
+            out = paint_kit(kit, uv, unit, back, show)
+            return out+(show(kit.trim)-out)*smooth_step(g.up(_collar(W, head))[0], .4, .6) if kit.trim else out
+        yield 'shirt',('upper','dress'),g,cloth
+    if kit.lower and (g := W.around(lower)): yield 'lower',('lower',),g,plain(kit.lower)
+    if hair and (g := W.around(W.coarse('hair'))): yield 'hair',('hair',),g,plain(hair)
 
-def _firm(alpha): return smooth_step(alpha, .3, .65)
-
-def _collar(W, uv, head, unit): # (1,h,w): the shirt beside the neck
-    r = max(1, round(.09*unit))
-    near = F.max_pool2d((head>.5).float(), 2*r+1, 1, r)*((uv[0].abs()<.55)&(uv[1]<.9))
-    return smooth_step(W.up(blur(near, 1.))[0], .4, .6)
+def _collar(W, head): # (1,1,h,w): the shirt beside the neck
+    r = max(1, round(.09*W.torso.unit))
+    u,v = W.torso.coordinates(*W.size)
+    return blur(F.max_pool2d((head>.5).float(), 2*r+1, 1, r)*((u.abs()<.55)&(v<.9)), 1.)
 
 # %% ../nbs/07f_clothes.ipynb #e8aea0b0
 def kit_from(

@@ -69,6 +69,11 @@ class Inpainter:
         if strength==1: return self
         raise ConfigError(f'mode image needs a generator, not {self._called()}')
 
+    def with_kit(self, kit)->'Inpainter':
+        "The same, in clothes of your choice; None leaves the choice"
+        if kit is None: return self
+        raise ConfigError(f'{self._called()} changes no clothes: a kit belongs to mode person')
+
 # %% ../nbs/07_inpaint.ipynb #6e33c328
 STEPS = {1: (80.,), 2: (80.,1.2), 3: (80.,4.,.6), 4: (80.,5.,1.2,.25), 5: (80.,5.,1.5,.4,.12), 6: (80.,10.,4.,1.5,.5,.15)} # noise levels for a number of steps
 

@@ -117,7 +117,7 @@ class BodyParts:
         l,t,r,b = (int(o) for o in self.window.astuple())
         return F.interpolate(self.image[...,t:b,l:r], self.parts.shape[1:], mode='area')
 
-# %% ../nbs/04a_parts.ipynb #e969dfc3
+# %% ../nbs/04a_parts.ipynb #555c0dfb
 def _slices(box, shape): # (l,t,r,b) of a box in whole pixels, inside a photo of shape (...,H,W)
     h,w = shape[-2:]
     l,t,r,b = (round(o) for o in box.astuple())
@@ -138,9 +138,12 @@ def _on(self,
     px = (l+(torch.arange(w)+.5)*(r-l)/w-W.left)/W.width*2-1
     py = (t+(torch.arange(h)+.5)*(b-t)/h-W.top)/W.height*2-1
     grid = torch.stack([px.expand(h,w), py[:,None].expand(h,w)], -1)[None].float()
-    lines = guide(self.small, self[names][None,None])[:,0]
+    coarse = self[names][None,None]
+    lines = torch.cat([guide(self.small, coarse)[:,0], coarse], 1)
     m = F.grid_sample(lines, grid, padding_mode='border', align_corners=False)
-    p = ((m[:,:3]*x).sum(1, keepdim=True)+m[:,3:]).clamp_(0, 1)
+    p = (m[:,:3]*x).sum(1, keepdim=True)+m[:,3:4]
+    sure = lambda low, high: ((m[:,4:]-low)/(high-low)).clamp(0, 1)
+    p = torch.minimum(torch.maximum(p, sure(.75, .97)), sure(.02, .2))       # a print of the ground's colours is no hole
     p = p*((px.abs()<=1)*(py.abs()<=1)[:,None])
     return p if k==1 else F.interpolate(p, (b-t,r-l), mode='bilinear', align_corners=False)
 
