@@ -627,7 +627,7 @@ def unzip_target(
                         if left<0: raise WeightsError(f'{path}: {own} unpacks to more than it says: this zip is no target, do not use it')
                         dst.write(block)
     except MessiError: raise
-    except (OSError, EOFError, ValueError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as e: raise WeightsError(f'{path} cannot be read as a zip ({type(e).__name__}: {str(e)[:100]}): it may be cut short; get it again') from None
+    except (OSError, EOFError, ValueError, RuntimeError, NotImplementedError, IndexError, zipfile.BadZipFile, zlib.error) as e: raise WeightsError(f'{path} cannot be read as a zip ({type(e).__name__}: {str(e)[:100]}): it may be cut short; get it again') from None
 
 # %% ../nbs/10_customize.ipynb #17474cf7
 def _fetch(repo_id, out, token=None): # a hub repository's files of the three kinds

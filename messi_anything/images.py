@@ -13,14 +13,16 @@ import numpy as np, torch
 import torch.nn.functional as F
 from torch import Tensor
 from fastcore.basics import patch
-from PIL import Image, ImageDraw, ImageFile, ImageFont
+from PIL import Image, ImageChops, ImageDraw, ImageFile, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 # %% auto #0
-__all__ = ['RASTER', 'synthetic_source', 'image_suffixes', 'MessiError', 'ImageError', 'DataError', 'WeightsError', 'ConfigError',
-           'positional', 'command', 'raster', 'open_picture', 'is_raw', 'to_pil', 'load_image', 'to_tensor',
-           'load_mask', 'mask_to_pil', 'image_grid', 'Box', 'square_window', 'resize', 'crop', 'link_target',
-           'atomic_path', 'atomic_write', 'read_provenance', 'save_image', 'is_image_file', 'list_images']
+__all__ = ['RASTER', 'KINDS', 'synthetic_source', 'image_suffixes', 'MessiError', 'ImageError', 'DataError', 'WeightsError',
+           'ConfigError', 'positional', 'command', 'raster', 'open_picture', 'is_raw', 'to_pil', 'load_image',
+           'LoadedPhoto', 'load_photo', 'with_alpha', 'to_tensor', 'load_mask', 'mask_to_pil', 'image_grid', 'Box',
+           'square_window', 'resize', 'crop', 'link_target', 'atomic_path', 'atomic_write', 'read_provenance',
+           'NotedImage', 'noted', 'note_of', 'save_image', 'told', 'messi_check', 'main_check', 'is_image_file',
+           'list_images']
 
 # %% ../nbs/00_images.ipynb #9a9dec22
 class MessiError(ValueError): "Anything a user can put right; says what was wrong, where, and what to do"
@@ -441,6 +443,47 @@ def load_image(
     out.info = {}
     return out
 
+# %% ../nbs/00_images.ipynb #3e40c956
+@dataclass
+class LoadedPhoto:
+    "A photo, and what `load_image` leaves out of it"
+    image:Image.Image     # RGB
+    rgba:Image.Image=None # the same with its transparency, where any of it is transparent
+    about:str=''          # what was left out, such as 'the first of 12 frames'
+
+def load_photo(
+    src,                        # anything `load_image` takes
+    *,
+    max_pixels:int=100_000_000, # see `load_image`
+    name:str=None,
+)->LoadedPhoto:
+    "Any picture as `load_image` gives it, its transparency, and a word about its frames"
+    name = name or _name(src)
+    if isinstance(src, Tensor): return LoadedPhoto(load_image(src, max_pixels=max_pixels, name=name))
+    im = _array_image(src, max_pixels, name) if isinstance(src, np.ndarray) else _decode(src, max_pixels, name)
+    rgba = _rgba(im) if _alpha(im) else None
+    if rgba is not None and rgba.getchannel('A').getextrema()[0]==255: rgba = None
+    n = _frames(src)
+    return LoadedPhoto(load_image(im, max_pixels=max_pixels, name=name), rgba, f'the first of {n} frames' if n>1 else '')
+
+def _frames(src)->int:
+    if isinstance(src, (np.ndarray, Image.Image)): return 1                  # whoever opened it has chosen the frame
+    with contextlib.suppress(Exception), _quiet, _source(src, _name(src)) as f:
+        with open_picture(f) as im: return getattr(im, 'n_frames', 1) if im.format in ('GIF','WEBP','PNG','TIFF','AVIF') else 1
+    return 1
+
+def with_alpha(
+    img:Image.Image,     # RGB, painted
+    rgba:Image.Image,    # the photo with its transparency
+    changed:Tensor,      # (1,1,h,w) in [0,1], where it was painted
+)->Image.Image:          # RGBA
+    "Give a painted photo its transparency again; what was painted is opaque"
+    painted = Image.fromarray((changed[0,0]*255).ceil().clamp(0, 255).byte().numpy())
+    out = rgba.convert('RGB')                                            # the colours under the transparency too
+    out.paste(img, mask=painted.point(lambda v: 255*(v>0)))
+    out.putalpha(ImageChops.lighter(rgba.getchannel('A'), painted))
+    return out
+
 # %% ../nbs/00_images.ipynb #30d1b54a
 def to_tensor(
     img, # an RGB PIL image; anything else goes through `load_image` first
@@ -749,8 +792,11 @@ def atomic_write(
     return Path(path)
 
 # %% ../nbs/00_images.ipynb #6254d9f9
-synthetic_source = 'http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia' # a photo with parts made by a trained model
-_synthetic = 'Synthetic: people in this photo were replaced by a program'
+_types = 'http://cv.iptc.org/newscodes/digitalsourcetype/'
+KINDS = dict(composite=('compositeWithTrainedAlgorithmicMedia', 'Synthetic: people in this photo were replaced by a program'),
+             generated=('trainedAlgorithmicMedia', 'Synthetic: the whole picture was made by a program, there is no photo behind it'),
+             cutout=('algorithmicallyEnhanced', 'Cut-out: people of a photo, cut out of it by a program')) # digital source type, words
+synthetic_source = _types+KINDS['composite'][0] # a photo with parts made by a trained model
 _ns = dict(x='adobe:ns:meta/', rdf='http://www.w3.org/1999/02/22-rdf-syntax-ns#', dc='http://purl.org/dc/elements/1.1/',
            xmp='http://ns.adobe.com/xap/1.0/', Iptc4xmpExt='http://iptc.org/std/Iptc4xmpExt/2008-02-29/',
            messi='https://messi-anything.github.io/messi-anything/ns/1.0/')
@@ -767,30 +813,44 @@ def _json(o)->str:
     text = json.dumps(o, ensure_ascii=False, default=lambda v: v.tolist() if hasattr(v, 'tolist') else str(v))
     return re.sub('[^\\x20-\\x7e\\xa0-\\ud7ff\\ue000-\\ufffd\\U00010000-\\U0010ffff]', lambda m: f'\\u{ord(m[0]):04x}', text)
 
+def _what(meta)->tuple: # digital source type, words
+    return next((v for k,v in KINDS.items() if k==meta.get('kind')), KINDS['composite'])
+
 def _xmp(
-    meta:dict, # how the picture was made
+    meta:dict, # how the picture was made; its 'kind' is one of `KINDS`, a composite where there is none
 )->bytes:      # UTF-8
     "The XMP packet of a synthetic picture"
+    source,words = _what(meta)
     x,rdf,*others = (f'xmlns:{k}="{v}"' for k,v in _ns.items())
     return f'''<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 <x:xmpmeta {x}><rdf:RDF {rdf}><rdf:Description rdf:about="" {' '.join(others)}>
-<dc:description><rdf:Alt><rdf:li xml:lang="x-default">{_synthetic}</rdf:li></rdf:Alt></dc:description>
+<dc:description><rdf:Alt><rdf:li xml:lang="x-default">{words}</rdf:li></rdf:Alt></dc:description>
 <xmp:CreatorTool>{escape(_software())}</xmp:CreatorTool>
-<Iptc4xmpExt:DigitalSourceType>{synthetic_source}</Iptc4xmpExt:DigitalSourceType>
+<Iptc4xmpExt:DigitalSourceType>{_types}{source}</Iptc4xmpExt:DigitalSourceType>
 <messi:record>{escape(_json(meta))}</messi:record>
 </rdf:Description></rdf:RDF></x:xmpmeta>
 <?xpacket end="r"?>'''.encode()
 
 # %% ../nbs/00_images.ipynb #7ec7ad4d
+def _packets(data:bytes, most:int=64): # yields XMP packets; looks at every byte once
+    end = 0
+    for _ in range(most):
+        at = data.find(b'<x:xmpmeta', end)
+        end = data.find(b'</x:xmpmeta>', at)
+        if at<0 or end<0: return
+        end += 12
+        at = data.rfind(b'<x:xmpmeta', at, end)                          # hostile text may open it many times
+        packet = data[at:end]
+        if b'<!' not in packet: yield packet                             # no packet needs its own entities
+
 def read_provenance(
     src,   # path, bytes or open file of a picture
 )->dict:   # `digital_source_type`, `software`, and the record of how it was made; empty for a picture that says nothing
     "What a picture says about its making, our own or another program's"
     with _source(src, _name(src)) as f: data = f.read()
-    for m in re.finditer(rb'<x:xmpmeta\b.*?</x:xmpmeta>', data, re.S):
-        with contextlib.suppress(ElementTree.ParseError, LookupError, ValueError):
-            if b'<!' in m[0]: continue                            # no packet needs its own entities
-            root,out = ElementTree.fromstring(m[0]),{}
+    for packet in _packets(data):
+        with contextlib.suppress(ElementTree.ParseError, LookupError, ValueError, RecursionError):
+            root,out = ElementTree.fromstring(packet),{}
             for key,(ns,tag) in _says.items():
                 full = f'{{{_ns[ns]}}}{tag}'
                 out[key] = next((v for o in root.iter() for v in ([o.text] if o.tag==full else [o.get(full)]) if v), None)
@@ -823,32 +883,103 @@ def _for_file(
     return im
 
 # %% ../nbs/00_images.ipynb #c495b373
+def _note_options(
+    fmt:str,   # as Pillow has it
+    meta:dict, # see `save_image`
+    name:str,  # what errors call it
+)->dict:       # for `Image.save`; empty for a format that has no room for it
+    "How a file of a format is told what it is"
+    if not isinstance(meta, dict): raise ImageError(f'{name}: meta is a dict such as dict(target="...", seed=0), not {type(meta).__name__}')
+    xmp = _xmp(meta := {str(k):v for k,v in meta.items()})
+    words = _what(meta)[1]
+    if fmt in ('WEBP', 'AVIF'): return dict(xmp=xmp)
+    if fmt=='GIF': return dict(comment=words.encode())
+    if fmt=='TIFF': return dict(tiffinfo={270: words, 305: _software(), 700: xmp})
+    if fmt in ('JPEG', 'MPO'):
+        body = b'http://ns.adobe.com/xap/1.0/\0'+xmp
+        if len(body)>65533: raise ImageError(f'{name}: {len(xmp):,} bytes of metadata are too many for a JPEG: shorten them, or save as .png')
+        return dict(extra=b'\xff\xe1'+(len(body)+2).to_bytes(2, 'big')+body)
+    return dict(pnginfo=_png_texts(meta, xmp)) if fmt=='PNG' else {}
+
+def _png_texts(meta, xmp):
+    info,(source,words) = PngInfo(),_what(meta)
+    texts = {'Software': _software(), 'Description': words, 'DigitalSourceType': _types+source,
+             **{f'messi:{k}': v if isinstance(v, str) else _json(v) for k,v in meta.items()}}
+    plain = lambda o,enc: o.replace('\0', ' ').encode(enc, 'replace').decode(enc)
+    for k,v in texts.items(): info.add_text(plain(k, 'latin-1')[:79].strip(), plain(v, 'utf-8'))
+    info.add_itxt('XML:com.adobe.xmp', xmp.decode())
+    return info
+
 def _save_options(fmt:str, meta:dict, quality:int, name:str)->dict:
     "What Pillow is told besides the format"
     opts = {'PNG': {}, 'JPEG': dict(quality=quality, subsampling=0 if quality>=90 else 2),
             'WEBP': dict(lossless=True, exact=True) if quality==100 else dict(quality=quality)}[fmt]
-    if meta is None: return opts
-    if not isinstance(meta, dict): raise ImageError(f'{name}: meta is a dict such as dict(target="...", seed=0), not {type(meta).__name__}')
-    xmp = _xmp(meta := {str(k):v for k,v in meta.items()})
-    if fmt=='WEBP': opts['xmp'] = xmp
-    elif fmt=='JPEG':
-        body = b'http://ns.adobe.com/xap/1.0/\0'+xmp
-        if len(body)>65533: raise ImageError(f'{name}: {len(xmp):,} bytes of metadata are too many for a JPEG: shorten them, or save as .png')
-        opts['extra'] = b'\xff\xe1'+(len(body)+2).to_bytes(2, 'big')+body
-    else:
-        opts['pnginfo'] = info = PngInfo()
-        texts = {'Software': _software(), 'Description': _synthetic, 'DigitalSourceType': synthetic_source,
-                 **{f'messi:{k}': v if isinstance(v, str) else _json(v) for k,v in meta.items()}}
-        plain = lambda o,enc: o.replace('\0', ' ').encode(enc, 'replace').decode(enc)
-        for k,v in texts.items(): info.add_text(plain(k, 'latin-1')[:79].strip(), plain(v, 'utf-8'))
-        info.add_itxt('XML:com.adobe.xmp', xmp.decode())
-    return opts
+    return opts if meta is None else {**opts, **_note_options(fmt, meta, name)}
+
+# %% ../nbs/00_images.ipynb #5d2fb16f
+class NotedImage(Image.Image):
+    "A picture that tells every file made of it, or of its copies, what it is"
+    @property
+    def note(self)->dict: return self.info.get('messi') # how it was made, with its 'kind'; None once somebody has removed it
+
+    def _new(self, im): # by which Pillow makes all that it derives from a picture
+        out = super()._new(im)
+        out.__class__ = NotedImage
+        return out
+
+    def __eq__(self, other): # the pixels; the note is no part of the picture
+        same = isinstance(other, Image.Image) and (self.mode,self.size,self.getpalette())==(other.mode,other.size,other.getpalette())
+        return same and self.tobytes()==other.tobytes()
+    __hash__ = None
+
+    def save(self, fp, format=None, **params):
+        "As for any picture of Pillow's, with the note"
+        if self.note is not None: params = _with_note(_format_for(fp, format), self.note, params)
+        super().save(fp, format, **params)
+
+def _format_for(fp, format)->str:
+    if format: return format.upper()
+    name = os.fspath(fp) if isinstance(fp, (str, os.PathLike)) else getattr(fp, 'name', '')
+    return Image.registered_extensions().get(os.path.splitext(str(name))[1].lower(), '')
+
+def _with_note(fmt, meta, params)->dict: # what a caller says to Pillow stays beside it
+    try: ours = _note_options(fmt, meta, 'the picture')
+    except ImageError: ours = _note_options(fmt, dict(kind=meta.get('kind', 'composite')), 'the picture') # too long for a JPEG: the kind alone
+    out = {**ours, **params}
+    if fmt=='PNG' and params.get('pnginfo') is not None:
+        theirs = params['pnginfo'].chunks
+        said = any(b'XML:com.adobe.xmp' in c[1] for c in theirs)
+        out['pnginfo'] = PngInfo()
+        out['pnginfo'].chunks = [*theirs, *([] if said else ours['pnginfo'].chunks)]
+    if fmt in ('JPEG', 'MPO') and params.get('extra'):
+        out['extra'] = params['extra'] if b'ns.adobe.com/xap' in params['extra'] else ours['extra']+params['extra']
+    if fmt=='TIFF' and params.get('tiffinfo') is not None:
+        out['tiffinfo'] = params['tiffinfo']
+        for k,v in ours['tiffinfo'].items():
+            if k not in out['tiffinfo']: out['tiffinfo'][k] = v
+    return out
+
+def noted(
+    img:Image.Image,
+    meta:dict,      # how it was made
+    kind:str='composite', # see `KINDS`
+)->NotedImage:      # a copy
+    "Give a picture its note"
+    if kind not in KINDS: raise ConfigError(f'kind={kind!r}: choose one of {", ".join(KINDS)}')
+    out = img.copy()
+    out.__class__ = NotedImage
+    out.info = {**out.info, 'messi': {**meta, **({} if kind=='composite' else dict(kind=kind))}}
+    return out
+
+def note_of(img)->dict: # None where there is none
+    "The note that a picture in memory carries"
+    return img.note if isinstance(img, NotedImage) else None
 
 # %% ../nbs/00_images.ipynb #3a819b6f
 def save_image(
     img,            # anything `load_image` takes; a picture with transparency keeps it in PNG and WebP
     path,           # .png, .jpg, .jpeg or .webp; its folder must exist
-    meta:dict=None, # how a synthetic picture was made (target, seed, mask source ...); None: not synthetic, nothing is written
+    meta:dict=None, # how a synthetic picture was made (target, seed, mask source ..., 'kind'); None: what its own note says, if it has one
     quality:int=95, # for JPEG and WebP, 1 to 100; 100 makes a WebP lossless
 )->Path:            # the file
     "Write a picture, whole or not at all, with its provenance if it is synthetic; nothing else that came with it (place, camera) is kept"
@@ -856,6 +987,7 @@ def save_image(
     name,fmt = str(path),_writers.get(path.suffix.lower())
     if fmt is None: raise ImageError(f'{name}: cannot write {path.suffix or "a file without suffix"}, only {", ".join(_writers)}')
     if not 1<=quality<=100: raise ImageError(f'{name}: quality={quality} is not between 1 and 100')
+    if meta is None: meta = note_of(img)
     im,opts = _for_file(img, fmt, name),_save_options(fmt, meta, quality, name)
     if max(im.size)>_most[fmt]: raise ImageError(f'{name}: {im.width}x{im.height} is too much for {fmt}, at most {_most[fmt]} a side: save as .png')
     try:
@@ -863,6 +995,45 @@ def save_image(
     except MessiError as e: raise ImageError(str(e)) from None
     except Exception as e: raise ImageError(f'{name}: could not be written ({e})') from e
     return path
+
+# %% ../nbs/00_images.ipynb #75f5f2a4
+_known = {'trainedAlgorithmicMedia': 'wholly made by a trained model',
+          'compositeWithTrainedAlgorithmicMedia': 'a photo of which parts were made by a trained model',
+          'algorithmicMedia': 'made by an algorithm', 'compositeSynthetic': 'put together, some of it synthetic',
+          'algorithmicallyEnhanced': 'a photo that an algorithm has edited', 'digitalCapture': 'taken by a camera',
+          'humanEdits': 'a photo that somebody has edited', 'virtualRecording': 'the recording of a virtual event'}
+
+def told(
+    said:dict, # what `read_provenance` gives
+)->str:
+    "What a picture says of itself, in a sentence"
+    if not said: return 'says nothing about how it was made, which proves nothing'
+    kind = str(said['digital_source_type']).rstrip('/').rpartition('/')[2]
+    what = 'a cut-out, people cut out of a photo' if said.get('kind')=='cutout' else _known.get(kind, kind)
+    about = {k: v for k,v in said.items() if k not in ('digital_source_type', 'kind')}
+    more = ', '.join(f'{k.replace("_", " ")} {v if isinstance(v, str) else _json(v)}' for k,v in about.items() if v not in ('', None))
+    return re.sub(r'[\x00-\x1f\x7f-\x9f]', ' ', f'{what} ({more})' if more else what)[:2000]
+
+# %% ../nbs/00_images.ipynb #e2470c6e
+def messi_check(
+    files:positional('pictures')=(),
+    as_json:bool=False, # print a line of JSON for each
+)->int:                 # 0 when every file could be read
+    "Tell what pictures say of themselves: whether they are synthetic, and how they were made"
+    if not files: raise ConfigError('name one or more pictures')
+    bad = 0
+    for f in files:
+        try:
+            load_image(f)
+            said = read_provenance(f)
+        except MessiError as e:
+            bad += 1
+            print(e, file=sys.stderr)
+            continue
+        print(json.dumps(dict(file=str(f), **said)) if as_json else f'{f}: {told(said)}')
+    return int(bad>0)
+
+def main_check(argv=None): return command(messi_check, argv)
 
 # %% ../nbs/00_images.ipynb #b3d451d5
 image_suffixes = frozenset('.jpg .jpeg .jpe .jfif .png .apng .webp .gif .bmp .dib .tif .tiff .jp2 .j2k .avif '

@@ -15,21 +15,22 @@ from PIL import Image
 from fastcore.basics import patch
 from fastcore.meta import delegates
 from .images import (Box, MessiError, ImageError, DataError, ConfigError, WeightsError, load_image,
-                                   load_mask, save_image, to_tensor, to_pil, mask_to_pil, image_grid, list_images,
+                                   load_mask, load_photo, LoadedPhoto, noted, save_image, with_alpha, mask_to_pil, image_grid,
+                                   list_images,
                                    command, positional)
 from .training import find_weights, make_folder, pick_device
 from .faces import Face, find_faces
 from .segment import (Segmenter, from_mask, check_choice, choice, check_writable, faces_within,
                                     _face_finder, cutout as cut_out)
 from .inpaint import (Inpainter, PixelInpainter, BestOf, Classical, Edge, Plan, Painted, LEFT, STEPS,
-                                    start_levels, check_tries)
+                                    paint_photo, start_levels, check_tries)
 
 # %% auto #0
 __all__ = ['MODES', 'DEFAULT_MODE', 'EVERYWHERE', 'MANIFEST', 'example_photo', 'option', 'ReplaceCfg', 'whole_seed', 'read',
            'whose', 'faces_of', 'as_face', 'given_faces', 'Found', 'Laps', 'find', 'load_segmenter', 'load_inpainter',
-           'static_fill', 'inpainter', 'plan', 'Result', 'in_words', 'Variants', 'results', 'replace', 'read_manifest',
-           'fingerprint', 'replace_many', 'settings_text', 'read_settings', 'with_options', 'messi_replace',
-           'main_replace', 'overhead', 'speed', 'whole_by_bare']
+           'static_fill', 'inpainter', 'plan', 'Result', 'in_words', 'Variants', 'results', 'dress', 'replace',
+           'read_manifest', 'fingerprint', 'replace_many', 'settings_text', 'read_settings', 'with_options',
+           'messi_replace', 'main_replace', 'overhead', 'speed', 'whole_by_bare']
 
 # %% ../nbs/09_pipeline.ipynb #f71dd973
 def example_photo()->Image.Image:
@@ -146,10 +147,10 @@ def seeds(self:ReplaceCfg)->list: # of the variants
 
 # %% ../nbs/09_pipeline.ipynb #5a8a6e14
 def read(
-    photo, # path, bytes, file, PIL image, array or tensor
-)->Image.Image: # RGB, upright
+    photo, # path, bytes, file, PIL image, array or tensor; or a `LoadedPhoto`
+)->LoadedPhoto: # its image is RGB and upright
     "A photo, whatever it comes as"
-    return load_image(photo)
+    return photo if isinstance(photo, LoadedPhoto) else load_photo(photo)
 
 # %% ../nbs/09_pipeline.ipynb #3444bfe5
 def whose(
@@ -157,12 +158,14 @@ def whose(
     faces:list,  # of `Face`
 )->list:         # a `Face` for each person, or None
     "Whose face is whose: the largest face whose middle lies in the person's mask"
-    out = [None]*len(people)
-    for f in sorted(faces, key=lambda f: f.box.area):
+    out,faces = [None]*len(people),sorted(faces, key=lambda f: f.box.area)
+    def inside(m, f):
         x,y = (int(o) for o in f.box.center)
-        inside = lambda m: m[0,0,y,x].item() if 0<=y<m.shape[2] and 0<=x<m.shape[3] else 0.
-        here = [inside(p.mask) for p in people]
-        if here and max(here)>.5: out[int(np.argmax(here))] = f
+        return m[0,0,y,x].item() if 0<=y<m.shape[2] and 0<=x<m.shape[3] else 0.
+    def row(m): return [inside(m, f) for f in faces]
+    here = np.array([row(p.mask) for p in people]) if faces else np.zeros((len(people), 0)) # each mask is asked for once
+    for f,col in zip(faces, here.T if len(people) else ()):
+        if col.max()>.5: out[int(col.argmax())] = f
     return out
 
 # %% ../nbs/09_pipeline.ipynb #30d10d34
@@ -338,7 +341,7 @@ def plan(
 @dataclass
 class Result:
     "A photo in which people were replaced"
-    image:Image.Image    # RGB, the photo's size
+    image:Image.Image    # the photo's size, RGB, or RGBA where the photo was transparent; it says in every file that it is synthetic
     original:Image.Image # the photo
     mask:Tensor          # (1,1,h,w) in [0,1], 1 where the replaced people were
     changed:Tensor       # (1,1,h,w) weight of what was painted; where it is 0 the photo's pixels are untouched
@@ -353,6 +356,10 @@ class Result:
     strength:float=1.    # of mode 'image'
     text:str=''          # what the generator was told to paint
     parts:dict=field(default_factory=dict) # of mode person: 'head', 'clothes', 'skin' -> (1,1,h,w) weight of what was painted
+    about:str=''         # what of the photo was not used, such as its other frames
+
+    def __post_init__(self):
+        if self.replaced: self.image = noted(self.image, self.provenance())
 
     @property
     def replaced(self)->int: return sum(not d.endswith(LEFT) for d in self.done) # how many people
@@ -377,8 +384,9 @@ def in_words(
 @patch(as_prop=True)
 def note(self:Result)->str:
     "What became of the photo"
-    if self.done: return in_words(self.done)
-    return ('nobody found' if self.source=='segmenter' else 'the mask is empty')+': the photo is unchanged'
+    more = f' (from {self.about})' if self.about else ''
+    if self.done: return in_words(self.done)+more
+    return ('nobody found' if self.source=='segmenter' else 'the mask is empty')+': the photo is unchanged'+more
 
 @patch
 def __repr__(self:Result):
@@ -397,7 +405,8 @@ def strip(self:Result,
     k = min(height/self.image.height, 4*height/self.image.width) # a panorama gets narrower, not endless
     cell = tuple(max(1, round(o*k)) for o in self.image.size)
     pics = [self.original, mask_to_pil(self.mask), self.image]
-    return image_grid(pics, ['before', 'mask', 'after'], cols=3, cell=cell)
+    out = image_grid(pics, ['before', 'mask', 'after'], cols=3, cell=cell)
+    return noted(out, self.provenance()) if self.replaced else out
 
 # %% ../nbs/09_pipeline.ipynb #e73fdd3b
 def _png(img)->bytes:
@@ -413,7 +422,8 @@ def _repr_png_(self:Result): return _png(self.strip()) # Jupyter shows this
 @patch
 def cutout(self:Result)->Image.Image: # RGBA, the photo's size, transparent around the people
     "The replaced people of the original photo on a transparent ground"
-    return cut_out(self.original, self.mask)
+    said = dict(mask_source=self.source, people=str(len(self.people)))
+    return noted(cut_out(self.original, self.mask), said, 'cutout')
 
 # %% ../nbs/09_pipeline.ipynb #e9eb18e2
 @patch
@@ -429,8 +439,9 @@ def provenance(self:Result)->dict: # strings, for the file's metadata
 def save(self:Result,
     path, # .png, .jpg or .webp
 )->Path:
-    "Write the picture, with metadata that say it is synthetic (when somebody was replaced)"
-    return save_image(self.image, path, self.provenance() if self.replaced else None)
+    "Write the picture, with metadata that say it is synthetic (when somebody was replaced); a JPEG is flattened on white"
+    flat = self.image.mode=='RGBA' and Path(path).suffix.lower() in ('.jpg','.jpeg')
+    return save_image(load_image(self.image) if flat else self.image, path, self.provenance() if self.replaced else None)
 
 # %% ../nbs/09_pipeline.ipynb #c1f65502
 class Variants(list):
@@ -438,7 +449,8 @@ class Variants(list):
     def grid(self, height:int=256)->Image.Image: # see `image_grid`
         k = height/self[0].image.height
         cell = (max(1, round(self[0].image.width*k)), height)
-        return image_grid([r.image for r in self], [f'seed {r.seed}' for r in self], cell=cell)
+        out = image_grid([r.image for r in self], [f'seed {r.seed}' for r in self], cell=cell)
+        return noted(out, self[0].provenance()) if any(r.replaced for r in self) else out
     def _repr_png_(self): return _png(self.grid())
 
 # %% ../nbs/09_pipeline.ipynb #2756802f
@@ -450,9 +462,17 @@ def results(
     mask = found.mask if len(did)==len(found.people) else todo.mask(did)
     about = dict(target=painter.name, steps=cfg.steps, source=found.source, timings=laps, mode=cfg.effective_mode,
                  strength=painter.strength, text=painter.text, parts=painted.parts)
-    one = lambda x, seed: Result(to_pil(x) if did else img.copy(), img, mask, painted.changed, found.people,
+    one = lambda x, seed: Result(x if did else img.copy(), img, mask, painted.changed, found.people,
                                  painted.done, seed=seed, **about)
     return Variants(one(x, s) for x,s in zip(painted.image, cfg.seeds))
+
+# %% ../nbs/09_pipeline.ipynb #5b161371
+def dress(r:Result, seen:LoadedPhoto):
+    "Give a result what its photo had besides the colours, and say what was left out"
+    r.about = seen.about
+    if seen.rgba is None: return
+    r.image = with_alpha(r.image, seen.rgba, r.changed)
+    if r.replaced: r.image = noted(r.image, r.provenance())
 
 # %% ../nbs/09_pipeline.ipynb #a295bb85
 @delegates(ReplaceCfg)
@@ -466,7 +486,8 @@ def replace(
 )->Result:            # or, with `n`, a list of them
     "Replace the people in a photo"
     laps,cfg = Laps(),_cfg_of(cfg, target, kwargs)
-    img = read(photo)
+    seen = read(photo)
+    img = seen.image
     laps.lap('reading')
     painter = inpainter(cfg)
     laps.lap('loading weights')
@@ -475,6 +496,7 @@ def replace(
     todo = plan(found, painter, cfg)
     painted = _paint(img, todo, painter, cfg, laps)
     made = results(img, found, todo, painted, painter, cfg, laps)
+    for r in made: dress(r, seen)
     return made[0] if cfg.n is None else made
 
 # %% ../nbs/09_pipeline.ipynb #17bb0c37
@@ -487,9 +509,7 @@ def _cfg_of(cfg, target, options)->ReplaceCfg:
     return dataclasses.replace(ReplaceCfg() if cfg is None else cfg, **options)
 
 def _paint(img, todo, painter, cfg, laps)->Painted:
-    x = to_tensor(img).expand(len(cfg.seeds), -1, -1, -1)
-    if todo.todo: out = painter.paint(x, todo, cfg.seeds, cfg)
-    else: out = Painted(x, torch.zeros(1,1,*x.shape[2:]), list(todo.notes))
+    out = paint_photo(img, todo, painter, cfg.seeds, cfg)
     laps.lap('painting')
     for k,v in out.timings.items(): laps.inside('painting', k, v)
     return out
@@ -555,7 +575,7 @@ def _write(made, path, save_mask, cutout)->list: # files of one photo
     r,some = (made[0],made) if isinstance(made, list) else (made,[made])
     files = [o.save(path(f'_seed{o.seed}' if made is some else '')) for o in some]
     strip = made.grid() if made is some else r.strip()
-    files.append(save_image(strip, path('_strip'), r.provenance() if r.replaced else None))
+    files.append(save_image(strip, path('_strip')))
     if save_mask: files.append(save_image(mask_to_pil(r.mask), path('_mask')))
     if cutout: files.append(save_image(r.cutout(), path('_cutout')))
     return files

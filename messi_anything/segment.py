@@ -13,7 +13,8 @@ from torch import nn, Tensor
 from einops import rearrange
 from fastcore.basics import patch
 from PIL import Image, ImageDraw, ImageFont
-from .images import (Box, MessiError, ImageError, ConfigError, DataError, WeightsError, load_image, load_mask, save_image, mask_to_pil, list_images, to_tensor, command, positional)
+from .images import (Box, MessiError, ImageError, ConfigError, DataError, WeightsError, load_image, load_mask,
+                                   note_of, noted, save_image, mask_to_pil, list_images, to_tensor, command, positional)
 from .data import Packed, letterbox, mask_box, photo_mask
 from .augment import warp, recolour
 from .training import Pretrained, Trainer, TrainCfg, precision, find_weights, load_weights, load_into, make_folder, write_json, pick_device
@@ -498,10 +499,12 @@ def refine(
 class Person:
     "One person: where they are, how sure the segmenter is, and their soft mask at the photo's size"
     def __init__(self, box:Box, score:float, mask): self.box,self.score,self._mask = box,score,mask
+    kept = 8_000_000 # pixels; larger masks are made anew each time, as many people would fill the memory with them
     @property
     def mask(self)->Tensor: # (1,1,h,w); made when first asked for
-        if callable(self._mask): self._mask = self._mask()
-        return self._mask
+        m = self._mask() if callable(self._mask) else self._mask
+        if m.numel()<=self.kept: self._mask = m
+        return m
     def __repr__(self): return f'Person({self.box.width:.0f}x{self.box.height:.0f} at {self.box.left:.0f},{self.box.top:.0f}, score {self.score:.2f})'
 
 # %% ../nbs/04_segment.ipynb #1ef58e31
@@ -808,7 +811,8 @@ def cutout(
     img = load_image(photo).copy()
     if tuple(mask.shape[:1:-1])!=img.size: raise ImageError(f'the mask has {mask.shape[3]}x{mask.shape[2]} pixels, and the photo {img.width}x{img.height}')
     img.putalpha(mask_to_pil(mask))
-    return img
+    was = note_of(photo)                                                     # of a picture that is synthetic, so is the cut-out
+    return noted(img, {**was, 'cutout': True}, was.get('kind', 'composite')) if was else noted(img, {}, 'cutout')
 
 # %% ../nbs/04_segment.ipynb #ed1fff2f
 def coco_entries(found:Segmentation, image_id:int=1, first:int=1)->list: # a dict for each person with a pixel to their name

@@ -282,7 +282,7 @@ def train_landmarks(data, run, steps, bs, command=''): # the network, its record
     sides,start = landmark_faces(data),time.time()
     mean,basis,mirror = shape_model(np.stack([q for _,q in sides['train']]))
     torch.manual_seed(0)
-    net = LandmarkNet()
+    net = LandmarkNet().to(memory_format=torch.channels_last)
     for k,v in dict(mean=mean, basis=basis, mirror=mirror).items(): getattr(net, k).copy_(v)
     crops,others = pack_landmarks(sides['train'], mean),other_windows([(p, None) for p in _scenes(data, 0)], size=160, progress=False)
     batches,average,opt,curve = LandmarkBatches(crops, others, mirror),EMA(net, (.998,)),torch.optim.AdamW(net.parameters(), lr=2.5e-3, weight_decay=.02),[]

@@ -14,10 +14,11 @@ from huggingface_hub import ModelHubMixin
 from .images import MessiError, WeightsError, ConfigError, DataError, atomic_path
 
 # %% auto #0
-__all__ = ['make_folder', 'save_weights', 'load_weights', 'Pretrained', 'load_into', 'find_weights', 'best_device', 'pick_device',
-           'bf16_is_fast', 'precision', 'keep_memory', 'TrainCfg', 'lr_at', 'EMA', 'ema_decay', 'StepSampler',
-           'checkpoints', 'worth_keeping', 'save_checkpoint', 'load_checkpoint', 'hardware', 'commit_id', 'write_json',
-           'Trainer', 'plot_curve', 'LivePlot']
+__all__ = ['MOST_TEXT', 'MOST_WEIGHTS', 'MOST_FILES', 'make_folder', 'save_weights', 'load_weights', 'read_json', 'check_modest',
+           'weight_shapes', 'build_within', 'check_hub', 'Pretrained', 'load_into', 'find_weights', 'best_device',
+           'pick_device', 'bf16_is_fast', 'precision', 'keep_memory', 'TrainCfg', 'lr_at', 'EMA', 'ema_decay',
+           'StepSampler', 'checkpoints', 'worth_keeping', 'save_checkpoint', 'load_checkpoint', 'hardware', 'commit_id',
+           'write_json', 'Trainer', 'plot_curve', 'LivePlot']
 
 # %% ../nbs/03_training.ipynb #106df3a4
 def make_folder(path)->Path:
@@ -52,6 +53,94 @@ def load_weights(
     try: return load_file(path)
     except Exception as e: raise WeightsError(f'{path} is not a readable safetensors file ({type(e).__name__}: {e}): it may be cut short; fetch or make it again') from None
 
+# %% ../nbs/03_training.ipynb #6ac3f95a
+def read_json(
+    path,         # of a small file
+    most:int=5<<20, # bytes
+)->dict:
+    "An object in JSON; anything else is a `WeightsError` that names the file"
+    path = Path(path)
+    def fail(why): raise WeightsError(f'{path} {why}: get or make it again') from None
+    try:
+        if not path.is_file(): fail('is missing')
+        if path.stat().st_size>most: fail(f'has more than {most:,} bytes')
+        d = json.loads(path.read_text(encoding='utf-8'))
+    except MessiError: raise
+    except (OSError, ValueError, RecursionError) as e: fail(f'is not readable JSON ({type(e).__name__})')
+    if not isinstance(d, dict): fail(f'should hold an object with named entries, not {type(d).__name__}')
+    return d
+
+_most = dict(size=2048, patch=16, channels=4096, mult=64, blocks=64, layers=64, head_dim=1024, cond=64, classes=100_000, context_dim=4096, context=8192,
+             dim=4096, length=4096, width=4096, detail=4096, widths=8192, hidden=65_536, maps=8192, zoom=100, points=10_000, shapes=10_000) # of a field
+
+def check_modest(
+    said:dict, # of a config file
+    where,     # what errors call it
+):
+    "A `WeightsError` for numbers that no network of this package has"
+    for k,v in said.items():
+        few = 100_000 if k=='words' else 64
+        some = list(v.values()) if isinstance(v, dict) else v if isinstance(v, list) else [v]
+        flat = [o for v in some for o in (v if isinstance(v, list) else [v])]
+        most = _most.get(k, 200_000) # textures of a head space have so many numbers
+        number = lambda o: isinstance(o, (int,float)) and not isinstance(o, bool)
+        ok = len(some)<=few and len(flat)<=few and all(o is None or isinstance(o, bool) or (isinstance(o, str) and len(o)<=1000) or (number(o) and -200_000<=o<=most) for o in flat)
+        if not ok: raise WeightsError(f'{where}: {str(k)[:60]}={str(v)[:60]} is beyond any network of this package: get or make the weights again')
+    if not re.fullmatch(r'[\w.]{0,100}', str(said.get('backbone', '')), re.A): raise WeightsError(f'{where}: backbone={str(said["backbone"])[:60]!r} is no name of a network')
+
+# %% ../nbs/03_training.ipynb #5a5dcd1b
+def weight_shapes(
+    path, # a .safetensors file
+)->dict:  # name -> shape
+    "What a file of weights holds, without reading the numbers"
+    from safetensors import safe_open
+    path = Path(path)
+    if not path.is_file(): raise WeightsError(f'no weights at {path}: check the name, or train or download them first')
+    try:
+        with safe_open(path, 'pt') as f: return {k: tuple(f.get_slice(k).get_shape()) for k in f.keys()}
+    except Exception as e: raise WeightsError(f'{path} is not a readable safetensors file ({type(e).__name__}): it may be cut short, or something else under this name; get or make it again') from None
+
+class _Budget(torch.overrides.TorchFunctionMode):
+    "Tensors of so many numbers may be made inside, and no more"
+    makers = {torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn}
+    def __init__(self, most, where):
+        super().__init__()
+        self.left,self.where = most,where
+    def __torch_function__(self, f, types, args=(), kwargs=None):
+        if f in self.makers:
+            size = (kwargs or {}).get('size', args[0] if args and not isinstance(args[0], int) else args)
+            self.left -= math.prod(int(o) for o in size)
+            if self.left<0: raise WeightsError(f'{self.where}: config.json describes a network of more numbers than the weights hold: they do not belong together; get or make them again')
+        return f(*args, **(kwargs or {}))
+
+def build_within(
+    build,       # () -> network
+    shapes:dict, # of its weights, see `weight_shapes`
+    where,       # what errors call it
+)->nn.Module:
+    "Build a network that may not be larger than its weights"
+    most = sum(math.prod(s) for s in shapes.values())
+    try:
+        with _Budget(int(1.5*most)+1_000_000, where): return build()
+    except MessiError: raise
+    except (RuntimeError, OverflowError, MemoryError, RecursionError, TypeError, ValueError) as e: raise WeightsError(f'{where}: config.json describes no network that can be built ({type(e).__name__}): get or make the weights again') from None
+
+# %% ../nbs/03_training.ipynb #54c7ae6e
+MOST_TEXT,MOST_WEIGHTS,MOST_FILES = 5<<20,8<<30,20 # bytes of a text file and of the weights; number of files
+
+def check_hub(
+    repo_id:str, revision=None, token=None,
+):
+    "A `WeightsError` for a repository on the hub whose files are larger than those of any network here; nothing where the hub cannot be asked"
+    from huggingface_hub import HfApi
+    try: files = HfApi(token=token).model_info(repo_id, revision=revision, files_metadata=True).siblings or []
+    except Exception: return                                             # offline: what was fetched before may still do
+    ours = [f for f in files if '/' not in f.rfilename and f.rfilename.endswith(('.json','.safetensors','.md'))]
+    if len(ours)>MOST_FILES: raise WeightsError(f'{repo_id} holds {len(ours)} files, more than the {MOST_FILES} of any weights here')
+    for f in ours:
+        most = MOST_WEIGHTS if f.rfilename.endswith('.safetensors') else MOST_TEXT
+        if (f.size or 0)>most: raise WeightsError(f'{repo_id}: {f.rfilename[:80]} has {f.size/2**20:,.0f} MB, more than the {most/2**20:,.0f} MB that such a file may have')
+
 # %% ../nbs/03_training.ipynb #94a23e7c
 class Pretrained(ModelHubMixin):
     "Saving and loading for a network that is built from one config dataclass: `config.json` + `model.safetensors`, a local folder or a hub id"
@@ -82,11 +171,15 @@ class Pretrained(ModelHubMixin):
         d = Path(model_id)
         if not d.is_dir():
             from huggingface_hub import snapshot_download
+            if not local_files_only: check_hub(str(model_id), revision, token)
             d = Path(snapshot_download(str(model_id), revision=revision, cache_dir=cache_dir, force_download=force_download, local_files_only=local_files_only,
-                                       token=token, allow_patterns=['*.json','*.safetensors','*.md']))
-        try: cfg = cls.cfg_class(**json.loads((d/'config.json').read_text()))
-        except (OSError, ValueError, TypeError) as e: raise WeightsError(f'{d/"config.json"} does not describe a {cls.__name__} ({e})') from None
-        net = cls(replace(cfg, pretrained=False) if getattr(cfg, 'pretrained', False) else cfg) # all weights are in the folder: none to download
+                                       token=token, allow_patterns=['*.json','*.safetensors','*.md'], ignore_patterns=['*/*']))
+        said = read_json(d/'config.json')
+        check_modest(said, d/'config.json')
+        try: cfg = cls.cfg_class(**said)
+        except (ValueError, TypeError, OverflowError, AttributeError) as e: raise WeightsError(f'{d/"config.json"} does not describe a {cls.__name__} ({str(e)[:200]})') from None
+        net = build_within(lambda: cls(replace(cfg, pretrained=False) if getattr(cfg, 'pretrained', False) else cfg), # all weights are in the folder: none to download
+                           weight_shapes(d/'model.safetensors'), d)
         net.cfg = cfg
         load_into(net, load_weights(d/'model.safetensors'), d/'model.safetensors')
         return net.eval()
