@@ -16,9 +16,9 @@ from .parts import BodyParts, body_parts, guide
 from .heads import blur, smooth_step
 
 # %% auto #0
-__all__ = ['PATTERNS', 'FLOOR', 'WORK', 'Kit', 'kit_from_dict', 'Wardrobe', 'wardrobe_of', 'choose_kit', 'luma', 'opponent',
-           'log_light', 'cloth_colours', 'solve_poisson', 'Shading', 'shading_of', 'local_mean', 'Torso', 'torso_of',
-           'rgb_of', 'paint_kit', 'PhotoTone', 'tone_of', 'shaded', 'Dressed', 'dress', 'kit_from']
+__all__ = ['PATTERNS', 'FLOOR', 'WORK', 'DOUBT', 'LONGEST', 'Kit', 'kit_from_dict', 'Wardrobe', 'wardrobe_of', 'choose_kit',
+           'luma', 'opponent', 'log_light', 'cloth_colours', 'solve_poisson', 'Shading', 'shading_of', 'local_mean',
+           'Torso', 'torso_of', 'rgb_of', 'paint_kit', 'PhotoTone', 'tone_of', 'shaded', 'Dressed', 'dress', 'kit_from']
 
 # %% ../nbs/07f_clothes.ipynb #80d67c5e
 PATTERNS = ('plain', 'stripes', 'hoops', 'halves', 'sash', 'centre')
@@ -249,7 +249,7 @@ def _colour_steps(look, member, inside): # (1,1,h,w), 0 inside one colour, about
     step = torch.maximum(torch.maximum(between, tint), sharp)
     return F.max_pool2d(step, 3, 1, 1),*steps(look[:,:1])
 
-# %% ../nbs/07f_clothes.ipynb #39aa87ea
+# %% ../nbs/07f_clothes.ipynb #fee5dbc2
 @dataclass
 class Torso:
     "A frame on a torso: across, from the centre line (0) to the outline (about -1 and 1), and down from the neck, in the same unit"
@@ -296,6 +296,8 @@ def torso_of(
     near = abs(ly-bottom)<.3*height
     if near.sum()>30: hip = (hip+[np.median(lx[near]), np.median(ly[near])])/2
     down = hip-neck
+    far = np.hypot(*down)
+    if wide: down = down*(min(1, far/(4*wide)),1)                     # of a torso cut off below, who knows how it leans
     far = np.hypot(*down)
     down = down/far if far>=3 and down[1]>=.2*far else np.array([0.,1.])
     x,y = x+.5-neck[0],y+.5-neck[1]
@@ -409,7 +411,7 @@ def shaded(
     if out.max()<=.88: return out
     return torch.where(out>.88, .88+.12*(1-(-(out-.88).clamp(min=0)/.12).exp()), out)
 
-# %% ../nbs/07f_clothes.ipynb #4e756b04
+# %% ../nbs/07f_clothes.ipynb #a435e064
 WORK = 256 # longer side of the small copy, pixels
 
 @dataclass
@@ -420,7 +422,7 @@ class Dressed:
     what:tuple    # of 'shirt', 'lower', 'hair'
     patterned:float=0. # share of the old shirt where a pattern was taken out
 
-def _gate(mask): return smooth_step(mask, .15, .5) # a soft edge of the person's mask is theirs
+DOUBT = .9 # where clothes and skin can be told no better than this, nobody is dressed; 1 is a coin for every pixel
 
 def dress(
     img:Tensor,          # (1,3,H,W) in [-1,1]
@@ -442,7 +444,8 @@ def dress(
         x,light = out[g.part]/2+.5,log_light(img[g.part]/2+.5)
         log,keep,was,u,v = g.up(torch.cat([shading.log, shading.keep, shading.was, W.uv(shading)], 1))[0]
         new = tone.on_line(shaded(paint(torch.stack([u, v]), g)[None], (log+keep*(light[0,0]-was))[None,None]))
-        alpha = smooth_step(parts.on(names, g.box)*W.gate(g.part), .3, .65)*smooth_step(g.up(share), .4, .6)
+        on,filled = smooth_step(W.fine(names, g), .3, .65),smooth_step(g.up(W.alike), .65, .9)
+        alpha = torch.maximum(on, filled)*smooth_step(g.up(share), .4, .6)*W.edge(g.part)
         alpha = torch.where(alpha>.004, alpha, 0)
         out[g.part] = torch.where(alpha>0, ((x+(new-x)*alpha)*2-1).clamp(-1, 1), out[g.part])
         changed[g.part] = torch.maximum(changed[g.part], alpha)
@@ -450,7 +453,7 @@ def dress(
         if name=='shirt': patterned = shading.patterned
     return Dressed(out, changed, what, patterned)
 
-# %% ../nbs/07f_clothes.ipynb #32749b68
+# %% ../nbs/07f_clothes.ipynb #06437000
 def _around(img, box): # l,t,r,b in whole pixels of the photo
     l,t,r,b = (int(min(max(0, round(o)), n)) for o,n in zip(box.astuple(), (img.shape[3],img.shape[2])*2))
     if r-l<2 or b-t<2: raise ImageError(f'{box} holds no pixel of the photo')
@@ -468,16 +471,28 @@ class _Window:
         self.size = max(8, round(self.height*self.k)),max(8, round(self.width*self.k))
         self.small = F.interpolate(img[part], self.size, mode='area')/2+.5
         self.near = 1. if person is None else smooth_step(F.interpolate(person[part], self.size, mode='area'), .15, .5)
-        self.torso = None
+        self.torso,self.alike = None,None
 
     def gate(self, part): return 1. if self.person is None else smooth_step(self.person[part], .15, .5) # a soft edge is theirs
+
+    def edge(self, part): return 1. if self.person is None else smooth_step(self.person[part], .1, .8)
 
     def coarse(self, *names)->Tensor: # (1,1,h,w), of the small copy
         h,w = self.size
         x = (self.left+(torch.arange(w)+.5)*self.width/w-self.parts.window.left)/self.parts.window.width*2-1
         y = (self.top+(torch.arange(h)+.5)*self.height/h-self.parts.window.top)/self.parts.window.height*2-1
         grid = torch.stack([x.expand(h,w), y[:,None].expand(h,w)], -1)[None].float()
-        return F.grid_sample(self.parts[names][None,None], grid, align_corners=False)*self.near
+        both = torch.stack([self.parts[names], self.parts['background']])[None]
+        one,ground = F.grid_sample(both, grid, align_corners=False).split(1, 1)
+        return self.given_person(one, ground, self.near)
+
+    def fine(self, names, g)->Tensor: # (1,1,h,w), of a garment's part of the photo
+        gate = self.gate(g.part)
+        return self.given_person(self.parts.on(names, g.box), self.parts.on('background', g.box), gate)
+
+    def given_person(self, one, ground, gate): # where a person is for sure, the parts' ground is none
+        if self.person is None: return one
+        return (one/(1-ground*gate).clamp(min=.3)).clamp(max=1)*gate
 
     def uv(self, shading)->Tensor: # (1,2,h,w)
         if self.torso is None: return torch.zeros(1,2,*self.size)
@@ -503,30 +518,68 @@ class _Garment:
 
     def up(self, small): return F.grid_sample(small, self.grid, padding_mode='border', align_corners=False)
 
+LONGEST = 4.2 # a shirt reaches so far down from the neck, in half widths of a torso, on people who are seen further down
+
 def _garments(W, kit, face, back, hair, tone): # yields name, names of parts, `_Garment`, (uv, garment) -> colours (3,h,w)
     show = lambda colour: tone.apply(rgb_of(colour))
     plain = lambda colour: lambda uv, g: show(colour).expand(3, *uv.shape[1:])
     head,names = W.coarse('hair','skin','hat','glasses'),('upper','dress','lower')
-    clothes,share = W.coarse(*names),_share(W)
-    shirt,lower = (clothes*smooth_step(o, .4, .6) for o in (share, 1-share))
+    clothes,share = W.coarse(*names),_share(W, ('upper','dress'), ('lower',))
+    cloth = smooth_step(_share(W, names, ('skin','hair')), .3, .6)
+    W.alike = _share(W, names, ('skin','hair','hat','glasses','shoes','things'))*W.near # holes of the same colour
     seen = None if face is None else ((face.center[0]-W.left)*W.k, (face.center[1]-W.top)*W.k, face.width*W.k)
+    if (4*clothes*(1-clothes)).sum()>DOUBT*clothes.sum(): return
+    if seen: clothes = clothes*_below_face(seen, W.size)
+    split = lambda: [clothes*smooth_step(o, .4, .6) for o in (share, 1-share)]
+    shirt,lower = split()
     W.torso = torso_of(*(o[0,0].numpy() for o in (shirt, head, lower)), seen)
+    if W.torso is not None:
+        share = _with_hem(W, clothes, share)
+        share = share*_apart(split()[0])
+        shirt,lower = split()
+    if seen: cloth = cloth*_below_face(seen, W.size)
     if W.torso is not None and (g := W.around(shirt)):
         unit = W.torso.unit/W.k
-        def cloth(uv, g):
+        def painted(uv, g):
             out = paint_kit(kit, uv, unit, back, show)
             return out+(show(kit.trim)-out)*smooth_step(g.up(_collar(W, head))[0], .4, .6) if kit.trim else out
-        yield 'shirt',names,shirt,share,g,cloth
-    if kit.lower and (g := W.around(lower)): yield 'lower',names,lower,1-share,g,plain(kit.lower)
-    own = W.coarse('hair')
+        yield 'shirt',names,shirt,share*cloth,g,painted
+    if kit.lower and (g := W.around(lower)): yield 'lower',names,lower,(1-share)*cloth,g,plain(kit.lower)
+    own,W.alike = W.coarse('hair'),torch.zeros_like(head)
     if hair and (g := W.around(own)): yield 'hair',('hair',),own,torch.ones_like(own),g,plain(hair)
 
-def _share(W, radius=7): # (1,1,h,w): how much of the clothes is shirt
-    both = torch.cat([W.coarse('upper','dress'), W.coarse('upper','dress','lower')], 1)
-    lines = guide(W.small*2-1, both, radius, 8e-3)                     # what has one colour is one garment
+def _share(W, some, more, radius=7): # (1,1,h,w): how much some parts are of these and more
+    both = torch.cat([W.coarse(*some), W.coarse(*some, *more)], 1)
+    lines = guide(W.small*2-1, both, radius, 8e-3)                     # what has one colour is one thing
     x = W.small*2-1
     one,all_ = ((lines[:,:,:3]*x[:,None]).sum(2)+lines[:,:,3]).clamp(0, 1).split(1, 1)
     return blur((one/all_.clamp(min=.05)).clamp(0, 1), 1.)
+
+def _below_face(face, size): # (1,1,h,w): 0 where the head is: a hat is no shirt
+    x,y,wide = face
+    v,u = (torch.arange(n)+.5 for n in size)
+    far = (((v-y+.4*wide)/1.05)[:,None]**2+((u-x)/.8)**2).sqrt()/wide
+    return smooth_step(far, .9, 1.)[None,None]
+
+def _with_hem(W, clothes, share): # where nothing tells shirt from trousers, a straight line does
+    v = W.torso.coordinates(*W.size)[1]
+    on = clothes[0,0]>.3
+    if on.sum()<30: return share
+    order = v[on].argsort()
+    gain = ((share-.5)*clothes)[0,0][on][order].cumsum(0)               # of a hem below each place
+    hem,last = v[on][order[gain.argmax()]].item(),v[on][order[int(.98*(len(order)-1))]].item()
+    side = lambda at: ((at-v)*W.torso.unit/1.5).clamp(-1, 1)
+    out = (2*(share.clamp(.02, .98).logit()+2*side(hem))).sigmoid()
+    return out if last<1.2*LONGEST else torch.minimum(out, side(LONGEST)/2+.5) # a shirt ends at the hips, and a coat is then a skirt
+
+def _apart(on, least=.06): # (1,1,h,w) weights -> 0 at what is small and lies apart, else 1
+    from scipy.ndimage import binary_dilation, label
+    names,n = label(on[0,0].numpy()>.3)
+    if n<2: return torch.ones_like(on)
+    size = np.bincount(names.ravel())[1:]
+    kept = np.isin(names, 1+np.nonzero(size>=least*size.max())[0])
+    gone = binary_dilation((names>0)&~kept, iterations=4)&~binary_dilation(kept, iterations=2)
+    return torch.from_numpy(~gone).float()[None,None]
 
 def _collar(W, head): # (1,1,h,w): the shirt beside the neck
     r = max(1, round(.09*W.torso.unit))

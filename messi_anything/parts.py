@@ -18,7 +18,7 @@ from .training import Pretrained, TrainCfg, Trainer, find_weights, make_folder
 # %% auto #0
 __all__ = ['PARTS', 'PARTS_COLOURS', 'TOP', 'CLOTHES', 'SOMETHING', 'UNKNOWN', 'PartsCfg', 'PartsHead', 'guide', 'BodyParts',
            'load_parts', 'body_parts', 'colour_parts', 'PartsLoss', 'random_window', 'PartsPhoto', 'parts_view',
-           'PartsViews', 'score_parts', 'train_parts']
+           'PartsViews', 'labelled_photos', 'score_parts', 'train_parts']
 
 # %% ../nbs/04a_parts.ipynb #ecaa36b6
 PARTS = ('background', 'hair', 'skin', 'hat', 'glasses', 'upper', 'lower', 'dress', 'shoes', 'things')
@@ -145,6 +145,34 @@ def _labels(self)->np.ndarray: # (H,W) uint8
     return F.interpolate(self.parts[None], size, mode='bilinear', align_corners=False).argmax(1)[0].byte().numpy()
 
 BodyParts.labels = _labels
+
+# %% ../nbs/04a_parts.ipynb #cbae0277
+def _tint(x): # (3,h,w) in [0,1] -> (2,h,w), which light does not change; and brightness
+    y = (x*x.new_tensor((.299,.587,.114)).view(3,1,1)).sum(0)
+    return torch.stack([x[0]-x[1], (x[0]+x[1])/2-x[2]])/y.clamp(min=.15),y
+
+def _knowing_face(self,
+    face:Box, # around the face, in the photo
+)->BodyParts:
+    "The same, with skin only where the colour could be that of this face's"
+    tint,y = _tint(self.small[0]/2+.5)
+    (h,w),W = y.shape,self.window
+    inner = face.scaled(.4)
+    l,r = (round((o-W.left)*w/W.width) for o in (inner.left, inner.right))
+    t,b = (round((o-W.top)*h/W.height) for o in (inner.top, inner.bottom))
+    own = tint[:,max(0, t):max(0, b),max(0, l):max(0, r)].flatten(1)
+    if own.shape[1]<9: return self
+    middle = own.median(1).values[:,None]
+    limit = max(.45, 4*(own-middle).norm(dim=0).median().item())          # skin in shadow is redder
+    far = (((tint-middle[...,None]).norm(dim=0)-limit)/(.7*limit)).clamp(0, 1)*((y-.08)/.08).clamp(0, 1)
+    skin,cloth = PARTS.index('skin'),[PARTS.index(o) for o in ('upper','lower','dress')]
+    out,moved = self.parts.clone(),self.parts[skin]*far
+    out[skin] -= moved
+    share = self.parts[cloth]+.02
+    out[cloth] += moved*share/share.sum(0)
+    return BodyParts(out, W, self.image)
+
+BodyParts.knowing_face = _knowing_face
 
 # %% ../nbs/04a_parts.ipynb #55d21c9a
 @functools.lru_cache(2)
@@ -332,6 +360,26 @@ class PartsViews(torch.utils.data.Dataset):
                 for k,m in enumerate(maps): to[f'map{k}'][i+j] = m[j].half().numpy()
         for a in to.values(): a.flush()
         return cls(out)
+
+# %% ../nbs/04a_parts.ipynb #b886d869
+def labelled_photos(
+    folder,             # with images/, parts/ and annotations/person_train.json, person_val.json
+    split:str='val',    # 'train' or 'val'
+    source:str='ccp_',  # how the names of the photos begin
+)->list:                # of `PartsPhoto`, true ones
+    "Photos whose parts people have marked"
+    at = Path(folder)
+    f = at/'annotations'/f'person_{split}.json'
+    if not f.is_file(): raise DataError(f'{f} is missing: give the folder with the photos of people')
+    ann,largest = json.loads(f.read_text()),{}
+    for a in sorted(ann['annotations'], key=lambda o: o['area']): largest[a['image_id']] = a['bbox']
+    out = []
+    for im in ann['images']:
+        labels = at/'parts'/Path(im['file_name']).with_suffix('.png')
+        if not im['file_name'].startswith(source) or not labels.exists() or im['id'] not in largest: continue
+        l,t,w,h = largest[im['id']]
+        out.append(PartsPhoto(at/'images'/im['file_name'], labels, Box(l, t, l+w, t+h)))
+    return out
 
 # %% ../nbs/04a_parts.ipynb #3803a0bc
 @torch.no_grad()

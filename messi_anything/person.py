@@ -17,7 +17,7 @@ from .inpaint import Inpainter, LEFT, Painted, Plan
 
 # %% auto #0
 __all__ = ['SMALL', 'MOST_LOOKS', 'to_lab', 'from_lab', 'tone_change', 'follow_tone', 'parts_for', 'PersonInpainter',
-           'seen_from_behind']
+           'shows_head', 'seen_from_behind']
 
 # %% ../nbs/07g_person.ipynb #6c6ec027
 _rgb_to_xyz = torch.tensor([[.4124564,.3575761,.1804375],[.2126729,.7151522,.0721750],[.0193339,.1191920,.9503041]])/torch.tensor([.95047,1,1.08883])[:,None]
@@ -97,7 +97,7 @@ def _whole_look(img, look):
         except ConfigError: pass                                        # another segmenter's maps
     return body_parts(img)
 
-# %% ../nbs/07g_person.ipynb #7f42d6d0
+# %% ../nbs/07g_person.ipynb #35120143
 class PersonInpainter(Inpainter):
     "Replaces whole people: head, clothes, and the tone of the skin that is seen"
     mode,deed,requires = 'person','head and clothes replaced',('face',)
@@ -137,6 +137,7 @@ class PersonInpainter(Inpainter):
         faces = dict(zip(plan.todo, seen_faces(photo, [plan.faces[i] for i in plan.todo])))
         start = time.perf_counter()
         parts = dict(zip(plan.todo, parts_for(photo, [plan.people[i] for i in plan.todo], plan.look)))
+        parts = {i: o.knowing_face(faces[i].box) if faces[i] else o for i,o in parts.items()}
         T['parts'] = time.perf_counter()-start
         kits = [choose_kit(self.wardrobe, self.kit, s) for s in seeds]
         out,clothes = img.clone(),torch.zeros_like(photo[:,:1])
@@ -157,6 +158,7 @@ class PersonInpainter(Inpainter):
         for i in plan.todo:
             p = plan.people[i]
             if max(p.box.width, p.box.height)<self.smallest: continue
+            if faces[i] is None and not shows_head(parts[i], p): continue
             turned = faces[i] is None and seen_from_behind(parts[i], p.box)
             one = dress(photo, parts[i], kit, p.mask, p.box, faces[i] and faces[i].box, turned, self.wardrobe.hair if turned else '')
             out = out+(one.image-photo)*(one.changed>0) if out is not photo else one.image
@@ -181,7 +183,17 @@ class PersonInpainter(Inpainter):
         if clothes: return f'clothes replaced ({why})'
         return head
 
-# %% ../nbs/07g_person.ipynb #f1d6ee53
+# %% ../nbs/07g_person.ipynb #cce27506
+def shows_head(
+    parts:BodyParts,
+    person,  # a `Person`
+)->bool:
+    "Whether hair or a hat is seen at the top; half a body behind a tree is not dressed"
+    b = person.box
+    top = Box(b.left, b.top, b.right, b.top+.35*b.height)
+    return bool((parts.on(('hair','hat'), top)>.5).sum()>.01*(person.mask>.5).sum())
+
+# %% ../nbs/07g_person.ipynb #bdeb8633
 def seen_from_behind(
     parts:BodyParts,
     box:Box, # around the person
@@ -195,6 +207,7 @@ def seen_from_behind(
     within = skin[...,t:b+1,l:r+1]>.5
     return bool(within.sum()<.3*len(rows))
 
+# %% ../nbs/07g_person.ipynb #040c6842
 _bare = [117,6,346,425,2,205] # nose and cheeks: no beard, no glasses, no hair
 
 def _face_pixels(img, mesh): # (n,3) in [0,1], of nose and cheeks

@@ -40,7 +40,7 @@ def example_photo()->Image.Image:
 
 # %% ../nbs/09_pipeline.ipynb #452103b0
 MODES = ('person', 'head', 'generated', 'image', 'static', 'classical')
-DEFAULT_MODE = 'person' # where nothing else that is said implies one
+DEFAULT_MODE = 'head' # where nothing else that is said implies one
 
 # %% ../nbs/09_pipeline.ipynb #5e0f8adc
 EVERYWHERE = ('command', 'service', 'settings')
