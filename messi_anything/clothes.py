@@ -86,12 +86,12 @@ class Wardrobe:
             raise ConfigError('kits are a list of objects, or an object with "kits" and "hair"')
         return cls(tuple(map(kit_from_dict, d['kits'])), d.get('hair', ''))
 
-# %% ../nbs/07f_clothes.ipynb #ac4ace51
+# %% ../nbs/07f_clothes.ipynb #24abc6dc
 def wardrobe_of(
     target, # a target's name or folder
 )->Wardrobe: # an empty one for targets without kits
     "The kits in a target's folder"
-    where = find_weights(target)
+    where = find_weights(target, 'target')
     f = where/'kits.json' if isinstance(where, Path) else None
     return Wardrobe.read(f) if f is not None and f.is_file() else Wardrobe()
 

@@ -14,13 +14,13 @@ from .landmarks import FACE_OVAL
 from .headparts import head_parts
 from .headspace import (CROP, EYES_APART, Placement, HeadSpace, HeadTarget, between_eyes, control_points, face_region,
     head_outline, head_space, head_target, known_of, oval_radius, place_head, ray_directions, sample_heads, smooth_outline, texture_coordinates,
-    texture_of, to_luma_chroma)
+    texture_of, to_luma_chroma, to_rgb)
 from .inpaint import Inpainter, Painted, Plan, LEFT, match_grain
 
 # %% auto #0
 __all__ = ['blur', 'smooth_step', 'continue_into', 'NewHead', 'aligned_crop', 'match_tone', 'gradient_energy', 'match_sharpness',
-           'without_sunglasses', 'old_outline', 'fit_outline', 'make_head', 'erase', 'seen_faces', 'HeadInpainter',
-           'put_in']
+           'without_sunglasses', 'old_outline', 'fit_outline', 'even_hair', 'make_head', 'erase', 'seen_faces',
+           'HeadInpainter', 'put_in']
 
 # %% ../nbs/07e_heads.ipynb #c4c8c2f9
 def blur(
@@ -185,6 +185,27 @@ def fit_outline(
     ratio = F.avg_pool1d(F.pad(ratio[:,None], (2,2), 'replicate'), 5, 1)[:,0]
     return new*(1+share*(ratio-1))
 
+# %% ../nbs/07e_heads.ipynb #d158b2b9
+def even_hair(
+    texture:Tensor, # (b,3,n,n) in about [0,1]
+    share:float=.5, # of the difference that goes; with more, the person is harder to recognise
+)->Tensor:          # (b,3,n,n), the face as it was
+    "Bring the hair of a head towards one colour"
+    n = texture.shape[-1]
+    g = (torch.arange(n)+.5)/n*2-1
+    luma,chroma = to_luma_chroma(texture)
+    skin = luma[:,0][:,face_region(n)].median(1).values[:,None,None,None]
+    beside = ((g[None]/.4)**2+((g[:,None]-.2)/.46)**2>1.05)&(g[:,None]<-.05)   # the face, and what is below the ears, stay
+    weight = beside*((.8*skin-blur(luma, 1.5))/(.2*skin)).clamp(0, 1)          # 0 as light as skin, 1 below 60 % of it
+    weight = blur(weight, 2.)*blur(beside[None,None].float(), 2.)*beside
+    out = []
+    for x,w in ((luma,weight), (chroma,F.avg_pool2d(weight, 2))):
+        wide = 7*x.shape[-1]/192
+        near = blur(x*w, wide)/blur(w, wide).clamp(min=1e-3)
+        mean = (x*w).sum((2,3), keepdim=True)/w.sum((2,3), keepdim=True).clamp(min=1e-3)
+        out.append(x+share*w*(mean-near))
+    return to_rgb(*out)
+
 # %% ../nbs/07e_heads.ipynb #cc237aa3
 _chin = FACE_OVAL.index(152)
 
@@ -194,14 +215,14 @@ def make_head(
     parts,           # `HeadParts` of this head
     space:HeadSpace, target:HeadTarget,
     seed:int,
-    temperature:float=.6, # see `sample_heads`
+    temperature:float=.5, # see `sample_heads`
 )->NewHead:
     "Draw a head for a place in a photo"
     view,size = space.views[at.view],space.cfg.size
     old = _old_texture(img, at, view, size)
     known = known_of(at.landmarks, old)
     texture,outline = sample_heads(space, target, at.view, known, [seed], temperature)
-    texture,tone = match_tone(texture, old)
+    texture,tone = match_tone(even_hair(texture), old)
     outline = fit_outline(outline, old_outline(parts, at))
     uv,inside,box = _window(img, at, view, outline, size)
     fewer = .5*math.sqrt(max(0., 1/at.scale**2-1))                       # shrunk: first blurred, so that nothing is skipped
@@ -211,7 +232,8 @@ def make_head(
     below = (uv[...,1]-view.shape[_chin,1])[None,None]                  # pixels of the texture below the chin
     background,hair,skin,clothes,front = (o[None,None] for o in parts.on(box))
     eyes = ((uv[...,0]-size/2)/(.3*size))**2+((uv[...,1]-.47*size)/(.1*size))**2
-    front = smooth_step(front, .6, .85)*(eyes>1)                           # glasses go with the old face
+    glasses = ((uv[...,0]-size/2)/(.36*size))**2+((uv[...,1]-.48*size)/(.14*size))**2<1
+    front = smooth_step(front, .6, .85)*~glasses                           # they go with the old face
     alpha = sample(blur(smooth_step(blur(view.matte[None,None], .7), .5, .8), fewer))*inside
     alpha = alpha*smooth_step(-below, -20., -5.)*(1-clothes*smooth_step(below, -4., 3.))*(1-front)
     if at.scale>1: alpha = blur(alpha, .5*at.scale)
@@ -297,7 +319,7 @@ class HeadInpainter(Inpainter):
     def __init__(self,
         target:HeadTarget,
         space:HeadSpace=None,   # None for the one that ships
-        temperature:float=.6,   # how much heads vary, see `sample_heads`
+        temperature:float=.5,   # how much heads vary, see `sample_heads`
     ):
         if not 0<=temperature<=1.5: raise ConfigError(f'temperature={temperature}: give a number from 0 to 1.5')
         self.target,self.space,self.temperature = target,space or head_space(),temperature

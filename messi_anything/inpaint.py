@@ -11,10 +11,10 @@ import numpy as np, torch, torch.nn.functional as F
 from torch import Tensor
 from fastcore.basics import patch
 from PIL import Image
-from .images import Box, ConfigError, ImageError, WeightsError, to_pil, to_tensor
+from .images import Box, ConfigError, ImageError, WeightsError, read_json, to_pil, to_tensor
 from .data import person_window, face_frame
 from .augment import grow
-from .training import precision, find_weights, read_json
+from .training import precision, find_weights
 from .unet import UNet
 from .text import read_words
 from .faces import face_logit
@@ -147,14 +147,11 @@ def read_target(folder)->dict: # {'name': ..., 'label': ..., 'close': ...}
     "What a folder of weights says about its target"
     p = Path(folder)/'target.json'
     if not p.is_file(): return {}
+    d = read_json(p, WeightsError)
     try:
-        d = read_json(p)
         label = None if d['label'] is None else int(d['label'])
         return dict(name=str(d['name']), label=label, close=bool(d.get('close', False)))
-    except WeightsError: raise
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as e:
-        why = f'{type(e).__name__}: {e}'
-        raise WeightsError(f'{p} does not describe a target ({why}): it needs a name and a label') from None
+    except (ValueError, KeyError, TypeError, OverflowError): raise WeightsError(f'{p} does not describe a target: it needs a name, and a label that is a number') from None
 
 # %% ../nbs/07_inpaint.ipynb #e4dca3ec
 @patch(cls_method=True)
@@ -163,7 +160,7 @@ def from_pretrained(cls:PixelInpainter,
     device=None, **kw
 )->PixelInpainter:
     "Load a target's generator"
-    where = find_weights(name)
+    where = find_weights(name, 'target')
     net = UNet.from_pretrained(where)
     folder = where if isinstance(where, Path) else _hub_folder(where)
     about = read_target(folder)

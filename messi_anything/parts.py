@@ -146,7 +146,7 @@ def _labels(self)->np.ndarray: # (H,W) uint8
 
 BodyParts.labels = _labels
 
-# %% ../nbs/04a_parts.ipynb #cbae0277
+# %% ../nbs/04a_parts.ipynb #9c5739a8
 def _tint(x): # (3,h,w) in [0,1] -> (2,h,w), which light does not change; and brightness
     y = (x*x.new_tensor((.299,.587,.114)).view(3,1,1)).sum(0)
     return torch.stack([x[0]-x[1], (x[0]+x[1])/2-x[2]])/y.clamp(min=.15),y
@@ -161,7 +161,7 @@ def _knowing_face(self,
     l,r = (round((o-W.left)*w/W.width) for o in (inner.left, inner.right))
     t,b = (round((o-W.top)*h/W.height) for o in (inner.top, inner.bottom))
     own = tint[:,max(0, t):max(0, b),max(0, l):max(0, r)].flatten(1)
-    if own.shape[1]<9: return self
+    if own.shape[1]<4: return self
     middle = own.median(1).values[:,None]
     limit = max(.45, 4*(own-middle).norm(dim=0).median().item())          # skin in shadow is redder
     far = (((tint-middle[...,None]).norm(dim=0)-limit)/(.7*limit)).clamp(0, 1)*((y-.08)/.08).clamp(0, 1)
