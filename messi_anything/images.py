@@ -746,7 +746,7 @@ def load_mask(
         turned = ' (the mask lies on its side?)' if (h,w)==tuple(size) else ''
         raise ImageError(f'{name}: the mask is {w}x{h} pixels and the photo {size[0]}x{size[1]}{turned}: give a mask of the photo\'s own size')
     out = _unit(a, name)
-    if 0<out.max()<.5: _no_mask(a, name)
+    if a.dtype.kind!='f' and 0<out.max()<.5: _no_mask(a, name)
     return torch.from_numpy(out)[None,None]
 
 # %% ../nbs/00_images.ipynb #b6ab129e

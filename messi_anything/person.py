@@ -97,7 +97,7 @@ def _whole_look(img, look):
         except ConfigError: pass                                        # another segmenter's maps
     return body_parts(img)
 
-# %% ../nbs/07g_person.ipynb #35120143
+# %% ../nbs/07g_person.ipynb #8cc685b5
 class PersonInpainter(Inpainter):
     "Replaces whole people: head, clothes, and the tone of the skin that is seen"
     mode,deed,requires = 'person','head and clothes replaced',('face',)
@@ -125,6 +125,12 @@ class PersonInpainter(Inpainter):
         choose_kit(self.wardrobe, kit)
         out = copy.copy(self)
         out.kit = kit
+        return out
+
+    def with_heads(self, heads)->'PersonInpainter':
+        "The same with heads of another kind, such as those that were told something"
+        out = copy.copy(self)
+        out.heads,out.text = heads,heads.text
         return out
 
     def paint(self,
@@ -171,7 +177,7 @@ class PersonInpainter(Inpainter):
         who = [faces.get(i, f) for i,f in enumerate(plan.faces)]
         notes = [o or ('' if who[i] is not None and self.heads else nobody) for i,o in enumerate(plan.notes)]
         if self.heads is None or all(notes): return Painted(img, torch.zeros_like(img[:1,:1]), notes)
-        return self.heads.paint(img, Plan(plan.people, who, plan.seeds, notes), seeds, cfg)
+        return self.heads.paint(img, Plan(plan.people, who, plan.seeds, notes, plan.source), seeds, cfg)
 
     def _said(self, head, worn): # a sentence about one person
         on = not head.endswith(LEFT)
