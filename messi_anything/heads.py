@@ -128,7 +128,13 @@ def match_sharpness(
     mine,theirs = gradient_energy(rgb, face),gradient_energy(old, face)
     if min(mine, theirs)<=0: return rgb
     if theirs<mine: return blur(rgb, .8*math.sqrt(min(6, (mine/theirs)**2-1)))
-    return rgb+(min(most, theirs/mine)-1)*(rgb-blur(rgb, max(.8, 1.2*scale)))
+    detail = rgb-blur(rgb, max(.8, 1.2*scale))
+    low,high = 0.,most-1
+    for _ in range(6):                                                     # energies do not add up: the gain is searched for
+        gain = (low+high)/2
+        less = gradient_energy(rgb+gain*detail, face)<theirs
+        low,high = (gain,high) if less else (low,gain)
+    return rgb+low*detail
 
 # %% ../nbs/07e_heads.ipynb #b37a0c11
 def throat(at:Placement)->np.ndarray: # (4,2) pixels of the photo
