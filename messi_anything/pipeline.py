@@ -241,6 +241,7 @@ class Found:
     faces:list  # of `Face`, None for those who show none, or were not looked at
     mask:Tensor # (1,1,h,w) in [0,1], all of them together
     source:str  # where the mask is from: 'segmenter' or 'user'
+    others:list=field(default_factory=list) # of `Person`: who else is in the photo
 
 # %% ../nbs/09_pipeline.ipynb #26cd7873
 class Laps(dict):
@@ -272,7 +273,8 @@ def find(
         seen = [theirs[id(p)] for p in chosen.people]
     else: seen = faces_of(img, chosen) if with_faces else [None]*len(chosen.people)
     laps.lap('faces')
-    return Found(chosen.people, seen, chosen.mask, chosen.source)
+    others = [p for p in everybody.people if all(p is not o for o in chosen.people)]
+    return Found(chosen.people, seen, chosen.mask, chosen.source, others)
 
 def _everybody(img, cfg, mask, laps): # a `Segmentation`
     if mask is not None: out = from_mask(load_mask(mask, img.size))
@@ -371,7 +373,7 @@ def plan(
     one = lambda s, i: int(np.random.SeedSequence([s, i]).generate_state(1)[0])
     seeds = [[one(s, i) for s in cfg.seeds] for i in range(len(found.people))]
     faceless = f'no face seen: {LEFT}' if 'mesh' in painter.requires else ''
-    return Plan(found.people, found.faces, seeds, ['' if f else faceless for f in found.faces], found.source)
+    return Plan(found.people, found.faces, seeds, ['' if f else faceless for f in found.faces], found.source, found.others)
 
 # %% ../nbs/09_pipeline.ipynb #99716bc9
 @dataclass
