@@ -312,7 +312,7 @@ def look_below(
     H,W = img.shape[2:]
     l,t,r,b = (int(o) for o in head.box.astuple())
     w,h = r-l,b-t
-    box = Box(float(max(0, l-w//5)), float(max(0, t-h//8)), float(min(W, r+w//5)), float(min(H, b+h//2)))
+    box = Box(float(max(0, l-w//5)), float(max(0, t-h//3)), float(min(W, r+w//5)), float(min(H, b+h//2)))
     L,T,R,B = (int(o) for o in box.astuple())
     k = min(1, side/max(R-L, B-T))
     size = [max(4, round(o*k)) for o in (B-T,R-L)]
@@ -481,7 +481,7 @@ class HeadInpainter(Inpainter):
             if at is not None: places[i] = at
         if not places: return Painted(img.clone(), torch.zeros(1,1,*img.shape[2:]), done)
         parts = dict(zip(places, head_parts(img[:1], [faces[i].mesh for i in places])))
-        everybody = plan.mask(range(len(plan.people)))
+        everybody = plan.mask(range(len(plan.everybody)))
         out,changed = img.clone(),torch.zeros(1,1,*img.shape[2:])
         for j in range(len(img)):
             drawn = (make_head(img[:1]/2+.5, at, parts[i], self.space, self.target, plan.seeds[i][j], self.temperature)
