@@ -288,13 +288,17 @@ class HeadInpainter(Inpainter):
             torch.maximum(changed, where, out=changed)
         return Painted(out, changed, done)
 
+    def _side_from(self): # degrees of yaw; a target may have been seen from one side only
+        front,side = self.target.cfg.heads
+        return 15. if (front>0)==(side>0) else 0. if side else 180.
+
     def placement(self, face): # a `Face` -> what is done, and a `Placement` or None
         "Where a new head goes, or why there is none"
         if face is None or face.mesh is None: return f'no face seen: {LEFT}',None
         if np.ptp(face.mesh[:,1])<self.smallest: return f'face too small: {LEFT}',None
-        try: at = place_head(np.concatenate([face.mesh, np.asarray(face.depth)[:,None]], 1), self.space.mirror)
+        try: at = place_head(np.concatenate([face.mesh, np.asarray(face.depth)[:,None]], 1), self.space.mirror, self._side_from())
         except DataError: return f'face too small: {LEFT}',None
-        if abs(at.yaw)>self.farthest: return f'turned away: {LEFT}',None
+        if abs(at.yaw)>(35. if self._side_from()>90 else self.farthest): return f'turned away: {LEFT}',None
         return self.deed,at
 
 # %% ../nbs/07e_heads.ipynb #7dea5693

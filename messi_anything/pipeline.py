@@ -263,7 +263,7 @@ def _everybody(img, cfg, mask, laps): # a `Segmentation`
 # %% ../nbs/09_pipeline.ipynb #8335a7bc
 def _stamp(name): # changes when the weights in a folder do, so that what was trained again is loaded again
     f = find_weights(name)
-    files = f.glob('*.safetensors') if isinstance(f, Path) else ()
+    files = [o for k in ('*','*/*') for o in f.glob(f'{k}.safetensors')] if isinstance(f, Path) else ()
     return max((o.stat().st_mtime_ns for o in files), default=0)
 
 @lru_cache(maxsize=6)

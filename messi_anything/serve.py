@@ -21,6 +21,7 @@ from .images import Box, MessiError, ImageError, ConfigError, WeightsError, load
 from .training import pick_device
 from .segment import check_choice, choice, coco_entries, from_mask
 from .pipeline import DEFAULT_MODE, MODES, ReplaceCfg, inpainter, load_segmenter, replace
+from .registry import listed_targets
 
 # %% ../nbs/11a_serve.ipynb #7f8594bb
 def need_serve():

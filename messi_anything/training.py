@@ -111,13 +111,14 @@ def find_weights(
     name, # a folder, the name of weights that came with the package or were made here, or a hub id
 ):        # a folder if there is one, else `name` for the hub
     "Where weights are: a folder as given, the user's own (`~/.cache/messi_anything`, or `MESSI_HOME`), those of the package"
-    if str(name) and (Path(name).expanduser()/'config.json').is_file(): return Path(name).expanduser()
+    there = lambda d: any((d/o).is_file() for o in ('config.json','head/config.json')) # a target may have heads only
+    if str(name) and there(Path(name).expanduser()): return Path(name).expanduser()
     home = Path(os.environ.get('MESSI_HOME', Path.home()/'.cache'/'messi_anything'))
     for d in (home, _shipped()):
-        if re.fullmatch(r'[\w.-]+', str(name)) and (d/str(name)/'config.json').is_file(): return d/str(name)
+        if re.fullmatch(r'[\w.-]+', str(name)) and there(d/str(name)): return d/str(name)
     if str(name) and Path(name).is_dir(): raise WeightsError(f'{name} is a folder without config.json: there are no weights in it')
     if str(name).count('/')!=1:
-        have = sorted({o.parent.name for d in (home, _shipped()) for o in d.glob('*/config.json')})
+        have = sorted({o.name for d in (home, _shipped()) for o in d.glob('*') if there(o)})
         raise WeightsError(f'no weights called {str(name)!r}: there are {", ".join(have) or "none"}; a folder or a hub id (owner/name) will do as well')
     return name
 
