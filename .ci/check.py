@@ -229,6 +229,17 @@ def order_troubles():
                 for used in [mod] if mod else [a.name for a in o.names]:
                     if used in number and number[used] >= number[name]: yield f'{name} ({number[name]}) imports from {used} ({number[used]})'
 
+READERS = {'imread', 'read_image', 'decode_image', 'default_loader', 'verify'}
+
+def reader_troubles():
+    "Pictures are opened with the list of raster formats only: other readers call programs, or open what is inside a file"
+    for f in sorted((ROOT/config()['lib_path']).glob('*.py')):
+        for o in ast.walk(ast.parse(f.read_text(encoding='utf-8'))):
+            if not isinstance(o, ast.Call): continue
+            name, of = getattr(o.func, 'attr', getattr(o.func, 'id', '')), getattr(getattr(o.func, 'value', None), 'id', '')
+            bare = name == 'open' and of in ('Image', 'PILImage', 'PIL') and not any(k.arg == 'formats' for k in o.keywords)
+            if bare or name in READERS: yield f'{f.name}, line {o.lineno}: {of+"."*bool(of)}{name} without formats=: use open_picture or load_image'
+
 TOP = {'nbs', 'messi_anything', 'settings.ini', 'setup.py', '_quarto.yml', 'README.md', 'LICENSE', 'MANIFEST.in',
        '.ci', '.github', '.gitignore', '.gitattributes'}
 
@@ -237,6 +248,7 @@ def files():
     for p in notebooks(): check('check', f'look over {p.relative_to(ROOT)}', notebook_troubles(p))
     check('check', 'notebooks and modules belong together', module_troubles())
     check('check', 'modules import only from lower numbers', order_troubles())
+    check('check', 'pictures are opened by the list of raster formats', reader_troubles())
     known = {o.split('/')[0] for o in git('ls-files', '-co', '--exclude-standard').splitlines()}
     check('check', 'the top level holds what it should', [f'{o}: not in the list' for o in sorted(known - TOP)] + [f'{o}: missing' for o in sorted(TOP - known)])
 

@@ -10,7 +10,7 @@ import numpy as np, torch, torch.nn.functional as F
 from torch import Tensor
 from fastcore.basics import patch
 from PIL import Image, ImageDraw
-from .images import Box, ConfigError, DataError, ImageError, to_pil, to_tensor, load_image, load_mask, crop, resize
+from .images import Box, ConfigError, DataError, ImageError, to_pil, to_tensor, load_image, load_mask, crop, open_picture, resize, _quiet
 
 # %% auto #0
 __all__ = ['landmark_names', 'studio', 'colours', 'hats', 'sunglasses_shapes', 'medical_masks', 'patterns', 'hole_kinds', 'bands',
@@ -972,7 +972,9 @@ def picture_prop(
 def _open_alpha(path):
     "A picture file with its transparency kept; `load_image` first, for its errors"
     load_image(path)
-    with Image.open(path) as im: im.load(); return im
+    with _quiet, open_picture(path) as im:
+        im.load()
+        return im
 
 # %% ../nbs/02_augment.ipynb #cbba3227
 def _picture_layer(p:Prop, pose:Pose, size, light:Light):

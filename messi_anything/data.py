@@ -4,7 +4,7 @@
 
 # %% ../nbs/01_data.ipynb #71f432ee
 from __future__ import annotations
-import bisect, contextlib, csv, errno, hashlib, http.client, io, json, math, os, random, re, shutil, tarfile, time, urllib.error, urllib.parse, urllib.request
+import bisect, contextlib, csv, errno, hashlib, http.client, io, ipaddress, json, math, os, random, re, shutil, socket, tarfile, time, urllib.error, urllib.parse, urllib.request
 from array import array
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -16,15 +16,15 @@ from fastcore.basics import copy_func, patch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from .images import (Box, ConfigError, DataError, ImageError, MessiError, atomic_path, atomic_write, command, crop, image_suffixes, load_image, load_mask,
-                                   resize, square_window)
+                                   open_picture, resize, square_window)
 
 # %% auto #0
 __all__ = ['Photo', 'photo_mask', 'mask_box', 'CocoImage', 'read_coco', 'coco_rle', 'judge', 'coco_people', 'check_image',
-           'download_image', 'file_names', 'Prepared', 'write_csv', 'prep_coco', 'main_prep_coco', 'read_faces',
-           'folder_people', 'person_window', 'Frame', 'eye_angle', 'face_frame', 'person_frame', 'centre_frame',
-           'best_frame', 'content_hash', 'side_of', 'phash', 'photo_hashes', 'hamming', 'hash_distance', 'near_pairs',
-           'near_groups', 'read_split', 'split_photos', 'Packed', 'pack_crops', 'letterbox', 'pack_photos',
-           'pack_shards', 'Shards', 'PhotoFiles', 'as_source', 'write_tars', 'TarShards', 'PairDataset',
+           'is_public', 'download_image', 'file_names', 'Prepared', 'write_csv', 'prep_coco', 'main_prep_coco',
+           'read_faces', 'folder_people', 'person_window', 'Frame', 'eye_angle', 'face_frame', 'person_frame',
+           'centre_frame', 'best_frame', 'content_hash', 'side_of', 'phash', 'photo_hashes', 'hamming', 'hash_distance',
+           'near_pairs', 'near_groups', 'read_split', 'split_photos', 'Packed', 'pack_crops', 'letterbox',
+           'pack_photos', 'pack_shards', 'Shards', 'PhotoFiles', 'as_source', 'write_tars', 'TarShards', 'PairDataset',
            'TargetDataset', 'loader_speed']
 
 # %% ../nbs/01_data.ipynb #424603f8
@@ -332,14 +332,68 @@ def check_image(
 
 def _turned(src)->bool: # whether viewers turn or mirror the picture
     if hasattr(src, 'seek'): src.seek(0)
-    with Image.open(io.BytesIO(src) if isinstance(src, (bytes, bytearray)) else src) as im: return im.getexif().get(274, 1) not in (0, 1)
+    with open_picture(io.BytesIO(src) if isinstance(src, (bytes, bytearray)) else src) as im: return im.getexif().get(274, 1) not in (0, 1)
+
+# %% ../nbs/01_data.ipynb #840bb7de
+def is_public(
+    address:str, # an IP address
+)->bool:
+    "Whether an address belongs to the internet, rather than to this machine or its network"
+    ip = ipaddress.ip_address(address.partition('%')[0])
+    inner = getattr(ip, 'ipv4_mapped', None) or getattr(ip, 'sixtofour', None)
+    if inner is None and ip in ipaddress.ip_network('64:ff9b::/96' if ip.version==6 else '255.255.255.255/32'):
+        inner = ipaddress.ip_address(ip.packed[-4:])                     # a translated address of the older kind
+    return is_public(str(inner)) if inner else ip.is_global and not ip.is_multicast
+
+def _public_socket(address, timeout=socket._GLOBAL_DEFAULT_TIMEOUT, source=None): # as `socket.create_connection`
+    host,port = address
+    found = socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM)
+    for *_,at in found:
+        if not is_public(at[0]):
+            raise DataError(f'{host} is on this machine or its network ({at[0]}): allow that with --private, if you trust the file')
+    for i,(*_,at) in enumerate(found):                                   # what was looked up is connected to, no second answer
+        try: return socket.create_connection(at[:2], timeout, source)
+        except OSError:
+            if i+1==len(found): raise
+
+# %% ../nbs/01_data.ipynb #1c7c3f40
+class _PublicHTTP(http.client.HTTPConnection):
+    def __init__(self, *args, **kw):
+        super().__init__(*args, **kw)
+        self._create_connection = _public_socket
+
+class _PublicHTTPS(http.client.HTTPSConnection):
+    def __init__(self, *args, **kw):
+        super().__init__(*args, **kw)
+        self._create_connection = _public_socket
+
+class _Public:
+    "For urllib's handlers: connect to public addresses only; where there is a proxy, it is the one who connects"
+    def do_open(self, kind, req, **kw):
+        proxied = req.has_proxy() or getattr(req, '_tunnel_host', None)
+        if not proxied: kind = _PublicHTTPS if kind is http.client.HTTPSConnection else _PublicHTTP
+        else:
+            host = urllib.parse.urlsplit(req.full_url).hostname or ''
+            with contextlib.suppress(ValueError):
+                if host=='localhost' or not is_public(host): raise DataError(f'{host} is on this machine or its network: allow that with --private')
+        return super().do_open(kind, req, **kw)
+
+class _HTTP(_Public, urllib.request.HTTPHandler): pass
+class _HTTPS(_Public, urllib.request.HTTPSHandler): pass
+
+def _browser(private:bool): # http and https only, wherever it is sent on to
+    out = urllib.request.OpenerDirector()
+    r = urllib.request
+    ways = (r.HTTPHandler, r.HTTPSHandler) if private else (_HTTP, _HTTPS)
+    for o in (r.ProxyHandler, r.UnknownHandler, r.HTTPDefaultErrorHandler, r.HTTPRedirectHandler, r.HTTPErrorProcessor, *ways): out.add_handler(o())
+    return out
 
 # %% ../nbs/01_data.ipynb #89fb567b
-def _get(url, timeout, most)->bytes:
+def _get(url, timeout, most, private=False)->bytes:
     "What a web address gives, all of it"
     req = urllib.request.Request(urllib.parse.quote(url, safe="%/:=&?~#+!$,;'@()*[]"), headers={'User-Agent': 'messi-anything'})
     end,parts,n = time.monotonic()+20*timeout,[],0          # neither a stall nor a trickle lasts for ever
-    with urllib.request.urlopen(req, timeout=timeout) as r:
+    with _browser(private).open(req, timeout=timeout) as r:
         want = r.headers.get('Content-Length', '')
         while part := r.read1(1<<16):
             parts.append(part); n += len(part)
@@ -368,13 +422,14 @@ def download_image(
     retries:int=4,    # further tries after one that failed in a way that may pass
     wait:float=1.,    # seconds before the second try; doubles with each, up to a minute
     most:int=200<<20, # bytes; more are refused
+    private:bool=False, # whether it may come from this machine or its network
 ):
     "Download a picture, check it and write it, whole or not at all; a `DataError` says why that was not possible"
     if not re.match('https?://', url, re.I): raise DataError(f'{_short(url)} is not a web address')
     pause = 0
     for i in range(retries+1):
         if i: time.sleep(max(pause, min(60, wait*2**(i-1))*random.uniform(.75,1.25)))
-        try: data = _get(url, timeout, most); check_image(data, size, 'what came'); break
+        try: data = _get(url, timeout, most, private); check_image(data, size, 'what came'); break
         except (OSError, http.client.HTTPException, MessiError, ValueError) as e: again,why,pause = _passing(e)
         if not again or i==retries: raise DataError(f'{url}: {why}'+(f' ({i+1} tries)' if i else ''))
     atomic_write(path, data)
@@ -408,12 +463,12 @@ def _note(im:CocoImage, rles)->str: return hashlib.sha1(repr((im.name, im.url, i
 
 def _is_done(picture:Path, mask:Path, note:str)->bool:
     try:
-        with Image.open(mask) as m: return m.info.get('made from')==f'{note} {picture.stat().st_size}'
+        with open_picture(mask) as m: return m.info.get('made from')==f'{note} {picture.stat().st_size}'
     except OSError: return False
 
 def _is_foreign(mask:Path)->bool: # a picture without such a note may be somebody's work of days
     try:
-        with Image.open(mask) as m: return 'made from' not in m.info
+        with open_picture(mask) as m: return 'made from' not in m.info
     except OSError: return False
 
 def _save_mask(m:np.ndarray, path, note):
@@ -525,6 +580,7 @@ def prep_coco(
     retries:int=4,        # further tries for a download, with growing pauses
     wait:float=1.,        # seconds before the second try
     quiet:bool=False,     # show no bar
+    private:bool=False,   # images may come from this machine or its network
 )->Prepared:              # counts, and a row for each image
     "Make a folder of photos with people and their masks from COCO annotations"
     if max_people<1 or workers<1 or min(retries, most)<0 or not timeout>0 or not 0<=min_area<=1: raise ConfigError(f'max_people={max_people} and workers={workers} must be at least 1, retries={retries} and most={most} at least 0, timeout={timeout} above 0, min_area={min_area} from 0 to 1')
@@ -539,7 +595,7 @@ def prep_coco(
         if verdict=='kept' and most and len(todo)>=most: verdict,why = 'left out',f'beyond the first {most}'
         rows.append(_row(im, verdict, why, rles, name))
         if verdict=='kept': todo.append((im, rles, name, rows[-1]))
-    fetch = dict(timeout=timeout, retries=retries, wait=wait)
+    fetch = dict(timeout=timeout, retries=retries, wait=wait, private=private)
     results = _parallel(lambda o: _place(*o[:3], folder, images, copy, fetch), todo, workers, not quiet)
     for (im,rles,name,row),why in zip(todo, results):
         if why: row.clear(); row.update(_row(im, 'failed', why, rles))
@@ -591,7 +647,7 @@ def folder_people(
         m = root/masks/p.relative_to(root/images).with_suffix('.png')
         if m.exists():
             try:
-                with Image.open(p) as im: size = im.size[::-1] if im.getexif().get(274) in (5,6,7,8) else im.size # a photo that lies on its side is turned when loaded
+                with open_picture(p) as im: size = im.size[::-1] if im.getexif().get(274) in (5,6,7,8) else im.size # a photo that lies on its side is turned when loaded
             except OSError as e: raise DataError(f'{p} cannot be read ({e}): remove it, or name it in `leave_out`') from None
             out.append(Photo(p, size, m, faces[key], label, images))
     return out
@@ -1044,7 +1100,7 @@ class PhotoFiles:
 
     def item(self, i:int)->tuple: # as for `Shards`
         p = self.photos[i]
-        try: im = Image.open(p.path)
+        try: im = open_picture(p.path)
         except OSError: im = None                                # `load_image` says what is wrong with it
         if im is None or im.format!='JPEG' or im.mode!='RGB': im = p.load()
         else:
@@ -1065,7 +1121,7 @@ class PhotoFiles:
 
     def _mask(self, p)->Image.Image: # with 0 and 255, the photo's size
         if isinstance(p.mask, (str, os.PathLike)):
-            with contextlib.suppress(OSError), Image.open(p.mask) as m:
+            with contextlib.suppress(OSError), open_picture(p.mask) as m:
                 if m.mode in ('1','L') and m.size==p.size and not m.info.get('transparency') and not m.getexif(): return m.point(lambda v: 255*(v>127)) # the usual case needs no detour
         return Image.fromarray(photo_mask(p))
 
@@ -1229,8 +1285,8 @@ def _camera_photos(folder, n, seed=0)->list: # of `Photo`
 def _plain_loop(photos, side):
     "As one would write it first"
     for p in photos:
-        image = np.asarray(Image.open(p.path).convert('RGB').resize((side,side)))
-        mask = np.asarray(Image.open(p.mask).convert('L').resize((side,side)))
+        image = np.asarray(open_picture(p.path).convert('RGB').resize((side,side)))
+        mask = np.asarray(open_picture(p.mask).convert('L').resize((side,side)))
         yield torch.from_numpy(image.copy()).permute(2,0,1).float()/127.5-1, torch.from_numpy(mask.copy())[None].float()/255
 
 # %% ../nbs/01_data.ipynb #2a29e038

@@ -5,21 +5,22 @@
 # %% ../nbs/07e_heads.ipynb #41e9ac8c
 from __future__ import annotations
 import functools, math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import numpy as np, torch, torch.nn.functional as F
 from torch import Tensor
 from .images import Box, ConfigError, DataError, to_pil
 from .faces import read_landmarks
 from .landmarks import FACE_OVAL
 from .headparts import head_parts
-from messi_anything.headspace import (CROP, EYES_APART, Placement, HeadSpace, HeadTarget, between_eyes, control_points, face_region,
-    head_space, head_target, known_of, oval_radius, place_head, ray_directions, sample_heads, smooth_outline, texture_coordinates,
-    texture_of)
+from .headspace import (CROP, EYES_APART, Placement, HeadSpace, HeadTarget, between_eyes, control_points, face_region,
+    head_outline, head_space, head_target, known_of, oval_radius, place_head, ray_directions, sample_heads, smooth_outline, texture_coordinates,
+    texture_of, to_luma_chroma)
 from .inpaint import Inpainter, Painted, Plan, LEFT, match_grain
 
 # %% auto #0
 __all__ = ['blur', 'smooth_step', 'continue_into', 'NewHead', 'aligned_crop', 'match_tone', 'gradient_energy', 'match_sharpness',
-           'make_head', 'erase', 'seen_faces', 'HeadInpainter', 'put_in']
+           'without_sunglasses', 'old_outline', 'fit_outline', 'make_head', 'erase', 'seen_faces', 'HeadInpainter',
+           'put_in']
 
 # %% ../nbs/07e_heads.ipynb #c4c8c2f9
 def blur(
@@ -127,9 +128,9 @@ def gradient_energy(
     x:Tensor,    # (b,3,h,w)
     where:Tensor,# (b,1,h,w) weight
 )->float:
-    "Mean absolute difference of neighbouring pixels"
+    "Mean absolute difference of neighbouring pixels; hard edges, such as those of glasses, count little"
     y,w = x.mean(1, keepdim=True),where[...,1:,1:]
-    d = (y[...,1:,1:]-y[...,1:,:-1]).abs()+(y[...,1:,1:]-y[...,:-1,1:]).abs()
+    d = (y[...,1:,1:]-y[...,1:,:-1]).abs().clamp(max=.1)+(y[...,1:,1:]-y[...,:-1,1:]).abs().clamp(max=.1)
     return float((d*w).sum()/w.sum().clamp(min=1))
 
 def match_sharpness(
@@ -145,7 +146,46 @@ def match_sharpness(
     if theirs<mine: return blur(rgb, .8*math.sqrt(min(6, (mine/theirs)**2-1)))
     return rgb+(min(most, theirs/mine)-1)*(rgb-blur(rgb, max(.8, 1.2*scale)))
 
-# %% ../nbs/07e_heads.ipynb #0de3e6b1
+# %% ../nbs/07e_heads.ipynb #b055f899
+def without_sunglasses(
+    texture:Tensor, # (1,3,n,n) in [0,1], an old face
+)->Tensor:
+    "Paint dark glasses over in the colour of the cheeks: the light is read off the skin"
+    g = (torch.arange(texture.shape[-1])+.5)/texture.shape[-1]*2-1
+    around = ((g[None]/.62)**2+((g[:,None]+.02)/.3)**2)<1
+    below = face_region(texture.shape[-1])&(g[:,None]>.3)&(g[:,None]<.5)
+    luma = to_luma_chroma(texture)[0][0,0]
+    dark = (luma<.62*luma[below].median())&around
+    if dark.sum()<.4*around.sum(): return texture
+    plain = texture[0][:,below].median(1).values[:,None,None]
+    return torch.where(blur(dark[None,None].float(), 3.)>.15, plain, texture)
+
+# %% ../nbs/07e_heads.ipynb #622f3b84
+def old_outline(
+    parts,        # `HeadParts` of a head
+    at:Placement,
+)->Tensor:        # (1,21) as multiples of `EYES_APART`
+    "How far the old head reaches along each ray, hair and hat and all"
+    l,t = np.floor(at.corners().min(0)).astype(int)
+    r,b = np.ceil(at.corners().max(0)).astype(int)
+    _,hair,skin,_,front = parts.on(Box(l, t, r, b))
+    head = (hair+skin+front).clamp(0, 1)[None,None]
+    mask = aligned_crop(head, replace(at, offset=at.offset-(l,t)))[:,0]>.5
+    center = between_eyes(at.landmarks)
+    return head_outline(mask, center, oval_radius(at.landmarks, center))[:,ray_directions()[1]]/EYES_APART
+
+# %% ../nbs/07e_heads.ipynb #20df1237
+def fit_outline(
+    new:Tensor, # (b,21) outlines as they were drawn
+    old:Tensor, # (b,21) of the head that was there
+    share:float=.7, least:float=.8, most:float=1.08,
+)->Tensor:      # (b,21)
+    "Bring the outline of a new head towards that of the old one: a skull's size, and how it is tilted, stay"
+    ratio = (old/new).clamp(least, most)
+    ratio = F.avg_pool1d(F.pad(ratio[:,None], (2,2), 'replicate'), 5, 1)[:,0]
+    return new*(1+share*(ratio-1))
+
+# %% ../nbs/07e_heads.ipynb #cc237aa3
 _chin = FACE_OVAL.index(152)
 
 def make_head(
@@ -162,26 +202,29 @@ def make_head(
     known = known_of(at.landmarks, old)
     texture,outline = sample_heads(space, target, at.view, known, [seed], temperature)
     texture,tone = match_tone(texture, old)
+    outline = fit_outline(outline, old_outline(parts, at))
     uv,inside,box = _window(img, at, view, outline, size)
+    fewer = .5*math.sqrt(max(0., 1/at.scale**2-1))                       # shrunk: first blurred, so that nothing is skipped
     grid = ((uv+.5)/size*2-1)[None]
     sample = lambda t, mode='bilinear', pad='zeros': F.grid_sample(t, grid, mode, pad, align_corners=False)
-    rgb = sample(texture, 'bicubic', 'border')
+    rgb = sample(blur(texture, fewer), 'bicubic', 'border')
     below = (uv[...,1]-view.shape[_chin,1])[None,None]                  # pixels of the texture below the chin
     background,hair,skin,clothes,front = (o[None,None] for o in parts.on(box))
     eyes = ((uv[...,0]-size/2)/(.3*size))**2+((uv[...,1]-.47*size)/(.1*size))**2
     front = smooth_step(front, .6, .85)*(eyes>1)                           # glasses go with the old face
-    alpha = smooth_step(sample(blur(view.matte[None,None], .7)), .5, .8)*inside
+    alpha = sample(blur(smooth_step(blur(view.matte[None,None], .7), .5, .8), fewer))*inside
     alpha = alpha*smooth_step(-below, -20., -5.)*(1-clothes*smooth_step(below, -4., 3.))*(1-front)
     if at.scale>1: alpha = blur(alpha, .5*at.scale)
     above = smooth_step(-below, -10., 0.)
     person = 1-background
     gone = (hair+(skin+hair)*above).clamp(0, 1)*inside*(1-front)
-    face = sample(face_region(size)[None,None].float())
+    face = sample(face_region(size)[None,None].float())*(eyes>1)           # sunglasses tell nothing about sharpness
     return NewHead(box, at.scale, rgb, alpha, gone, clothes, person, skin*(1-above)*inside, tone, face)
 
 def _old_texture(img, at, view, size): # (1,3,n,n): only low-order light is read off it
     radius = oval_radius(at.landmarks, between_eyes(at.landmarks))*1.3
-    return texture_of(aligned_crop(img, at), control_points(at.landmarks, radius), view.shape, size).clamp(0, 1)
+    old = texture_of(aligned_crop(img, at), control_points(at.landmarks, radius), view.shape, size)
+    return without_sunglasses(old.clamp(0, 1))
 
 def _window(img, at, view, outline, size): # -> texture coordinates (h,w,2) of the window, (1,1,h,w) inside the crop, box
     radius = oval_radius(at.landmarks, between_eyes(at.landmarks))

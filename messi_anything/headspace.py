@@ -164,12 +164,13 @@ def _kernel(d): return d*d*torch.log(d+1e-6)
 def fit_spline(
     src:Tensor,      # (k,2)
     dst:Tensor,      # (k,2b): any number of maps at once
-    smooth:float=2e-3, # 0 goes through every point
+    smooth=2e-3,     # 0 goes through every point; one for all or (k,)
 )->Tensor:           # (k+3,2b)
     "Thin-plate spline that takes `src` to `dst` (Bookstein, 1989)"
     k = len(src)
     ones = torch.cat([torch.ones(k,1), src], 1)
-    top = torch.cat([_kernel(torch.cdist(src, src))+smooth*torch.eye(k), ones], 1)
+    give = torch.as_tensor(smooth)*torch.eye(k)
+    top = torch.cat([_kernel(torch.cdist(src, src))+give, ones], 1)
     system = torch.cat([top, torch.cat([ones.T, torch.zeros(3,3)], 1)])
     return torch.linalg.solve(system, torch.cat([dst, torch.zeros(3,dst.shape[1])]))
 
@@ -200,6 +201,20 @@ def texture_of(
     at = F.interpolate(at, (size,size), mode='bicubic', align_corners=False).permute(0,2,3,1)*96+CROP/2
     return F.grid_sample(crop, (at+.5)/CROP*2-1, padding_mode='border', align_corners=False)
 
+def _unfolded(src, dst, k=96, rounds=5): # (p,2), (p,2) -> (1,2,k,k), the spline on a lattice over the crop
+    # landmarks on the far side of a turned face lie over one another: where the map folds, they hold it less firmly
+    lattice = (_lattice(k, 0, CROP-1)-CROP/2)/96
+    smooth,step = torch.full((len(src),), 2e-3),96*(k-1)/(CROP-1)
+    for i in range(rounds):
+        field = spline(fit_spline(src, dst, smooth), src, lattice).reshape(k,k,2)
+        right,down = (field[:-1,1:]-field[:-1,:-1])*step,(field[1:,:-1]-field[:-1,:-1])*step
+        area = right[...,0]*down[...,1]-right[...,1]*down[...,0]
+        on_head = field[:-1,:-1].abs().amax(-1)<1
+        bad = lattice.reshape(k,k,2)[:-1,:-1][on_head&((area<.15)|(area>9))]
+        if not len(bad): break
+        smooth = torch.where(torch.cdist(src, bad).amin(1)<.1, smooth*12, smooth)
+    return field.permute(2,0,1)[None]
+
 def texture_coordinates(
     points:Tensor, # (1,k,2) `control_points` in the crop
     mean:Tensor,   # (k,2)
@@ -207,9 +222,7 @@ def texture_coordinates(
     size:int=192,
 )->Tensor:         # (h,w,2) pixels of the texture
     "The other way round: where in the texture points of the crop lie"
-    src,k = (points[0]-CROP/2)/96,96
-    lattice = (_lattice(k, 0, CROP-1)-CROP/2)/96
-    field = spline(fit_spline(src, (mean-size/2)/(size/2)), src, lattice).reshape(1,k,k,2).permute(0,3,1,2)
+    field = _unfolded((points[0]-CROP/2)/96, (mean-size/2)/(size/2))
     uv = F.grid_sample(field, (at/(CROP-1)*2-1)[None], 'bicubic', 'border', align_corners=True)
     return uv[0].permute(1,2,0)*size/2+size/2
 

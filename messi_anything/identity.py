@@ -149,14 +149,15 @@ def _grown(v, start, near, distance): # indices of the group around a first one
         group = new
     return group
 
-def _one_person(v, group, near, distance, least): # the larger half of a group whose halves lie as far apart as strangers do
+def _one_person(v, group, near, distance, least): # the larger half of a group whose halves lie about as far apart as strangers do
     x = v[group]
     a,b = x[0],x[np.argmax(distance(x, x[0]))]
     for _ in range(10):
         first = distance(x, a)<=distance(x, b)
         if first.all() or not first.any(): return group
         a,b = x[first].mean(0),x[~first].mean(0)
-    if min(first.sum(), (~first).sum())<least or distance(a[None], b)[0]<=near: return group
+    few,far = min(first.sum(), (~first).sum()),near*(.95 if len(group)<30 else .76)
+    if few<max(least, .2*len(group)) or distance(a[None], b)[0]<=far: return group
     return _one_person(v, group[first if first.sum()>=(~first).sum() else ~first], near, distance, least)
 
 def groups_of(

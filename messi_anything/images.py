@@ -13,14 +13,14 @@ import numpy as np, torch
 import torch.nn.functional as F
 from torch import Tensor
 from fastcore.basics import patch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFile, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 # %% auto #0
-__all__ = ['synthetic_source', 'image_suffixes', 'MessiError', 'ImageError', 'DataError', 'WeightsError', 'ConfigError',
-           'positional', 'command', 'to_pil', 'load_image', 'to_tensor', 'load_mask', 'mask_to_pil', 'image_grid',
-           'Box', 'square_window', 'resize', 'crop', 'atomic_path', 'atomic_write', 'read_provenance', 'save_image',
-           'is_image_file', 'list_images']
+__all__ = ['RASTER', 'synthetic_source', 'image_suffixes', 'MessiError', 'ImageError', 'DataError', 'WeightsError', 'ConfigError',
+           'positional', 'command', 'raster', 'open_picture', 'is_raw', 'to_pil', 'load_image', 'to_tensor',
+           'load_mask', 'mask_to_pil', 'image_grid', 'Box', 'square_window', 'resize', 'crop', 'link_target',
+           'atomic_path', 'atomic_write', 'read_provenance', 'save_image', 'is_image_file', 'list_images']
 
 # %% ../nbs/00_images.ipynb #9a9dec22
 class MessiError(ValueError): "Anything a user can put right; says what was wrong, where, and what to do"
@@ -66,13 +66,15 @@ def _name(src)->str:
     return str(getattr(src, 'name', '') or f'<{type(src).__name__}>')
 
 # %% ../nbs/00_images.ipynb #2ade9079
-_signs = {rb'....ftyp(hei[cmsx]|hev[cmsx]|mif1|msf1)': 'HEIC', rb'....ftypavi[fs]': 'AVIF', rb'\xff\x0a|\0\0\0\x0cJXL ': 'JPEG XL',
+_signs = {rb'II\*\0....CR|II(RO|RS|U\0)|MMOR|FUJIFILMCCD-RAW|FOVb|\0MRM|II\x1a\0\0\0HEAPCCDR|....ftypcrx': 'raw',
+          rb'....ftyp(hei[cmsx]|hev[cmsx]|mif1|msf1)': 'HEIC', rb'....ftypavi[fs]': 'AVIF', rb'\xff\x0a|\0\0\0\x0cJXL ': 'JPEG XL',
           rb'\xff\xd8': 'JPEG', rb'\x89PNG': 'PNG', rb'GIF8': 'GIF', rb'RIFF....WEBP': 'WebP', rb'II\*\0|MM\0\*': 'TIFF',
           rb'(<\?xml.*?\?>)?(\s|<!--.*?-->|<!DOCTYPE svg.*?>)*<svg': 'svg', rb'%!PS|%PDF': 'pdf', rb'<(!doctype html|html|head)': 'html',
           rb'....ftyp|\x1aE\xdf\xa3|RIFF....AVI ': 'video', rb'version https://git-lfs': 'lfs'}
 _plugins = {'HEIC': ('HEIF', 'pillow_heif', 'pillow-heif'), 'AVIF': ('AVIF', 'pillow_avif', 'pillow-avif-plugin'),
             'JPEG XL': ('JXL', 'pillow_jxl', 'pillow-jxl-plugin')}   # Pillow's name, the module, what pip calls it
-_words = dict(svg='is a vector drawing: export it as PNG first', pdf='is a PDF or PostScript document: export the page as PNG first',
+_words = dict(raw='is a camera raw file, a sensor\'s numbers rather than a picture: export it first, as JPEG or TIFF',
+              svg='is a vector drawing: export it as PNG first', pdf='is a PDF or PostScript document: export the page as PNG first',
               video='is a video: save one of its frames as a picture first', html='is a web page: its download went wrong, fetch the picture itself',
               lfs='is a Git LFS pointer, the picture itself was not fetched: run `git lfs pull`')
 
@@ -96,7 +98,7 @@ def _why_not(
     except UnicodeDecodeError as e: text = head[:e.start].decode() if e.start>len(head)-4 else ''
     if text.strip() and all(c.isprintable() or c in '\t\r\n\f' for c in text):
         return f'is a text file, not a picture (it begins with {text.strip()[:24]!r})'
-    return 'is not a picture in any format that Pillow reads: save it as JPEG or PNG'
+    return 'is not a picture in any format that is read here: save it as JPEG or PNG'
 
 # %% ../nbs/00_images.ipynb #5db5fe27
 def _open_path(
@@ -156,19 +158,22 @@ def _source(
 
 # %% ../nbs/00_images.ipynb #10f05e94
 class _Quiet:
-    "No Python warnings from Pillow while at least one thread is inside"
-    def __init__(self): self.lock,self.n,self.saved = threading.Lock(),0,None
+    "No Python warnings from Pillow, and no half pictures, while at least one thread is inside"
+    def __init__(self): self.lock,self.n,self.saved,self.half = threading.Lock(),0,None,False
     def __enter__(self):
         with self.lock:
             if not self.n:
                 self.saved = warnings.catch_warnings()
                 self.saved.__enter__()
                 warnings.filterwarnings('ignore', module=r'PIL\b')
+                self.half,ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES,False
             self.n += 1
     def __exit__(self, *exc):
         with self.lock:
             self.n -= 1
-            if not self.n: self.saved.__exit__(*exc)
+            if not self.n:
+                self.saved.__exit__(*exc)
+                ImageFile.LOAD_TRUNCATED_IMAGES = self.half
 
 _quiet = _Quiet()
 
@@ -261,6 +266,53 @@ def _check_size(
     if w*h>max_pixels: raise ImageError(f'{name}: {w}x{h} is {w*h:,} pixels, more than max_pixels={max_pixels:,}: '
                                         'make it smaller first, or raise the limit')
 
+# %% ../nbs/00_images.ipynb #84982ccb
+RASTER = ('JPEG', 'MPO', 'PNG', 'WEBP', 'GIF', 'BMP', 'DIB', 'TIFF', 'JPEG2000', 'PPM', 'TGA', 'ICO',
+          'AVIF', 'HEIF', 'JXL') # the last three where Pillow or a plug-in reads them
+
+def raster(
+    some:tuple=RASTER, # names as Pillow has them
+)->list:
+    "The formats that are read here, as far as this Pillow knows them"
+    Image.init()
+    return [o for o in some if o in Image.OPEN]
+
+def open_picture(
+    f,           # path or open binary file
+    some:tuple=RASTER, # formats
+)->Image.Image:  # its pixels are not unpacked yet
+    "Read the header of a picture; the only place where a file is handed to Pillow"
+    return Image.open(f, formats=raster(some))
+
+# %% ../nbs/00_images.ipynb #0e4a69e0
+_mosaic = (32803, 34892) # photometric interpretations: colour filter array, linear raw
+
+def is_raw(
+    f, # open binary file
+)->bool:
+    "Whether a TIFF is a camera's raw file"
+    try:
+        first,*inner = _directories(f)
+        if 50706 in first or int(first.get(254, 0))&1: return True           # DNGVersion; a reduced picture
+        area = lambda o: int(o.get(256, 0))*int(o.get(257, 0))
+        return any(o.get(262) in _mosaic or area(o)>area(first) for o in (first, *inner))
+    except Exception: return False                                       # broken tags are for the decoder to complain about
+
+def _directories(f, most=16): # the tags of a TIFF's first picture, and of those that it points to
+    from PIL.TiffImagePlugin import ImageFileDirectory_v2
+    f.seek(0)
+    head = f.read(16)
+    if head[:4] not in (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+'): return [{}]
+    if 43 not in head[2:4]: head = head[:8]                              # 43: BigTIFF, with longer numbers
+    def load(at):
+        tags = ImageFileDirectory_v2(head)
+        f.seek(int(at))
+        tags.load(f)
+        return tags
+    out = [load(ImageFileDirectory_v2(head).next)]
+    at = out[0].get(330, ())
+    return out+[load(o) for o in (at if isinstance(at, tuple) else (at,))[:most]]
+
 # %% ../nbs/00_images.ipynb #0d16ff1b
 def _plugin(kind:str)->bool:
     "Load the plug-in for a format that Pillow does not know by itself; False where none is installed"
@@ -268,18 +320,27 @@ def _plugin(kind:str)->bool:
     except Exception: return False
     return True
 
+def _no_raw(f, name:str):
+    at = f.tell()
+    if is_raw(f): raise ImageError(f'{name}: {_words["raw"]}')
+    f.seek(at)
+
 def _open(f, name:str)->Image.Image:
     "Read the header of the picture in the file `f`"
-    try: return Image.open(f)
+    try: im = open_picture(f)
     except Image.DecompressionBombError:
         raise ImageError(f'{name}: has more than {2*Image.MAX_IMAGE_PIXELS:,} pixels, the limit of Pillow itself: '
                          'make it smaller first, or raise PIL.Image.MAX_IMAGE_PIXELS as well as max_pixels') from None
     except Exception as e: err = e
+    else:
+        if im.format=='TIFF': _no_raw(f, name)
+        return im
+    _no_raw(f, name)
     f.seek(0)
     kind = _kind(head := f.read(512))
     f.seek(0)
     if kind in _plugins and _plugin(kind):
-        with contextlib.suppress(Exception): return Image.open(f)
+        with contextlib.suppress(Exception): return open_picture(f)
     if isinstance(err, MemoryError): raise ImageError(f'{name}: does not fit into memory: make it smaller first') from err
     raise ImageError(f'{name}: {_why_not(head)}') from err
 
@@ -295,6 +356,8 @@ def _decode(
         im = src if f is None else _open(f, name)
         _check_size(*im.size, max_pixels, name)
         if im.format in ('EPS', 'WMF', 'EMF'): raise ImageError(f'{name}: is a vector drawing: export it as PNG first')
+        if im.format and im.format not in RASTER: raise ImageError(f'{name}: {im.format} is not read here: save it as JPEG or PNG')
+        if f is None and im.format=='TIFF' and getattr(im, 'fp', None): _no_raw(im.fp, name)
         try: im.load()
         except MemoryError as e: raise ImageError(f'{name}: does not fit into memory: make it smaller first') from e
         except Exception as e: raise ImageError(f'{name}: is broken or cut short, its pixels cannot be read ({e})') from e
@@ -637,6 +700,21 @@ def crop(
             out = Image.fromarray(np.pad(a, room, mode='edge' if pad=='edge' else 'constant'))
     return out if size is None else resize(out, size, resample)
 
+# %% ../nbs/00_images.ipynb #fe7a6f76
+def link_target(
+    path, # a file to be written, which may be a symbolic link
+)->Path:  # the file that is to be written
+    "What a link in the same folder stands for; a `MessiError` for links that lead elsewhere or are another user's"
+    path = Path(path)
+    if not path.is_symlink(): return path
+    owner = path.lstat().st_uid
+    if hasattr(os, 'geteuid') and owner not in (os.geteuid(), os.getuid()):
+        raise MessiError(f'{path}: is a link that another user has made: remove it, or choose another place')
+    there = Path(os.path.realpath(path))
+    if not there.is_relative_to(os.path.realpath(path.parent)):
+        raise MessiError(f'{path}: is a link to a file outside its folder: remove it, or name the file itself')
+    return there
+
 # %% ../nbs/00_images.ipynb #f98b7156
 @contextlib.contextmanager
 def atomic_path(
@@ -644,7 +722,7 @@ def atomic_path(
 ):        # yields a `Path` in the same folder, with the same suffix, to write to
     "A temporary path that is renamed onto `path` when the block ends well and removed when it does not; raises `MessiError`"
     path = Path(os.path.abspath(Path(path).expanduser()))
-    if path.is_symlink(): path = Path(os.path.realpath(path))      # write the file that the link stands for
+    path = link_target(path)
     folder = path.parent
     if path.is_dir(): raise MessiError(f'{path}: is a folder: give the name of a file in it')
     if path.exists() and not os.access(path, os.W_OK): raise MessiError(f'{path}: is write-protected: choose another name')

@@ -169,9 +169,8 @@ def faces_of(
 )->list:     # a `Face` for each person, or None
     "The faces of people who were found"
     out = whose(found.people, found.faces or [])
-    for i,p in enumerate(found.people):
-        if out[i] is not None: continue
-        if found.faces is None or p.box.width<=.55*p.box.height: # the segmenter has looked at wider ones
+    if found.faces is None: # a segmenter of ours has looked already
+        for i,p in enumerate(found.people):
             out[i] = whose([p], faces_within(img, p.box.scaled(1.2), _face_finder()))[0]
     if None in out: # the segmenter's quick finder misses some: look at the whole photo, once
         seen = find_faces(img)

@@ -711,11 +711,13 @@ def finish(self:Segmenter, img, x, p, maps, timings:dict=None)->Segmentation: # 
 # %% ../nbs/04_segment.ipynb #29d64ee2
 @patch
 def _faces(self:Segmenter, img, number, w)->list: # of `Face`; None where nobody can be touching anybody
-    boxes = [b for b in (mask_box(number==i) for i in range(1, number.max()+1)) if b and b.width>.55*b.height] # a person who stands alone is narrower
+    boxes = [b for b in (mask_box(number==i) for i in range(1, number.max()+1)) if b]
     if not boxes: return None
     if self.split is not True: return self.split(img)
     k,out = img.width/w,[]
-    for box in boxes: out += faces_within(img, box.times(k, k), _face_finder())
+    for box in boxes:
+        for f in faces_within(img, box.times(k, k).scaled(1.15), _face_finder(alone=box.width<=.45*box.height)):
+            if not any(math.dist(f.box.center, o.box.center)<.5*f.box.width for o in out): out.append(f)
     return out
 
 def faces_within(
@@ -729,10 +731,10 @@ def faces_within(
     there = lambda f: f.moved(l, t)
     return [there(f) for f in find(img.crop((l,t,r,b)))]
 
-@lru_cache(1)
-def _face_finder():
+@lru_cache(2)
+def _face_finder(alone=True): # where one person stands alone, a large face ends the search
     from messi_anything.faces import FaceFinder
-    return FaceFinder.from_pretrained(side=240, turns=(0,), enough=.25)
+    return FaceFinder.from_pretrained(side=240 if alone else 320, turns=(0,), enough=.25 if alone else None)
 
 # %% ../nbs/04_segment.ipynb #9edee6ba
 def from_mask(

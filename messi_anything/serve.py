@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 from . import __version__
-from .images import Box, MessiError, ImageError, ConfigError, WeightsError, load_image, load_mask, mask_to_pil, command, _plugin, _plugins, _quiet, _save_options, _why_not
+from .images import Box, MessiError, ImageError, ConfigError, WeightsError, load_image, load_mask, mask_to_pil, command, open_picture, _plugin, _plugins, _quiet, _save_options, _why_not
 from .training import pick_device
 from .segment import check_choice, choice, coco_entries, from_mask
 from .pipeline import DEFAULT_MODE, MODES, ReplaceCfg, inpainter, load_segmenter, replace
@@ -137,10 +137,9 @@ def check_picture(
     name='the photo',
 ):
     "Refuse what is not a picture, and what has too many pixels, by its first bytes"
-    Image.init()
     if not data: raise ImageError(f'{name} is empty (0 bytes)')
     try:
-        with _quiet, Image.open(io.BytesIO(data), formats=[o for o in FORMATS if o in Image.OPEN]) as im: w,h = im.size
+        with _quiet, open_picture(io.BytesIO(data), FORMATS) as im: w,h = im.size
     except Image.DecompressionBombError: raise ImageError(f'{name} has far more pixels than the {cfg.max_pixels:,} that a request may have: scale it down first') from None
     except Exception: raise ImageError(f'{name} {_why_not(bytes(data[:512]))}') from None
     if w*h*n>cfg.max_pixels:

@@ -17,7 +17,7 @@ import numpy as np, torch, traitlets as T, ipywidgets as W
 from PIL import Image, ImageDraw, ImageFont
 from fastcore.basics import patch
 from fastcore.meta import delegates
-from .images import MessiError, ImageError, DataError, ConfigError, load_image, mask_to_pil, image_grid, command, is_image_file, _plugin, _plugins, _quiet, _save_options
+from .images import MessiError, ImageError, DataError, ConfigError, load_image, mask_to_pil, image_grid, command, is_image_file, open_picture, _plugin, _plugins, _quiet, _save_options
 from .training import make_folder, pick_device, plot_curve
 from .segment import choice
 from .target import target_report, thumbnail, review
@@ -49,7 +49,7 @@ def read_upload(
     if len(data)>cfg.max_mb*2**20: raise ImageError(f'{name}: {len(data)/2**20:.0f} MB are more than the {cfg.max_mb:g} MB that an upload may have: scale the photo down, or save it as JPEG')
     for o in _plugins: _plugin(o)                                            # HEIC and AVIF, where they can be read
     check_picture(data, cfg, name=name)
-    with _quiet, Image.open(io.BytesIO(data)) as im: frames = getattr(im, 'n_frames', 1) if im.format in ('GIF','WEBP','PNG','TIFF','AVIF') else 1
+    with _quiet, open_picture(io.BytesIO(data)) as im: frames = getattr(im, 'n_frames', 1) if im.format in ('GIF','WEBP','PNG','TIFF','AVIF') else 1
     try: img = load_image(data)
     except ImageError as e: raise ImageError(re.sub(r'^<\d+ bytes>', name, str(e))) from None
     return img, f'only the first of its {frames} pictures is used' if frames>1 else ''

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 from fastcore.basics import patch
-from .images import Box, MessiError, ImageError, DataError, ConfigError, load_image, save_image, crop, image_suffixes, atomic_write, command
+from .images import Box, MessiError, ImageError, DataError, ConfigError, load_image, save_image, crop, open_picture, image_suffixes, atomic_write, command
 from .data import content_hash, photo_hashes, near_groups, split_photos, face_frame, centre_frame, write_csv, _parallel
 from .training import make_folder
 from .faces import Face
@@ -137,7 +137,7 @@ def photo_facts(
                 vectors=[np.round(np.asarray(embed(img, f), float),5).tolist() for f in found[:3]] if embed else None)
 
 def _format(path): # what the file is, whatever its name says
-    with Image.open(path) as im: return 'JPEG' if im.format=='MPO' else im.format or ''
+    with open_picture(path) as im: return 'JPEG' if im.format=='MPO' else im.format or ''
 
 # %% ../nbs/03b_target.ipynb #ca6a860c
 reasons = {'unreadable': ('drop', 'it cannot be opened'), 'not a picture': ('drop', 'neither its name nor its content says that it is one'),
@@ -209,7 +209,7 @@ def _looks_like_picture(path): # by its name or by its first bytes
     if path.suffix.lower() in image_suffixes: return True
     if not path.is_file(): return False
     try:
-        with Image.open(path) as im: return im.format not in ('EPS','WMF','EMF')
+        with open_picture(path): return True
     except Exception: return False
 
 def _look(path, detect, embed, known:dict): # -> (id, facts or None, reason or '', why in words)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
 from PIL import Image
 from .landmarks import mirror_map
-from .images import DataError, load_image
+from .images import DataError, load_image, open_picture
 from .headspace import (VIEWS, N_OUTLINE, HeadSpace, HeadSpaceCfg, HeadTarget, HeadTargetCfg, fit_target_view, fit_view)
 from .aligned import CLOTHES, HEAD, UNSURE, AlignedHead, align_photo, head_set
 from .identity import fit_identity
@@ -21,10 +21,10 @@ __all__ = ['heads_in', 'fit_head_space', 'fit_head_target', 'fit_nobody', 'rebui
 def _labels(root, path): # (h,w) uint8 from the parts and masks that lie beside a photo
     name = path.split('/')[0]
     sub = (lambda k: path.replace('messi/', f'messi/{k}/', 1)) if name=='messi' else (lambda k: path.replace('/images/', f'/{k}/'))
-    mask = np.asarray(Image.open((root/sub('masks')).with_suffix('.png')).convert('L'))>127
+    mask = np.asarray(open_picture((root/sub('masks')).with_suffix('.png')).convert('L'))>127
     parts = (root/sub('parts')).with_suffix('.png')
     if not parts.exists(): return np.where(mask, UNSURE, 0).astype('u1')
-    parts = np.asarray(Image.open(parts))
+    parts = np.asarray(open_picture(parts))
     out = np.where(np.isin(parts, (1,2)), HEAD, np.where(np.isin(parts, (5,6,7)), CLOTHES, 0))
     return np.where(np.isin(parts, (3,4,255)), UNSURE, out).astype('u1')
 
