@@ -179,7 +179,7 @@ def covered(
 def hair_distance(
     textures:Tensor, # (b,3,n,n) uint8 of one person
     matte:Tensor,    # (n,n), see `HeadView`
-)->Tensor:           # (b,) as multiples of the median
+)->Tensor:           # (b,) in units of the skin's brightness
     "How unlike the person's usual hair each head's is, in brightness and colour by those of the skin, where it differs most"
     k = textures.shape[-1]//16
     x,cells = F.avg_pool2d(textures.float()/255, k),lambda m: F.avg_pool2d(m.float()[None,None], k)[0,0]
@@ -195,18 +195,18 @@ def hair_distance(
         d = (seen-usual).abs().sum(1)
         d = d.topk(max(1, d.shape[1]//4), 1).values.mean(1)
         usual = seen[d<=d.median()].median(0).values
-    return d/d.median().clamp(min=1e-6)
+    return d
 
 def unusual_heads(
     heads:list, # of `AlignedHead` of one person
     sets:dict,  # view -> their `HeadSet` or None
     mattes:dict,# view -> (n,n)
-    most:float=1.45, # distance of the hair
+    most:float=1.45, # distance of the hair, as a multiple of the median
 )->list:        # indices of heads to leave out
     "Heads that show the person as they usually do not look"
     odd = {i for i,h in enumerate(heads) if covered(h)>.1}
     for v,s in sets.items():
         if s is None or len(s.index)<8: continue
         far = hair_distance(s.textures, mattes[v])
-        odd |= set(s.index[far>max(most, float(far.quantile(.6)))].tolist())
+        odd |= set(s.index[far>max(most*float(far.median()), float(far.quantile(.6)), 2.3)].tolist())
     return sorted(odd)

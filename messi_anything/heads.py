@@ -19,8 +19,8 @@ from .inpaint import Inpainter, Painted, Plan, LEFT, match_grain
 
 # %% auto #0
 __all__ = ['blur', 'smooth_step', 'continue_into', 'NewHead', 'aligned_crop', 'match_tone', 'gradient_energy', 'match_sharpness',
-           'without_sunglasses', 'old_outline', 'fit_outline', 'make_head', 'erase', 'seen_faces', 'HeadInpainter',
-           'put_in']
+           'without_sunglasses', 'old_outline', 'fit_outline', 'make_head', 'erase', 'seen_faces', 'steady_temperature',
+           'HeadInpainter', 'put_in']
 
 # %% ../nbs/07e_heads.ipynb #c4c8c2f9
 def blur(
@@ -287,6 +287,14 @@ def seen_faces(
     read = iter(read_landmarks(to_pil(img), [f.box for f in blank]))
     return [next(read) if f is not None and f.mesh is None else f for f in faces]
 
+# %% ../nbs/07e_heads.ipynb #91f694c4
+def steady_temperature(
+    target:HeadTarget,
+)->float:
+    "0.6 for a target of a hundred heads and more; the ways of few photos are their accidents, so less is drawn from them"
+    n = max(target.cfg.heads)
+    return .6 if not n else round(min(.6, .3+.003*n), 2)
+
 # %% ../nbs/07e_heads.ipynb #5f6c830c
 class HeadInpainter(Inpainter):
     "Gives people the head of a target"
@@ -297,8 +305,9 @@ class HeadInpainter(Inpainter):
     def __init__(self,
         target:HeadTarget,
         space:HeadSpace=None,   # None for the one that ships
-        temperature:float=.6,   # how much heads vary, see `sample_heads`
+        temperature:float=None, # how much heads vary, see `sample_heads`; None for .6, less where the target has few photos
     ):
+        if temperature is None: temperature = steady_temperature(target)
         if not 0<=temperature<=1.5: raise ConfigError(f'temperature={temperature}: give a number from 0 to 1.5')
         self.target,self.space,self.temperature = target,space or head_space(),temperature
         self.name = target.cfg.name
