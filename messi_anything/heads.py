@@ -19,8 +19,8 @@ from .inpaint import Inpainter, Painted, Plan, LEFT, match_grain
 
 # %% auto #0
 __all__ = ['blur', 'smooth_step', 'continue_into', 'NewHead', 'aligned_crop', 'match_tone', 'gradient_energy', 'match_sharpness',
-           'without_sunglasses', 'old_outline', 'fit_outline', 'make_head', 'erase', 'seen_faces', 'steady_temperature',
-           'HeadInpainter', 'put_in']
+           'without_sunglasses', 'old_outline', 'fit_outline', 'HeadPlace', 'DrawnHead', 'make_head', 'erase',
+           'seen_faces', 'steady_temperature', 'HeadInpainter', 'put_in']
 
 # %% ../nbs/07e_heads.ipynb #c4c8c2f9
 def blur(
@@ -185,6 +185,22 @@ def fit_outline(
     ratio = F.avg_pool1d(F.pad(ratio[:,None], (2,2), 'replicate'), 5, 1)[:,0]
     return new*(1+share*(ratio-1))
 
+# %% ../nbs/07e_heads.ipynb #5a0d04eb
+@dataclass
+class HeadPlace:
+    "A place for a new head, and what may be known there"
+    at:Placement
+    known:Tensor     # (1,13) pose, expression, light: see `known_of`
+    outline:Tensor   # (1,21) of the old head, as multiples of `EYES_APART`
+    old:Tensor       # (1,3,n,n) the old face as a texture: its light is read off it; nothing else may go into a new head
+
+@dataclass
+class DrawnHead:
+    "A head that was drawn for a place"
+    texture:Tensor   # (1,3,n,n) in about [0,1]
+    outline:Tensor   # (1,21) as multiples of `EYES_APART`
+    matte:Tensor=None# (1,1,m,m) what of the texture is head; None for that of the space
+
 # %% ../nbs/07e_heads.ipynb #cc237aa3
 _chin = FACE_OVAL.index(152)
 
@@ -192,27 +208,28 @@ def make_head(
     img:Tensor,      # (1,3,H,W) in [0,1]
     at:Placement,
     parts,           # `HeadParts` of this head
-    space:HeadSpace, target:HeadTarget,
+    space:HeadSpace,
+    draw,            # (`HeadPlace`, seed) -> `DrawnHead`, such as `HeadInpainter.draw`
     seed:int,
-    temperature:float=.6, # see `sample_heads`
 )->NewHead:
     "Draw a head for a place in a photo"
     view,size = space.views[at.view],space.cfg.size
     old = _old_texture(img, at, view, size)
-    known = known_of(at.landmarks, old)
-    texture,outline = sample_heads(space, target, at.view, known, [seed], temperature)
-    texture,tone = match_tone(texture, old)
-    outline = fit_outline(outline, old_outline(parts, at))
+    place = HeadPlace(at, known_of(at.landmarks, old), old_outline(parts, at), old)
+    drawn = draw(place, seed)
+    texture,tone = match_tone(drawn.texture, old)
+    outline = fit_outline(drawn.outline, place.outline)
+    matte = view.matte[None,None] if drawn.matte is None else drawn.matte
     uv,inside,box = _window(img, at, view, outline, size)
     fewer = .5*math.sqrt(max(0., 1/at.scale**2-1))                       # shrunk: first blurred, so that nothing is skipped
     grid = ((uv+.5)/size*2-1)[None]
     sample = lambda t, mode='bilinear', pad='zeros': F.grid_sample(t, grid, mode, pad, align_corners=False)
-    rgb = sample(blur(texture, fewer), 'bicubic', 'border')
+    rgb = sample(blur(texture, fewer*texture.shape[-1]/size), 'bicubic', 'border')
     below = (uv[...,1]-view.shape[_chin,1])[None,None]                  # pixels of the texture below the chin
     background,hair,skin,clothes,front = (o[None,None] for o in parts.on(box))
     eyes = ((uv[...,0]-size/2)/(.3*size))**2+((uv[...,1]-.47*size)/(.1*size))**2
     front = smooth_step(front, .6, .85)*(eyes>1)                           # glasses go with the old face
-    alpha = sample(blur(smooth_step(blur(view.matte[None,None], .7), .5, .8), fewer))*inside
+    alpha = sample(blur(smooth_step(blur(matte, .7), .5, .8), fewer))*inside
     alpha = alpha*smooth_step(-below, -20., -5.)*(1-clothes*smooth_step(below, -4., 3.))*(1-front)
     if at.scale>1: alpha = blur(alpha, .5*at.scale)
     above = smooth_step(-below, -10., 0.)
@@ -332,13 +349,16 @@ class HeadInpainter(Inpainter):
         parts = dict(zip(places, head_parts(img[:1], [faces[i].mesh for i in places])))
         out,changed = img.clone(),torch.zeros(1,1,*img.shape[2:])
         for j in range(len(img)):
-            drawn = (make_head(img[:1]/2+.5, at, parts[i], self.space, self.target, plan.seeds[i][j], self.temperature)
-                     for i,at in places.items())
+            drawn = (make_head(img[:1]/2+.5, at, parts[i], self.space, self.draw, plan.seeds[i][j]) for i,at in places.items())
             heads = sorted(drawn, key=lambda h: h.scale)
             one,where = put_in(img[:1]/2+.5, heads, plan.seeds[0][j])
             out[j:j+1] = torch.where(where>0, one*2-1, img[:1])
             torch.maximum(changed, where, out=changed)
         return Painted(out, changed, done)
+
+    def draw(self, place:HeadPlace, seed:int)->DrawnHead:
+        "A head for a place"
+        return DrawnHead(*sample_heads(self.space, self.target, place.at.view, place.known, [seed], self.temperature))
 
     def _side_from(self): # degrees of yaw; a target may have been seen from one side only
         front,side = self.target.cfg.heads

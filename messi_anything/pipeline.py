@@ -286,7 +286,8 @@ def load_inpainter(
     name,kind = str(target),PixelInpainter
     if mode=='head':
         from messi_anything.heads import HeadInpainter
-        kind = HeadInpainter
+        from messi_anything.nobody import NobodyInpainter
+        kind = NobodyInpainter if name=='nobody' else HeadInpainter
     return _load(kind, name, pick_device(device), _stamp(name))
 
 def static_fill(
