@@ -241,6 +241,7 @@ def reader_troubles():
             if bare or name in READERS: yield f'{f.name}, line {o.lineno}: {of+"."*bool(of)}{name} without formats=: use open_picture or load_image'
 
 TOP = {'nbs', 'messi_anything', 'settings.ini', 'setup.py', '_quarto.yml', 'README.md', 'LICENSE', 'MANIFEST.in',
+       'environment.yml', 'Dockerfile', '.dockerignore', 'CHANGELOG.md', 'CITATION.cff', 'SECURITY.md',
        '.ci', '.github', '.gitignore', '.gitattributes'}
 
 def files():
@@ -265,6 +266,8 @@ def tools():
     check('check', 'the installed packages fit together', [] if rc == 0 else out)
     rc, out = run('python .ci/readme.py --check')
     check('check', 'README.md is what index.ipynb gives', [] if rc == 0 else out)
+    rc, out = run('python .ci/environment.py --check')
+    check('check', 'environment.yml is what settings.ini gives', [] if rc == 0 else out)
     report = TMP/'site.json'
     rc, out = run(f'python .ci/site.py --report "{report}" >"{TMP}/site.log" 2>&1 || {{ cat "{TMP}/site.log"; false; }}')
     if not report.exists(): check('check', 'the site can be built', out or f'exit status {rc}')

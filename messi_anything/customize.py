@@ -13,7 +13,7 @@ from torch import Tensor
 from PIL import Image
 from fastcore.basics import patch
 from .images import (Box, MessiError, ConfigError, DataError, ImageError, atomic_write, command, image_grid, load_image,
-    is_image_file, positional, to_pil)
+    is_image_file, positional, reason, say, to_pil, user_path)
 from .data import _parallel
 from .training import commit_id, make_folder, write_json
 from .faces import Face, read_landmarks
@@ -75,7 +75,7 @@ def unzip_photos(
                 (make_folder(out)/f'{n:04}_{stem}').write_bytes(one)
     except (OSError, EOFError, ValueError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as e:
         if isinstance(e, MessiError): raise
-        raise DataError(f'{path} cannot be read as a zip ({type(e).__name__}): it may be cut short; make it again') from None
+        raise DataError(f'{path} cannot be read as a zip ({reason(e)}): it may be cut short; make it again') from None
     return len(inside)
 
 # %% ../nbs/10_customize.ipynb #0845040a
@@ -477,9 +477,9 @@ def fit_heads(
         raise ConfigError(f'there is already a target called {name!r}: choose another name, remove it first (messi_targets remove {name}), '
                           'or say --replace')
     consent = ask_consent(consent, name)
-    run = Path(out).expanduser() if out else targets_home()/'runs'/name
+    run = user_path(out) if out else targets_home()/'runs'/name
     embed = _embedding() if embed=='auto' else embed
-    step,space = _Steps(print if progress else lambda *a: None),head_space()
+    step,space = _Steps(say if progress else lambda *a: None),head_space()
     step('looking at the photos', 1)
     folder = _folder_of(folder, run)
     report = target_report(folder, run/'photos', checks, detect, workers=workers, progress=progress)
@@ -516,7 +516,7 @@ def _embedding(): # dlib's, where it is installed
     except ConfigError: return None
 
 def _folder_of(source, run): # a zip is unpacked
-    p = Path(source).expanduser()
+    p = user_path(source)
     if not p.is_file(): return p
     if not (run/'unzipped').is_dir() or not any((run/'unzipped').iterdir()): unzip_photos(p, run/'unzipped')
     return run/'unzipped'

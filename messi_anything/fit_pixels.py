@@ -11,7 +11,7 @@ import numpy as np, torch, torch.nn.functional as F
 from torch import Tensor
 from PIL import Image
 from fastcore.basics import patch
-from .images import (Box, MessiError, ImageError, DataError, ConfigError, WeightsError, atomic_write,
+from .images import (Box, MessiError, ImageError, DataError, ConfigError, WeightsError, atomic_write, read_json, reason, say, user_path,
                                    load_image, mask_to_pil, save_image, to_pil)
 from .data import Photo, photo_mask, split_photos
 from .augment import band, bands, blob_hole, grow, random_prop, wear_mask
@@ -323,8 +323,8 @@ class Card:
     def save(self, path): atomic_write(path, json.dumps(asdict(self), indent=1, allow_nan=False)+'\n')
     @classmethod
     def load(cls, path):
-        try: return cls(**json.loads(Path(path).read_text()))
-        except (OSError, ValueError, TypeError) as e: raise DataError(f'{path} is no report of a target ({type(e).__name__}): make it again with target_card') from None
+        try: return cls(**read_json(path))
+        except (ValueError, TypeError) as e: raise DataError(f'{path} is no report of a target ({reason(e)}): make it again with target_card') from None
 
 # %% ../nbs/09e_fit_pixels.ipynb #4a91b218
 _card_columns = {'kid': 'KID x1000', 'fid': 'FID', 'error': 'error', 'face': 'face', 'nearest': 'nearest', 'closer': 'closer'}
@@ -551,7 +551,7 @@ def _train_fit(net, sets, cfg, run, judge, about, deadline, patience, device, cm
         except Enough as e: write_json(mark, dict(step=int(checkpoints(run/'edm')[-1].stem.split('_')[1]), **e.numbers))
         else:
             if out is None or not cfg.tune: return out
-    if mark.exists(): steps = json.loads(mark.read_text())['step']
+    if mark.exists(): steps = read_json(mark)['step']
     best = '-distance' if len(judge.x)>2 else ''
     return go(replace(cfg, steps=steps, best=best, eval_every=max(1, cfg.tune//4)), judge) # the first stage is done already
 
@@ -625,7 +625,7 @@ def fit_target(
     if task not in ('person','mask'): raise ConfigError(f"task={task!r}: say 'person' or 'mask'")
     if task=='mask': changes = {'everything': 0., 'free': .15, **changes}
     cfg,dev,deadline = fit_cfg(preset, **changes),pick_device(device),minutes and time.time()+60*minutes
-    run,say = Path(out).expanduser() if out else targets_home()/'runs'/name,print if progress else lambda *a: None
+    run,tell = user_path(out) if out else targets_home()/'runs'/name,say if progress else lambda *a: None
     if (targets_home()/name).exists() and not (run/'fit.json').exists(): raise ConfigError(f'there is already a target called {name!r}, and {run} did not make it: choose another name, or remove it first (messi_targets remove {name})')
     net,base_name = _start(base, cfg)
     if not isinstance(net, Worded): cfg = replace(cfg, words=0)            # words are learned with a base, not from some photos
@@ -633,14 +633,14 @@ def fit_target(
     _identify(run, about)
     sets = fit_sets(folder, make_folder(run), round(net.cfg.size*1.125), task, others, held_out, flagged, prep, segment, seed, progress, 2 if cfg.words else 0)
     write_json(run/'fit.json', about)
-    say(f'{sets.photos["files"]} files: {sets.photos["used"]} photos to learn from, {sets.photos["held_out"]} to judge by, {sets.photos["flagged"]} doubtful and {sets.photos["dropped"]} not good enough; {sets.report.path} says why')
+    tell(f'{sets.photos["files"]} files: {sets.photos["used"]} photos to learn from, {sets.photos["held_out"]} to judge by, {sets.photos["flagged"]} doubtful and {sets.photos["dropped"]} not good enough; {sets.report.path} says why')
     mine = sets.train.take(sets.train.label==1)
     judge = HeldOut(sets.held_out, mine, cfg, net.cfg.size, device=dev, seed=seed, **(dict(draws=8, most=8) if preset=='smoke' else {}))
     cost = _known_cost(run/'cost.json', lambda: fit_cost(net, sets.train, cfg, judge, dev))
-    say(f'{cfg.steps} steps of {cost["edm"]:.2f} s and {cfg.tune} of {cost.get("ect", 0):.2f} s on {dev}, with evaluations about {in_words(cost["total"])} in all')
+    tell(f'{cfg.steps} steps of {cost["edm"]:.2f} s and {cfg.tune} of {cost.get("ect", 0):.2f} s on {dev}, with evaluations about {in_words(cost["total"])} in all')
     after = _train_fit(net, sets, cfg, run, judge, dict(base=base_name, task=task, photos=sets.key), deadline, patience, dev, cmd or f'messi_customize {name} FOLDER --preset {preset}', progress)
     fit = Fit(name, run, None, sets.photos, cost, None, _records(run))
-    if after is None: say('stopped: run the same again to go on'); return fit
+    if after is None: tell('stopped: run the same again to go on'); return fit
     return _finish(fit, after, net, base_name, sets, cfg, task, preset, dev, seed, find, progress, consent)
 
 # %% ../nbs/09e_fit_pixels.ipynb #3ac2181c

@@ -14,13 +14,13 @@ from .landmarks import FACE_OVAL
 from .headparts import head_parts
 from .headspace import (CROP, EYES_APART, Placement, HeadSpace, HeadTarget, between_eyes, control_points, face_region,
     head_outline, head_space, head_target, known_of, oval_radius, place_head, ray_directions, sample_heads, smooth_outline, texture_coordinates,
-    texture_of, to_luma_chroma)
+    texture_of, to_luma_chroma, to_rgb)
 from .inpaint import Inpainter, Painted, Plan, LEFT, match_grain
 
 # %% auto #0
 __all__ = ['blur', 'smooth_step', 'continue_into', 'NewHead', 'aligned_crop', 'match_tone', 'gradient_energy', 'match_sharpness',
-           'without_sunglasses', 'old_outline', 'fit_outline', 'HeadPlace', 'DrawnHead', 'make_head', 'erase',
-           'seen_faces', 'steady_temperature', 'HeadInpainter', 'put_in']
+           'without_sunglasses', 'old_outline', 'fit_outline', 'even_hair', 'HeadPlace', 'DrawnHead', 'make_head',
+           'erase', 'seen_faces', 'steady_temperature', 'HeadInpainter', 'put_in']
 
 # %% ../nbs/07e_heads.ipynb #c4c8c2f9
 def blur(
@@ -185,6 +185,27 @@ def fit_outline(
     ratio = F.avg_pool1d(F.pad(ratio[:,None], (2,2), 'replicate'), 5, 1)[:,0]
     return new*(1+share*(ratio-1))
 
+# %% ../nbs/07e_heads.ipynb #d158b2b9
+def even_hair(
+    texture:Tensor, # (b,3,n,n) in about [0,1]
+    share:float=.5, # of the difference that goes; with more, the person is harder to recognise
+)->Tensor:          # (b,3,n,n), the face as it was
+    "Bring the hair of a head towards one colour"
+    n = texture.shape[-1]
+    g = (torch.arange(n)+.5)/n*2-1
+    luma,chroma = to_luma_chroma(texture)
+    skin = luma[:,0][:,face_region(n)].median(1).values[:,None,None,None]
+    beside = ((g[None]/.4)**2+((g[:,None]-.2)/.46)**2>1.05)&(g[:,None]<-.05)   # the face, and what is below the ears, stay
+    weight = beside*((.8*skin-blur(luma, 1.5))/(.2*skin)).clamp(0, 1)          # 0 as light as skin, 1 below 60 % of it
+    weight = blur(weight, 2.)*blur(beside[None,None].float(), 2.)*beside
+    out = []
+    for x,w in ((luma,weight), (chroma,F.avg_pool2d(weight, 2))):
+        wide = 7*x.shape[-1]/192
+        near = blur(x*w, wide)/blur(w, wide).clamp(min=1e-3)
+        mean = (x*w).sum((2,3), keepdim=True)/w.sum((2,3), keepdim=True).clamp(min=1e-3)
+        out.append(x+share*w*(mean-near))
+    return to_rgb(*out)
+
 # %% ../nbs/07e_heads.ipynb #5a0d04eb
 @dataclass
 class HeadPlace:
@@ -217,7 +238,7 @@ def make_head(
     old = _old_texture(img, at, view, size)
     place = HeadPlace(at, known_of(at.landmarks, old), old_outline(parts, at), old)
     drawn = draw(place, seed)
-    texture,tone = match_tone(drawn.texture, old)
+    texture,tone = match_tone(even_hair(drawn.texture), old)
     outline = fit_outline(drawn.outline, place.outline)
     matte = view.matte[None,None] if drawn.matte is None else drawn.matte
     uv,inside,box = _window(img, at, view, outline, size)
@@ -228,7 +249,8 @@ def make_head(
     below = (uv[...,1]-view.shape[_chin,1])[None,None]                  # pixels of the texture below the chin
     background,hair,skin,clothes,front = (o[None,None] for o in parts.on(box))
     eyes = ((uv[...,0]-size/2)/(.3*size))**2+((uv[...,1]-.47*size)/(.1*size))**2
-    front = smooth_step(front, .6, .85)*(eyes>1)                           # glasses go with the old face
+    glasses = ((uv[...,0]-size/2)/(.36*size))**2+((uv[...,1]-.48*size)/(.14*size))**2<1
+    front = smooth_step(front, .6, .85)*~glasses                           # they go with the old face
     alpha = sample(blur(smooth_step(blur(matte, .7), .5, .8), fewer))*inside
     alpha = alpha*smooth_step(-below, -20., -5.)*(1-clothes*smooth_step(below, -4., 3.))*(1-front)
     if at.scale>1: alpha = blur(alpha, .5*at.scale)
@@ -308,9 +330,9 @@ def seen_faces(
 def steady_temperature(
     target:HeadTarget,
 )->float:
-    "0.6 for a target of a hundred heads and more; the ways of few photos are their accidents, so less is drawn from them"
+    "0.5 for a target of 70 heads and more; the ways of few photos are their accidents, so less is drawn from them"
     n = max(target.cfg.heads)
-    return .6 if not n else round(min(.6, .3+.003*n), 2)
+    return .5 if not n else round(min(.5, .3+.003*n), 2)
 
 # %% ../nbs/07e_heads.ipynb #5f6c830c
 class HeadInpainter(Inpainter):
@@ -322,7 +344,7 @@ class HeadInpainter(Inpainter):
     def __init__(self,
         target:HeadTarget,
         space:HeadSpace=None,   # None for the one that ships
-        temperature:float=None, # how much heads vary, see `sample_heads`; None for .6, less where the target has few photos
+        temperature:float=None, # how much heads vary, see `sample_heads`; None for .5, less where the target has few photos
     ):
         if temperature is None: temperature = steady_temperature(target)
         if not 0<=temperature<=1.5: raise ConfigError(f'temperature={temperature}: give a number from 0 to 1.5')

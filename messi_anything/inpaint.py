@@ -5,12 +5,13 @@
 # %% ../nbs/07_inpaint.ipynb #79941b09
 from __future__ import annotations
 import copy, json, math, time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
 from torch import Tensor
 from fastcore.basics import patch
-from .images import Box, ConfigError, ImageError, WeightsError
+from PIL import Image
+from .images import Box, ConfigError, ImageError, WeightsError, read_json, to_pil, to_tensor
 from .data import person_window, face_frame
 from .augment import grow
 from .training import precision, find_weights
@@ -20,10 +21,10 @@ from .faces import face_logit
 from .consistency import Denoiser, Guided, SeededNoise, sample_consistency
 
 # %% auto #0
-__all__ = ['STEPS', 'LEFT', 'hole_condition', 'Inpainter', 'start_levels', 'PixelInpainter', 'read_target', 'match_colours',
-           'Edge', 'soft_alpha', 'window_tensor', 'wide_window', 'close_window', 'feather', 'noise_level',
-           'match_grain', 'fill_view', 'fill_person', 'Plan', 'Painted', 'Wrapper', 'BestOf', 'check_tries',
-           'Classical']
+__all__ = ['STEPS', 'LEFT', 'ROOM', 'hole_condition', 'Inpainter', 'start_levels', 'PixelInpainter', 'read_target',
+           'match_colours', 'Edge', 'soft_alpha', 'window_tensor', 'wide_window', 'close_window', 'feather',
+           'noise_level', 'match_grain', 'fill_view', 'fill_person', 'Plan', 'Painted', 'Wrapper', 'BestOf',
+           'check_tries', 'Classical', 'paint_photo', 'reach', 'groups']
 
 # %% ../nbs/07_inpaint.ipynb #6914c1cd
 def hole_condition(
@@ -141,13 +142,11 @@ def read_target(folder)->dict: # {'name': ..., 'label': ..., 'close': ...}
     "What a folder of weights says about its target"
     p = Path(folder)/'target.json'
     if not p.is_file(): return {}
+    d = read_json(p, WeightsError)
     try:
-        d = json.loads(p.read_text())
         label = None if d['label'] is None else int(d['label'])
         return dict(name=str(d['name']), label=label, close=bool(d.get('close', False)))
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as e:
-        why = f'{type(e).__name__}: {e}'
-        raise WeightsError(f'{p} does not describe a target ({why}): it needs a name and a label') from None
+    except (ValueError, KeyError, TypeError, OverflowError): raise WeightsError(f'{p} does not describe a target: it needs a name, and a label that is a number') from None
 
 # %% ../nbs/07_inpaint.ipynb #e4dca3ec
 @patch(cls_method=True)
@@ -156,7 +155,7 @@ def from_pretrained(cls:PixelInpainter,
     device=None, **kw
 )->PixelInpainter:
     "Load a target's generator"
-    where = find_weights(name)
+    where = find_weights(name, 'target')
     if isinstance(where, Path) and not (where/'config.json').is_file():
         raise WeightsError(f'the target {str(name)!r} has heads and no pixel generator: use mode="head", or make one with '
                            'messi_customize --pixels')
@@ -419,9 +418,8 @@ class Plan:
         return sorted((i for i,o in enumerate(self.notes) if not o), key=lambda i: self.people[i].box.area)
 
     def mask(self, which=None)->Tensor: # (1,1,H,W), of the people with these indices; None for those to paint
-        masks = [self.people[i].mask for i in (self.todo if which is None else which)]
         out = torch.zeros_like(self.people[0].mask)
-        for m in masks: torch.maximum(out, m, out=out)
+        for i in (self.todo if which is None else which): torch.maximum(out, self.people[i].mask, out=out) # one mask at a time
         return out
 
 # %% ../nbs/07_inpaint.ipynb #61b3aaa3
@@ -536,3 +534,87 @@ class Classical(Inpainter):
             x = x.permute(1,2,0).numpy().astype(float)
             return torch.from_numpy(inpaint_biharmonic(x, m[0].numpy()>.5, channel_axis=-1)).permute(2,0,1).float()
         return torch.stack([one(x, m) for x,m in zip(img, hole)]).clamp(-1,1)
+
+# %% ../nbs/07_inpaint.ipynb #a144dd24
+ROOM = 4_000_000 # pixels that are painted at once, the variants counted
+
+def paint_photo(
+    img:Image.Image,   # RGB
+    plan:Plan,
+    painter:Inpainter,
+    seeds, cfg,        # as for `Inpainter.paint`
+    room:int=ROOM,
+)->Painted:            # its `image` is a list of RGB images, one for each seed
+    "Paint everybody who is in the plan, in memory that does not grow with the photo"
+    n = len(seeds)
+    if not plan.todo: return Painted([img]*n, torch.zeros(1,1,*img.size[::-1]), list(plan.notes))
+    if img.width*img.height*n<=room:
+        out = painter.paint(to_tensor(img).expand(n, -1, -1, -1), plan, seeds, cfg)
+        return replace(out, image=[to_pil(o) for o in out.image])
+    out = Painted([img.copy() for _ in seeds], torch.zeros(1,1,*img.size[::-1]), list(plan.notes))
+    for who,box in groups(plan, img.size, room, 'mesh' in painter.requires):
+        at_once = max(1, int(room//box.area))
+        for j in range(0, n, at_once): _paint_window(out, who, box, range(j, min(n, j+at_once)), plan, painter, seeds, cfg, room)
+    return out
+
+# %% ../nbs/07_inpaint.ipynb #fd649cca
+def reach(
+    person,     # a `Person`
+    face,       # their `Face`, or None
+    size:tuple, # (width, height) of the photo
+    head:bool=False, # nothing but the head is painted
+)->Box:         # whole pixels, inside the photo
+    "What an inpainter may look at or change for one person: a wide window and some more"
+    side = 1.8*max(person.box.width, person.box.height)/2
+    (x,y),(W,H) = person.box.center,size
+    body,near = Box(x-side, y-side, x+side, y+side),face and face.box.scaled(4.5) # the crop of a head is three faces wide, and may lie aslant
+    boxes = [near] if head and near else [body, near] if near else [body]
+    l,t,r,b = (f(o) for f,o in zip((min,min,max,max), zip(*(o.astuple() for o in boxes))))
+    return Box(max(0, math.floor(l)), max(0, math.floor(t)), min(W, math.ceil(r)), min(H, math.ceil(b)))
+
+def groups(
+    plan:Plan, size:tuple, room:int=ROOM, head:bool=False, # see `reach`
+)->list: # of ([indices of people], `Box` around all they reach), far ones first
+    "Who is painted together: people who reach into each other's windows, as long as there is room"
+    out = []
+    for i in plan.todo:
+        who,box = [i],reach(plan.people[i], plan.faces[i], size, head)
+        for others,there in list(out):
+            both = Box(min(box.left, there.left), min(box.top, there.top), max(box.right, there.right), max(box.bottom, there.bottom))
+            if box.intersection(there).area and both.area<=room:
+                out.remove((others, there))
+                who,box = others+who,both
+        out.append((who, box))
+    return out
+
+# %% ../nbs/07_inpaint.ipynb #5309d0c1
+def _paint_window(out, who, box, which, plan, painter, seeds, cfg, room): # changes `out`
+    l,t,r,b = (int(o) for o in box.astuple())
+    k = min(1., (room/(box.area))**.5)                                   # too large even for one: painted smaller
+    size = (max(1, round((r-l)*k)), max(1, round((b-t)*k)))
+    small = lambda im: im if k==1 else im.resize(size, Image.LANCZOS, reducing_gap=2.)
+    x = torch.cat([to_tensor(small(out.image[j].crop((l,t,r,b)))) for j in which])
+    part = Plan([_person_in(plan.people[i], box, k, size) for i in who], [_face_in(plan.faces[i], box, k) for i in who],
+                [[plan.seeds[i][j] for j in which] for i in who], ['']*len(who))
+    made = painter.paint(x, part, [seeds[j] for j in which], cfg)
+    weight = made.changed if k==1 else F.interpolate((2*made.changed).clamp(0, 1), (b-t, r-l), mode='bilinear', align_corners=False)
+    for j,o in zip(which, made.image):
+        if k==1: out.image[j].paste(to_pil(o), (l,t))
+        else: out.image[j].paste(to_pil(o).resize((r-l,b-t), Image.BICUBIC), (l,t), Image.fromarray((weight[0,0]*255).byte().numpy()))
+    there = out.changed[..., t:b, l:r]
+    torch.maximum(there, weight, out=there)
+    for i,d in zip(who, made.done): out.done[i] = d
+    for name,s in made.timings.items(): out.timings[name] = out.timings.get(name, 0)+s
+
+def _person_in(p, box, k, size): # the same person in a window, scaled by k
+    l,t,r,b = (int(o) for o in box.astuple())
+    def mask():
+        m = p.mask[..., t:b, l:r]
+        return m.clone() if k==1 else F.interpolate(m, size[::-1], mode='area')
+    return type(p)(p.box.moved(-l, -t).times(k), p.score, mask)
+
+def _face_in(face, box, k):
+    if face is None: return None
+    f = face.moved(-box.left, -box.top)
+    scaled = lambda v: None if v is None else np.asarray(v)*k
+    return replace(f, box=f.box.times(k), landmarks=scaled(f.landmarks), mesh=scaled(f.mesh), depth=scaled(f.depth))

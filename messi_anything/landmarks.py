@@ -141,8 +141,8 @@ class LandmarkCfg:
     "The dense landmark network"
     size:int=96                   # side of the window it sees, pixels
     zoom:float=3.8                # side of that window, in distances between the eyes
-    widths:tuple=(32,64,96,128)   # channels at 1/4, 1/8, 1/16 and 1/32 of the window
-    blocks:tuple=(2,2,1,0)        # residual blocks at each
+    widths:tuple=(24,64,112,160)  # channels at 1/4, 1/8, 1/16 and 1/32 of the window
+    blocks:tuple=(1,1,2,0)        # residual blocks at each
     hidden:int=192
     shapes:int=64                 # coefficients of the shape model
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 import json, math, os, re, shutil, stat, tempfile, zipfile, zlib
 from pathlib import Path
 import torch
-from .images import MessiError, ConfigError, WeightsError, atomic_path, command, positional
+from messi_anything.images import (MessiError, ConfigError, WeightsError, atomic_path, command, home_folder, positional, read_json, reason,
+    user_path)
 from .training import find_weights, load_weights, load_into, make_folder
 from .headspace import HeadTarget, HeadTargetCfg
 from .unet import UNet, UNetCfg
@@ -23,7 +24,7 @@ __all__ = ['KINDS', 'PARTS', 'GENERATOR', 'MOST_TEXT', 'MOST_WEIGHTS', 'MOST_FIL
 # %% ../nbs/09c_registry.ipynb #57dfad4f
 def targets_home()->Path:
     "Where your own targets are"
-    return Path(os.environ.get('MESSI_HOME', Path.home()/'.cache'/'messi_anything'))
+    return home_folder()
 
 def _shipped()->Path: # the targets that come with the package
     import messi_anything
@@ -90,12 +91,8 @@ def target_files(folder)->list: # paths
 
 # %% ../nbs/09c_registry.ipynb #8e0373c8
 def _read_json(path)->dict:
-    try: d = json.loads(Path(path).read_text(encoding='utf-8'))
-    except (OSError, ValueError, RecursionError) as e:
-        raise WeightsError(f'{path} is not readable JSON ({type(e).__name__}): get or make the target again') from None
-    if not isinstance(d, dict):
-        raise WeightsError(f'{path} should hold an object with named entries, not {type(d).__name__}: get or make the target again')
-    return d
+    try: return read_json(path, WeightsError)
+    except WeightsError as e: raise WeightsError(f'{e}: get or make the target again') from None
 
 _most = dict(size=2048, patch=16, channels=4096, blocks=32, head_dim=1024, cond=64, classes=100_000, context_dim=4096, context=8192)
 
@@ -130,7 +127,7 @@ def _described(path, kind): # a config
     try: return kind(**d)
     except Exception as e:
         what = 'heads' if kind is HeadTargetCfg else 'a generator'
-        raise WeightsError(f'{path} does not describe {what} ({type(e).__name__}: {str(e)[:200]}): get or make the target again') from None
+        raise WeightsError(f'{path} does not describe {what} ({reason(e)}): get or make the target again') from None
 
 def _generator_cfg(folder, header)->UNetCfg: # what config.json says, if the weights can be of such a network
     c = _described(folder/'config.json', UNetCfg)
@@ -281,7 +278,7 @@ def export_target(
     "Write a target as a zip"
     d,_ = _owner(name)
     check_target(d)
-    path = Path(path or '.').expanduser()
+    path = user_path(path or '.')
     if path.is_dir(): path = path/f'{name}.zip'
     if path.suffix.lower()!='.zip': raise ConfigError(f'{path}: give a name that ends in .zip, or a folder')
     with atomic_path(path) as tmp, zipfile.ZipFile(tmp, 'w', zipfile.ZIP_STORED) as z:
@@ -330,8 +327,9 @@ def unzip_target(
                 raise WeightsError(f'{path}: there is no room for it where targets are kept: make some, or choose another place with MESSI_HOME')
             for i,own in names.items(): _unpack(z, i, Path(out)/own, path)
     except MessiError: raise
-    except (OSError, EOFError, ValueError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as e:
-        raise WeightsError(f'{path} cannot be read as a zip ({type(e).__name__}: {str(e)[:100]}): it may be cut short; get it again') from None
+    except (OSError, EOFError, ValueError, RuntimeError, NotImplementedError, IndexError, zipfile.BadZipFile,
+            zlib.error) as e:
+        raise WeightsError(f'{path} cannot be read as a zip ({reason(e)}): it may be cut short; get it again') from None
 
 # %% ../nbs/09c_registry.ipynb #17474cf7
 _on_the_hub = [f'{d}*{k}' for d in ('', *(f'{o}/' for o in PARTS)) for k in KINDS]
@@ -352,7 +350,7 @@ def import_target(
     token=None,         # of the hub, for what is not public
 )->Path:
     "Take in a target from elsewhere"
-    p = Path(source).expanduser()
+    p = user_path(source)
     if name: check_name(name)
     with tempfile.TemporaryDirectory(dir=make_folder(targets_home()), prefix='.in-') as d:
         if p.is_dir(): d = p

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['SIDE', 'VIEW', 'STYLE', 'DARK', 'need_studio', 'read_upload', 'Cancelled', 'Watched', 'Run', 'Sitting', 'Line',
            'Drop', 'Canvas', 'Compare', 'Save', 'figure', 'Worker', 'sentence', 'Studio', 'pictures_in', 'Tailor',
-           'TailorTab', 'WordsTab', 'studio', 'page_folder', 'voila_config', 'messi_studio', 'main_studio', 'launcher']
+           'TailorTab', 'WordsTab', 'studio', 'door', 'page_folder', 'voila_config', 'messi_studio', 'main_studio',
+           'launcher']
 
 # %% ../nbs/12_studio.ipynb #fc35fb86
 import asyncio, atexit, base64, hashlib, html, io, json, os, re, shutil, subprocess, sys, tempfile, threading, time, traceback, warnings, zipfile, zlib
@@ -17,17 +18,18 @@ import numpy as np, torch, traitlets as T, ipywidgets as W
 from PIL import Image, ImageDraw, ImageFont
 from fastcore.basics import patch
 from fastcore.meta import delegates
-from .images import MessiError, ImageError, DataError, ConfigError, load_image, mask_to_pil, image_grid, command, is_image_file, open_picture, _plugin, _plugins, _quiet, _save_options
+from .images import (MessiError, ImageError, DataError, ConfigError, LoadedPhoto, load_image, load_photo, mask_to_pil,
+                                   image_grid, command, is_image_file, note_of, _plugin, _plugins, _save_options)
 from .training import make_folder, pick_device, plot_curve
 from .segment import choice
 from .target import target_report, thumbnail, review
 from .inpaint import Wrapper
-from .pipeline import (DEFAULT_MODE, MODES, ReplaceCfg, Result, Variants, example_photo, fingerprint,
+from .pipeline import (DEFAULT_MODE, MODES, ReplaceCfg, Result, Variants, dress, example_photo, fingerprint,
                                      load_inpainter, load_segmenter, replace, settings_text, static_fill)
 from .registry import check_name, listed_targets, targets_home
 from .customize import CONSENT
 from .words import edit as edit_photo, generate, vocabulary
-from .serve import ServeCfg, check_picture, loopback, png_bytes, _socket
+from .serve import ServeCfg, check_picture, known_host, loopback, png_bytes, same_origin, _socket
 
 # %% ../nbs/12_studio.ipynb #39673944
 try: from anywidget import AnyWidget
@@ -43,16 +45,15 @@ def read_upload(
     data:bytes,
     name:str='the photo',  # what the visitor calls it
     cfg=ServeCfg(),
-)->tuple:                  # PIL image, and a sentence about what was left out of it, or ''
+)->tuple:                  # `LoadedPhoto`, and a sentence about what was left out of it, or ''
     "The picture in an upload"
     name = re.sub(r'[\x00-\x1f\x7f]', '', Path(str(name).replace('\\', '/')).name)[:80] or 'the photo'
     if len(data)>cfg.max_mb*2**20: raise ImageError(f'{name}: {len(data)/2**20:.0f} MB are more than the {cfg.max_mb:g} MB that an upload may have: scale the photo down, or save it as JPEG')
     for o in _plugins: _plugin(o)                                            # HEIC and AVIF, where they can be read
     check_picture(data, cfg, name=name)
-    with _quiet, open_picture(io.BytesIO(data)) as im: frames = getattr(im, 'n_frames', 1) if im.format in ('GIF','WEBP','PNG','TIFF','AVIF') else 1
-    try: img = load_image(data)
+    try: seen = load_photo(data)
     except ImageError as e: raise ImageError(re.sub(r'^<\d+ bytes>', name, str(e))) from None
-    return img, f'only the first of its {frames} pictures is used' if frames>1 else ''
+    return seen, f'only {seen.about} is used' if seen.about else ''
 
 # %% ../nbs/12_studio.ipynb #fd908765
 class Cancelled(Exception): "The visitor does not want it any more"
@@ -121,15 +122,20 @@ def open(self:Sitting,
 )->str:         # a sentence for the visitor
     "Take in a photo, and find the people in it; if that cannot be, the last photo stays"
     self.stopped.clear(); self.say('reading')
-    img,note = read_upload(data, name, self.cfg)
-    return self.look(img, Path(name).name, hashlib.sha1(data).hexdigest()[:16], note)
+    seen,note = read_upload(data, name, self.cfg)
+    said = self.look(seen.image, Path(name).name, hashlib.sha1(data).hexdigest()[:16], note)
+    self.seen = seen
+    return said
 
 @patch
 def open_path(self:Sitting, path:str)->str:
     "The same for a file on this machine, where that is allowed"
     if not self.paths: raise ConfigError('paths are not taken on this page: upload the photo')
-    p = Path(path.strip().strip('"')).expanduser()
-    if p.is_file() and p.stat().st_size>self.cfg.max_mb*2**20: raise ImageError(f'{p.name} is larger than the {self.cfg.max_mb:g} MB that a photo may have: scale it down, or save it as JPEG')
+    try:
+        p = Path(path.strip().strip('"')).expanduser()
+        size = p.stat().st_size if p.is_file() else 0
+    except (OSError, ValueError, RuntimeError) as e: raise ImageError(f'{path.strip()[:80]}: cannot be opened ({getattr(e, "strerror", None) or type(e).__name__}): check the path') from None
+    if size>self.cfg.max_mb*2**20: raise ImageError(f'{p.name} is larger than the {self.cfg.max_mb:g} MB that a photo may have: scale it down, or save it as JPEG')
     load_image(p)                                                            # says what is wrong with a path
     return self.open(p.read_bytes(), p.name)
 
@@ -156,6 +162,7 @@ def look(self:Sitting, img, name:str, mark:str='', note:str='')->str:
     k = min(1, SIDE/max(img.size)); size = tuple(max(1, round(o*k)) for o in img.size)
     persons,whole = [_bytes(p.mask, size) for p in found.people],_bytes(found.mask, size)
     self.photo,self.name,self.mark,self.found,self.k = img,name,mark,found,k
+    self.seen = LoadedPhoto(img)
     self.past,self.edited,self.chosen = [],False,frozenset(range(self.n))
     self.mask,self.whole,self.persons,self._small = whole.copy(),whole,persons,None
     who = {0: 'nobody was found: paint over what is to be replaced', 1: '1 person found'}.get(self.n, f'{self.n} people found, numbered from the left')
@@ -327,6 +334,7 @@ def run(self:Sitting,
     how = changed(cfg, target=self._painter(cfg), mode=cfg.effective_mode, segmenter=lambda _: self.found)
     self.say('faces')
     made = replace(self.photo, mask=whom['mask'], cfg=how)
+    for r in made: dress(r, self.seen)
     self.say('saving')
     kept = [self._settings(changed(cfg, mode=r.mode, seed=r.seed, n=None), whom['mask']) for r in made]
     self.history.append(Run(made, cfg, kept, time.perf_counter()-start, self.name))
@@ -579,7 +587,8 @@ def _button(label, f, tip='', **kw):
     return b
 
 def _shown(img, meta=None)->bytes: # JPEG, to be looked at
-    k = min(1, VIEW/max(img.size)); f = io.BytesIO()
+    k,f = min(1, VIEW/max(img.size)),io.BytesIO()
+    if img.mode!='RGB': img,meta = load_image(img),meta or note_of(img)
     img.resize(tuple(max(1, round(o*k)) for o in img.size), Image.LANCZOS).save(f, 'JPEG', **_save_options('JPEG', meta, 92, 'the picture'))
     return f.getvalue()
 
@@ -870,7 +879,7 @@ def _file(self:Studio, key:str)->tuple: # name, type, bytes
     stem = 'messi_'+(re.sub(r'[^\w.-]+', '_', Path(self.run.name).stem)[:60] or 'photo')
     if key=='settings': return f'{stem}_settings.json', 'application/json', self.run.settings[self.variant].encode()
     prov = r.provenance() if r.replaced else None
-    img,meta = dict(picture=lambda: (r.image, prov), mask=lambda: (mask_to_pil(r.mask), None), cutout=lambda: (r.cutout(), None))[key]()
+    img,meta = dict(picture=lambda: (r.image, prov), mask=lambda: (mask_to_pil(r.mask), None), cutout=lambda: (cut := r.cutout(), note_of(cut)))[key]()
     return f'{stem}_{f"seed{r.seed}" if key=="picture" else key}.png', 'image/png', png_bytes(img, meta)
 
 # %% ../nbs/12_studio.ipynb #121bb78b
@@ -887,7 +896,7 @@ def pictures_in(
             for i in inside:
                 with z.open(i) as f: one = f.read(int(cfg.max_mb*2**20)+1)   # what an entry says of its size is not asked
                 yield i.filename, one
-    except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, NotImplementedError, ValueError, zlib.error) as e:
+    except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, NotImplementedError, ValueError, IndexError, zlib.error) as e:
         if isinstance(e, MessiError): raise
         raise DataError(f'the zip cannot be read ({type(e).__name__}): it may be cut short; make it again') from None
 
@@ -1119,7 +1128,7 @@ def _work(self:WordsTab, f, then):
 def _paint(self:WordsTab):
     a = dict(text=self.text.value.strip(), n=self.n.value, seed=self.seed.value, guidance=self.guidance.value, target=self.who.value)
     def then(imgs):
-        self.made = [(im, dict(target=a['target'], seed=str(a['seed']+i), text=a['text'], guidance=f'{a["guidance"]:g}', mode='words')) for i,im in enumerate(imgs)]
+        self.made = [(im, dict(target=a['target'], seed=str(a['seed']+i), text=a['text'], guidance=f'{a["guidance"]:g}', mode='words', kind='generated')) for i,im in enumerate(imgs)]
         self.sheet.value = '<div class="messi-sheet">'+''.join(figure(png_bytes(im, m), f'painted from: {a["text"]}', f'seed {m["seed"]}') for im,m in self.made)+'</div>'
         self.compare.after,self.save.items = b'',[[str(i), f'seed {m["seed"]}'] for i,(_,m) in enumerate(self.made)]
         return f'{len(imgs)} painted'
@@ -1152,6 +1161,32 @@ def studio(
     "The Studio, to be shown in a notebook"
     need_studio()
     return Studio(Sitting(target, device, cfg=ServeCfg(max_mb=max_mb), paths=paths), customise, served)
+
+# %% ../nbs/12_studio.ipynb #bc08a186
+_shut = '<!doctype html><html lang="en"><meta charset="utf-8"><title>Messi-Anything</title><p>{why}</p>{link}</html>'
+
+def door(
+    app,              # a tornado application
+    host:str,         # the address that is listened on
+    cfg=ServeCfg(),   # `hosts`, `token`
+    any_host:bool=False, # a proxy before it sees to who comes, and under which name
+):
+    "Refuse requests that are meant for another host, and those that pages of other sites make"
+    from tornado.web import RequestHandler
+    class Shut(RequestHandler):
+        def initialize(self, why, link=''): self.why,self.link = why,link
+        def prepare(self):
+            self.set_status(403)
+            self.finish(_shut.format(why=html.escape(self.why), link=self.link))
+    find = app.find_handler
+    def find_handler(request, **kw):
+        if not any_host and not known_host(request.host, host, cfg):
+            said = dict(why='This page does not answer to that name: ask for localhost, or start it with --hosts.')
+        elif not same_origin(request.headers, cfg):
+            said = dict(why='Another site has sent you here.', link='<p><a href="">Open the Studio</a></p>'*(request.method=='GET'))
+        else: return find(request, **kw)
+        return app.get_handler_delegate(request, Shut, said)
+    app.find_handler = find_handler
 
 # %% ../nbs/12_studio.ipynb #185c84e3
 def page_folder(
@@ -1197,11 +1232,14 @@ def messi_studio(
     visitors:int=8,        # at a time; each has a process of their own
     no_customise:bool=False, # leave out the tab that makes targets
     no_browser:bool=False, # do not open a browser
+    hosts:str='',          # names under which others reach it, with commas between; * behind a proxy that checks who comes
 )->int:
     "Serve the Studio as a web page; stop with Ctrl-C"
     need_studio('voila', 'anywidget')
     Sitting(target, device, cfg=ServeCfg(max_mb=max_mb))                     # an error now rather than for each visitor
     if not re.fullmatch(r'/([\w.~@%-]+/)*', base := '/'+base_url.strip('/')+'/'*bool(base_url.strip('/')), re.A): raise ConfigError(f'base_url={base_url!r}: give the prefix with slashes around it, such as /messi/')
+    names = tuple(o.strip() for o in hosts.split(',') if o.strip())
+    cfg = ServeCfg(token=os.environ.get('MESSI_TOKEN', ''), hosts=tuple(o for o in names if o!='*'))
     with _socket(host, port) as s: port = s.getsockname()[1]
     token = os.environ.get('MESSI_TOKEN', '')
     if not token and not loopback(host): print(f'warning: whoever reaches {host}:{port} can use this page: set MESSI_TOKEN, or leave --host out', file=sys.stderr)
@@ -1210,7 +1248,11 @@ def messi_studio(
         os.environ['JUPYTER_PATH'] = os.pathsep.join([f'{d}/jupyter', *filter(None, [os.environ.get('JUPYTER_PATH')])])
         from traitlets.config import Config
         from voila.app import Voila
-        app = Voila(config=Config(voila_config(host, port, base, not no_browser, visitors, token, d)))
+        class Guarded(Voila):
+            def listen(self):
+                door(self.app, host, cfg, '*' in names)
+                super().listen()
+        app = Guarded(config=Config(voila_config(host, port, base, not no_browser, visitors, token, d)))
         app.initialize([str(nb)])
         print(f'http://{f"[{host}]" if ":" in host else host}:{port}{base}', flush=True)
         app.start()
@@ -1224,5 +1266,5 @@ def launcher(
 )->dict:      # for `c.ServerProxy.servers`
     "A tile in JupyterLab's launcher, by jupyter-server-proxy"
     more = [o for k,v in options.items() for o in ([f'--{k.replace("_","-")}']*bool(v) if isinstance(v, bool) else [f'--{k.replace("_","-")}', str(v)])]
-    cmd = [sys.executable, '-c', 'from messi_anything.studio import main_studio; raise SystemExit(main_studio())', '--no-browser', '--port', '{port}', '--base-url', '{base_url}messi-studio/', *more]
+    cmd = [sys.executable, '-c', 'from messi_anything.studio import main_studio; raise SystemExit(main_studio())', '--no-browser', '--hosts', '*', '--port', '{port}', '--base-url', '{base_url}messi-studio/', *more]
     return {'messi-studio': dict(command=cmd, absolute_url=True, timeout=60, launcher_entry=dict(title='Messi-Anything', enabled=True))}

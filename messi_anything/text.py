@@ -10,9 +10,10 @@ from pathlib import Path
 import torch, torch.nn.functional as F
 from torch import nn, Tensor
 from fastcore.basics import patch
-from .images import ConfigError, WeightsError
+from .images import ConfigError, WeightsError, read_json, reason
 from .captions import split_words, all_words
-from .training import Pretrained, find_weights, save_weights, load_weights, load_into, write_json
+from .training import (Pretrained, build_within, check_modest, find_weights, save_weights, load_weights, load_into,
+                                     weight_shapes, write_json)
 from .unet import UNet, attend, with_context
 
 # %% auto #0
@@ -187,14 +188,16 @@ def read_words(
     folder, # of a target; or the hub id of one that was loaded before
 )->TextEncoder: # None where there is none
     "The text encoder beside a generator"
-    import json
     if not isinstance(folder, Path) and not Path(folder).is_dir():
         from huggingface_hub import hf_hub_download
         folder = Path(hf_hub_download(str(folder), 'config.json')).parent
     d = Path(folder)
     if not (d/'words.json').is_file(): return None
-    try: words = TextEncoder(TextCfg(**json.loads((d/'words.json').read_text())))
-    except (OSError, ValueError, TypeError) as e: raise WeightsError(f'{d/"words.json"} does not describe a text encoder ({e})') from None
+    said = read_json(d/'words.json', WeightsError)
+    check_modest(said, d/'words.json')
+    try: cfg = TextCfg(**said)
+    except (ValueError, TypeError, OverflowError) as e: raise WeightsError(f'{d/"words.json"} does not describe a text encoder ({reason(e)})') from None
+    words = build_within(lambda: TextEncoder(cfg), weight_shapes(d/'words.safetensors'), d)
     load_into(words, load_weights(d/'words.safetensors'), d/'words.safetensors')
     return words.eval()
 

@@ -172,6 +172,7 @@ def face_sets(root, cache): # -> FaceCrops, weights of its faces, (n,80,80,3) wi
 # %% ../nbs/09a_train.ipynb #535c57c5
 def score_face_finder(find, listed:dict, root)->dict: # name -> numbers, see `score_faces`
     "The network beside the cascade alone, on the same photos in the same run"
+    from PIL import Image
     from messi_anything.faces import score_faces, cascade_candidates, Face
     from messi_anything.images import Box
     def alone(img):
@@ -282,7 +283,7 @@ def train_landmarks(data, run, steps, bs, command=''): # the network, its record
     sides,start = landmark_faces(data),time.time()
     mean,basis,mirror = shape_model(np.stack([q for _,q in sides['train']]))
     torch.manual_seed(0)
-    net = LandmarkNet()
+    net = LandmarkNet().to(memory_format=torch.channels_last)
     for k,v in dict(mean=mean, basis=basis, mirror=mirror).items(): getattr(net, k).copy_(v)
     crops,others = pack_landmarks(sides['train'], mean),other_windows([(p, None) for p in _scenes(data, 0)], size=160, progress=False)
     batches,average,opt,curve = LandmarkBatches(crops, others, mirror),EMA(net, (.998,)),torch.optim.AdamW(net.parameters(), lr=2.5e-3, weight_decay=.02),[]

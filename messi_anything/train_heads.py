@@ -155,6 +155,6 @@ def train_heads(
     rec['decibels'] = {v: dict(held_out=round(rebuilt(apart, space, target, v), 2), learned_from=round(rebuilt(kept, space, target, v), 2))
                        for v in VIEWS}
     identity = fit_identity(*({v: head_set(o, v, space.mirror, space.views[v].shape, space.cfg.size) for v in VIEWS} for o in (people, his)))
-    for name,net in {'headspace': space, 'messi/head': target, 'nobody': fit_nobody(people, space), 'identity': identity}.items():
+    for name,net in {'headspace': space, 'messi/head': target, 'nobody/head': fit_nobody(people, space), 'identity': identity}.items():
         net.save_pretrained(Path(out)/name)
     return rec

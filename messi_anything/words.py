@@ -11,7 +11,7 @@ import numpy as np, torch, torch.nn.functional as F
 from torch import nn, Tensor
 from PIL import Image
 from fastcore.basics import patch
-from .images import Box, ConfigError, DataError, load_image, load_mask, save_image, to_tensor, to_pil, image_grid, command
+from .images import Box, ConfigError, DataError, load_image, load_mask, noted, save_image, to_tensor, to_pil, image_grid, command
 from .captions import split_words, phrase_book
 from .training import make_folder, pick_device
 from .text import check_text
@@ -55,14 +55,18 @@ def whom(text:str, paint:PixelInpainter): # a label, or None for anybody
 class Pictures(list):
     "Pictures from words, PIL; in a notebook they show themselves side by side"
     text,seed,target = '',0,''
-    def grid(self, cell:int=128, cols:int=8)->Image.Image: return image_grid([o.resize((cell,cell), Image.BICUBIC) for o in self], cols=min(cols, len(self)), cell=cell)
+    def about(self, i:int=0)->dict: # of the picture with this number
+        return dict(target=self.target, seed=str(self.seed+i), text=self.text, mode='words')
+    def grid(self, cell:int=128, cols:int=8)->Image.Image:
+        large = [o.resize((cell,cell), Image.BICUBIC) for o in self]
+        return noted(image_grid(large, cols=min(cols, len(self)), cell=cell), self.about(), 'generated')
     def _repr_png_(self):
         f = io.BytesIO(); self.grid().save(f, 'PNG')
         return f.getvalue()
     def save(self, folder)->list: # paths
         "Write the pictures as words_SEED.png, each saying that it is synthetic and from which words"
         d = make_folder(folder)
-        return [save_image(o, d/f'words_{self.seed+i}.png', dict(target=self.target, seed=str(self.seed+i), text=self.text, mode='words')) for i,o in enumerate(self)]
+        return [save_image(o, d/f'words_{self.seed+i}.png') for i,o in enumerate(self)]
 
 # %% ../nbs/11_words.ipynb #d693ee42
 def generate(
@@ -79,6 +83,7 @@ def generate(
     paint,text,seed = listener(target, device),check_text(text),whole_seed(seed)
     out = Pictures(to_pil(o) for o in paint_text(paint, text, range(seed, seed+n), steps, guidance))
     out.text,out.seed,out.target = text,seed,paint.name
+    out[:] = [noted(o, out.about(i), 'generated') for i,o in enumerate(out)]
     return out
 
 def paint_text(
@@ -478,7 +483,7 @@ def messi_words(
     _plain_warnings()
     pics = generate(text, n, seed, steps, guidance, target, device)
     files = pics.save(out)
-    files.append(save_image(pics.grid(), Path(out)/'words.png', dict(target=pics.target, seed=str(seed), text=text, mode='words')))
+    files.append(save_image(pics.grid(), Path(out)/'words.png'))
     print(f'{len(pics)} pictures -> {out}')
     return 0
 
@@ -506,7 +511,7 @@ def messi_edit(
     _plain_warnings()
     r = edit(photo, source, target, where, strength, guidance, steps, seed, generator, people=choice(people), device=device)
     d = make_folder(out)
-    files = [r.save(d/f'messi_{Path(photo).stem}_edit.png'), save_image(r.strip(), d/f'messi_{Path(photo).stem}_edit_strip.png', r.provenance())]
+    files = [r.save(d/f'messi_{Path(photo).stem}_edit.png'), save_image(r.strip(), d/f'messi_{Path(photo).stem}_edit_strip.png')]
     print(f'{r.note} -> {", ".join(map(str, files))}')
     return 0
 
