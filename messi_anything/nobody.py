@@ -9,13 +9,13 @@ import numpy as np, torch
 from torch import Tensor
 from .images import ConfigError, to_pil
 from .target import FaceEmbedding
-from .headspace import N_OUTLINE, HeadTarget, HeadSpace, head_target
+from .headspace import N_OUTLINE, HeadTarget, HeadSpace, head_target, known_of
 from .inpaint import LEFT, Painted, Plan
-from .heads import DrawnHead, HeadInpainter, HeadPlace, seen_faces
+from .heads import DrawnHead, HeadInpainter, HeadPlace, seen_faces, _old_texture
 from .identity import head_identity
 
 # %% auto #0
-__all__ = ['draw_somebody', 'face_embedding', 'NobodyInpainter']
+__all__ = ['NEAR', 'draw_somebody', 'face_embedding', 'NobodyInpainter']
 
 # %% ../nbs/07l_nobody.ipynb #b8cd9cc0
 def draw_somebody(
@@ -48,6 +48,8 @@ def face_embedding(): # a `FaceEmbedding`, or None where dlib is not installed
     try: return FaceEmbedding()
     except ConfigError: return None
 
+NEAR = 'head replaced, but still like the old face: not to be handed out'
+
 class NobodyInpainter(HeadInpainter):
     "Gives everybody the head of somebody who does not exist"
     def __init__(self,
@@ -55,7 +57,7 @@ class NobodyInpainter(HeadInpainter):
         space:HeadSpace=None,
         temperature:float=.85,     # how different people are
         like:bool=True,            # hair about as long as the person's, and what goes with it
-        tries:int=8,               # heads drawn for each person, at most
+        tries:int=8,               # pictures painted at most; for each, up to four times as many heads are drawn
         embed='auto',              # a `FaceEmbedding`; 'auto' for it where it is installed, None for our own means only
         far:float=.6,              # distance by that embedding from which two faces are of different people
     ):
@@ -69,12 +71,13 @@ class NobodyInpainter(HeadInpainter):
     def draw(self, place:HeadPlace, seed:int)->DrawnHead:
         "A head for a place, unlike the one that was there"
         view,best = place.at.view,None
-        for k in range(self.tries):
-            texture,outline = draw_somebody(self.space, self.target, view, place.known, seed+1_000_003*k,
-                                            place.outline if self.like else None, self.temperature)
+        same = head_identity().same(view)
+        for k in range(4*self.tries):
+            like = place.outline if self.like and k<self.tries else None
+            texture,outline = draw_somebody(self.space, self.target, view, place.known, seed+1_000_003*k, like, self.temperature)
             alike = self.likeness(texture, place)
             if best is None or alike<best[0]: best = alike,texture,outline
-            if alike<=.4*head_identity().same(view): break                # nearer to a right angle than strangers often are
+            if best[0]<=(.4*same if k<self.tries else same): break        # at first nearer to a right angle than strangers often are
         return DrawnHead(*best[1:])
 
     @torch.no_grad()
@@ -85,20 +88,37 @@ class NobodyInpainter(HeadInpainter):
 
     def paint(self, img:Tensor, plan:Plan, seeds, cfg)->Painted:
         "As `HeadInpainter`; pictures in which a new face is too near to the old one are painted again"
-        if self.embed is None or not plan.todo: return super().paint(img, plan, seeds, cfg)
-        faces = seen_faces(img[:1], plan.faces)
-        old = {i: self.embed(to_pil(img[:1]), faces[i]) for i in plan.todo if faces[i] is not None}
+        if not plan.todo: return super().paint(img, plan, seeds, cfg)
+        faces = dict(zip(plan.todo, seen_faces(img[:1], [plan.faces[i] for i in plan.todo])))
+        old = self._who(img[:1], plan.todo, faces)
         out = [self._until_far(img[j:j+1], plan, [seeds[j]], cfg, faces, old, j) for j in range(len(img))]
-        changed = torch.stack([o.changed for o in out]).amax(0)
-        return Painted(torch.cat([o.image for o in out]), changed, out[0].done)
+        done = [NEAR if NEAR in said else said[0] for said in zip(*(o.done for o in out))]
+        return Painted(torch.cat([o.image for o in out]), torch.stack([o.changed for o in out]).amax(0), done)
 
     def _until_far(self, img, plan, seeds, cfg, faces, old, j):
         plan = copy.copy(plan)
         plan.seeds = [[o[j]] for o in plan.seeds]
         for k in range(self.tries):
             out = super().paint(img, plan, seeds, cfg)
-            new = to_pil(out.image)
-            near = [i for i in old if not out.done[i].endswith(LEFT) and np.linalg.norm(self.embed(new, faces[i])-old[i])<=self.far]
+            put = [i for i in old if not out.done[i].endswith(LEFT)]
+            new = self._who(out.image, put, faces)
+            near = [i for i in put if self._same_person(old[i], new[i])]
             if not near: break
             plan.seeds = [[o[0]+7_000_003] if i in near else o for i,o in enumerate(plan.seeds)]
+        out.done[:] = [NEAR if i in near else o for i,o in enumerate(out.done)]
         return out
+
+    @torch.no_grad()
+    def _who(self, img, which, faces): # index -> (128,) by dlib, or (1,120) and the view by our own means
+        if self.embed: return {i: self.embed(to_pil(img), faces[i]) for i in which if faces[i] is not None}
+        out = {}
+        for i in which:
+            at = None if faces[i] is None else self.placement(faces[i])[1]
+            if at is None: continue
+            texture = _old_texture(img/2+.5, at, self.space.views[at.view], self.space.cfg.size)
+            out[i] = head_identity()(texture.clamp(0, 1), known_of(at.landmarks, texture), at.view),at.view
+        return out
+
+    def _same_person(self, a, b):
+        if self.embed: return np.linalg.norm(a-b)<=self.far
+        return float((a[0]*b[0]).sum())>head_identity().same(a[1])
