@@ -216,7 +216,7 @@ def target_table(rows:list)->str: # of `targets`
 
 def listed_targets()->dict: # name -> folder
     "Targets that may be asked for by name; your own come last, and count"
-    out = dict(classical='classical', nobody='nobody')
+    out = {}
     for d in (_shipped(), targets_home()):
         for f in sorted(d.glob('*/target.json')) if d.is_dir() else ():
             usable = any((f.parent/o/'model.safetensors').is_file() for o in ('.','head'))
