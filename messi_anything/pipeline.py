@@ -317,6 +317,9 @@ def load_inpainter(
         from messi_anything.heads import HeadInpainter
         from messi_anything.nobody import NobodyInpainter
         kind = NobodyInpainter if name==NOBODY else HeadInpainter
+    else:
+        from messi_anything.pixels import AlignedInpainter, is_aligned
+        kind = AlignedInpainter if is_aligned(name) else kind
     return _load(kind, name, pick_device(device), _stamp(name, 'target'))
 
 def remover(
