@@ -760,8 +760,9 @@ def _masked(self:Studio):
     self.edits[2].disabled = not s.past
 
 # %% ../nbs/12_studio.ipynb #b1e7d1f1
-_modes = dict(head='new head, the body stays', generated='paint the whole person',
-              image='start from the person who is there', static='paste a cut-out', remove='only remove the person')
+_modes = dict(person='new head, clothes and skin', head='new head, the body stays',
+              generated='paint the whole person', image='start from the person who is there',
+              static='paste a cut-out', remove='only remove the person')
 
 def _option(kind, label, name, **kw): # a field for an option, as `ReplaceCfg` declares it
     f = ReplaceCfg.options()[name]
