@@ -17,7 +17,7 @@ from fastcore.meta import delegates
 from .images import (Box, MessiError, ImageError, DataError, ConfigError, WeightsError, load_image,
                                    load_mask, load_photo, LoadedPhoto, noted, save_image, with_alpha, mask_to_pil, image_grid,
                                    list_images,
-                                   check_writable, in_float32, made_here, read_json, regular_file, say, short_name, user_path,
+                                   check_free, check_writable, in_float32, made_here, read_json, regular_file, say, short_name, user_path,
                                    command, positional)
 from .training import find_weights, make_folder, pick_device
 from .faces import Face, find_faces
@@ -584,6 +584,8 @@ def read_manifest(
             d = json.loads(l)
             out[d['name'],d['sha1']] = d
         except (ValueError, KeyError, TypeError): continue
+    if lines and not out and not lines[0].startswith('{"name"'):
+        raise DataError(f'{path} is no list of ours, and would be lost: move it away, or choose another folder with --out')
     return out
 
 # %% ../nbs/09_pipeline.ipynb #1643a5bd
@@ -644,8 +646,8 @@ def _refuse_to_overwrite(plan, photos, out, cfg, save_mask, cutout):
     mine = {o for d in read_manifest(out).values() for o in d.get('files', ()) if isinstance(o, str)}
     theirs = {p.resolve() for p in (o[1] if isinstance(o, tuple) else o for o in photos) if isinstance(p, Path)}
     for f in there:
-        if f.resolve() in theirs or not (f.name in mine or made_here(f)):
-            raise ConfigError(f'{f} is there already, no work of this program, and would be lost: choose another folder with --out')
+        check_free(f, f.name in mine and f.resolve() not in theirs)
+        if f.resolve() in theirs: raise ConfigError(f'{f} is one of the photos, and would be lost: choose another folder with --out')
 
 def _paths(photos, out): # yields (name, photo, tail -> path): no two photos get the same file
     used = set()

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from . import __version__
 from .images import (Box, MessiError, ImageError, ConfigError, WeightsError, load_image, load_mask, load_photo, mask_to_pil,
-                                   command, is_raw, note_of, open_picture, raster, _most, _plugin, _plugins, _quiet, _save_options, _why_not, _words)
+                                   command, home_folder, is_raw, note_of, open_picture, raster, _most, _plugin, _plugins, _quiet, _save_options, _why_not, _words)
 from .training import pick_device
 from .segment import check_choice, choice, coco_entries, from_mask
 from .pipeline import DEFAULT_MODE, MODES, ReplaceCfg, inpainter, load_segmenter, replace

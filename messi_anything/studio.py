@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 from fastcore.basics import patch
 from fastcore.meta import delegates
 from .images import (MessiError, ImageError, DataError, ConfigError, LoadedPhoto, load_image, load_photo, mask_to_pil,
-                                   image_grid, command, is_image_file, note_of, _plugin, _plugins, _save_options)
+                                   image_grid, command, is_image_file, note_of, user_path, _plugin, _plugins, _save_options)
 from .training import make_folder, pick_device, plot_curve
 from .segment import choice
 from .target import target_report, thumbnail, review
@@ -132,9 +132,10 @@ def open_path(self:Sitting, path:str)->str:
     "The same for a file on this machine, where that is allowed"
     if not self.paths: raise ConfigError('paths are not taken on this page: upload the photo')
     try:
-        p = Path(path.strip().strip('"')).expanduser()
+        p = user_path(path.strip().strip('"'), ImageError)
         size = p.stat().st_size if p.is_file() else 0
-    except (OSError, ValueError, RuntimeError) as e: raise ImageError(f'{path.strip()[:80]}: cannot be opened ({getattr(e, "strerror", None) or type(e).__name__}): check the path') from None
+    except ImageError: raise
+    except (OSError, ValueError) as e: raise ImageError(f'{path.strip()[:80]}: cannot be opened ({getattr(e, "strerror", None) or type(e).__name__}): check the path') from None
     if size>self.cfg.max_mb*2**20: raise ImageError(f'{p.name} is larger than the {self.cfg.max_mb:g} MB that a photo may have: scale it down, or save it as JPEG')
     load_image(p)                                                            # says what is wrong with a path
     return self.open(p.read_bytes(), p.name)
