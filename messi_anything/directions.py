@@ -221,8 +221,8 @@ MASKS = {'mask': 'surgical', 'medical mask': 'surgical', 'face mask': 'surgical'
          'cloth mask': 'cloth', 'n95 mask': 'N95'}
 SHIRTS = ('shirt','t shirt','tee','jersey','top','sweater')
 
-# %% ../nbs/07m_directions.ipynb #b1313545
-_also = {'gray': 'grey', 'dark blue': 'navy', 'lightblue': 'light blue', 'darkblue': 'navy', 'light grey': 'light grey'}
+# %% ../nbs/07m_directions.ipynb #f76180a6
+_also = {'gray': 'grey', 'pale blue': 'light blue', 'sky blue': 'light blue', 'dark blue': 'navy', 'lightblue': 'light blue', 'darkblue': 'navy', 'light grey': 'light grey'}
 _fill = set('''a an light dark and or but with in on of at to is was who wearing wears has having person man woman boy girl somebody someone
     people photo picture portrait close up plain head shoulders his her their him he she this that player another'''.split())
 _not,_so_far = {'no','not','without','never'},{'but','with','in','wearing','on'}
@@ -348,7 +348,7 @@ def _ask_prop(wish, kind, phrase, tints, no):
     if slot in wish.props and wish.props[slot]!=prop: raise ConfigError(f'{wish.text[:60]!r} asks for two different things in one place, or for something and its opposite: say one')
     wish.props[slot] = prop
 
-# %% ../nbs/07m_directions.ipynb #eca6d877
+# %% ../nbs/07m_directions.ipynb #b0684ad3
 @dataclass
 class Change:
     "How far a head is to be moved"
@@ -360,7 +360,7 @@ class Change:
     props:list=field(default_factory=list)
 
 _relative = ('width','light','skin','pitch') # moved from where they are, not to a goal
-_least,_most = dict(mouth=.9, smile=.9, eyes=1., brows=1.2, beard=1.), dict(mouth=4.2, smile=3., eyes=3., brows=3., beard=5.5)
+_least,_most = dict(mouth=.9, smile=.9, eyes=1., brows=1.2, beard=1.8), dict(mouth=4.2, smile=3., eyes=3., brows=3., beard=5.5)
 
 def change_of(
     source:Wish, target:Wish,
@@ -519,13 +519,14 @@ def _open_mouth(img, head, layer, alpha): # teeth keep their length; what opens 
     m = (1-front)*blur(tensor(inside*np.clip((gap_here-was_here-.5)/1.5, 0, 1))[None,None], max(.4, .5*head.at.scale))
     return layer*(1-m)+fill[None]*m,torch.maximum(alpha, smooth_step(m, 0., .02))
 
-# %% ../nbs/07m_directions.ipynb #fe742e44
+# %% ../nbs/07m_directions.ipynb #14828290
 def _retextured(head, layer, alpha, texture): # adds what the directions do to the texture
     view,ways = head.view,load_directions()
     own = view.average[None]
     base = head.from_texture(view.decode(own), edge='border').clamp(min=.08)
     matte = head.from_texture(smooth_step(blur(view.matte[None,None], .7), .5, .8), 'bilinear')*head.inside
-    matte = matte*(1-smooth_step(head.parts.on(head.box)[4], .6, .85)[None,None])
+    parts = head.parts.on(head.box)
+    matte = matte*(1-smooth_step(parts[4], .6, .85)-smooth_step(parts[0], .3, .7)).clamp(min=0)[None,None]
     face = (head.from_texture(face_region(view.where.shape[0])[None,None].float(), 'bilinear')>.5)[0,0]
     here,there = layer[0][:,face].mean(),base[0][:,face].mean()
     gain = (here/there).clamp(.3, 1.3)
@@ -554,7 +555,7 @@ def _where(head, k): # (1,1,h,w): beards and smiles are below the nose; a beard 
         below = below*smooth_step(r, .7, 1.2)
     return head.from_texture(below[None,None].contiguous(), 'bilinear')
 
-# %% ../nbs/07m_directions.ipynb #92e9ac8d
+# %% ../nbs/07m_directions.ipynb #487eb018
 def recolour_hair(
     img:Tensor,  # (1,3,h,w) in [0,1]
     hair:Tensor, # (1,1,h,w) in [0,1]
@@ -566,6 +567,9 @@ def recolour_hair(
     luma = (img*weights).sum(1, keepdim=True)
     on = hair>.6
     if on.sum()<30: return img
+    sure = luma[hair>=min(.9, float(hair.max()))]
+    sure = sure[::max(1, len(sure)//50_000)]
+    luma = luma.clamp(*sure.quantile(torch.tensor([.01,.85])))                       # at the edge, the background shines through
     tint = torch.tensor(HAIR[colour])[:,None,None]*light
     mean = (tint*weights).sum()
     shade = mean+(luma-luma[on].mean())*(.24*mean.sqrt()/luma[on].std().clamp(min=.02)).clamp(.5, 2.2)
@@ -573,7 +577,7 @@ def recolour_hair(
     new = new+(shade-(new*weights).sum(1, keepdim=True)).clamp(min=0)
     return torch.lerp(img, new.clamp(0, 1), hair)
 
-# %% ../nbs/07m_directions.ipynb #f5403fec
+# %% ../nbs/07m_directions.ipynb #9a31c3b6
 def numbers_of(
     img:Tensor,  # (1,3,H,W) in [0,1]
     mesh:Tensor, # (478,3)
@@ -602,10 +606,11 @@ def change_head(
     "Move a head of a photo from one description to another"
     space = head_space()
     change = change_of(source or Wish(), target, numbers_of(img, mesh, space), strength)
-    if still: change = replace(change, shape={}, yaw=0., pitch=0.)
+    if still: change = replace(change, shape={}, yaw=0., pitch=0., texture={k: v for k,v in change.texture.items() if k!='smile'})
     new = move_mesh(mesh, change)
     out,changed = img.clone(),torch.zeros(1,1,*img.shape[2:])
     if strength==0: return out,changed
+    if change==Change(props=change.props) and not change.props: return out,changed
     head = _look(img, mesh, new, space, parts)
     layer,alpha = img[head.part],torch.zeros(1,1,*head.crop.shape[:2])
     layer,alpha = _coloured(layer, alpha, head, change)
