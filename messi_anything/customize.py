@@ -436,7 +436,7 @@ def _shipped()->Path: # the targets that come with the package
     import messi_anything
     return Path(messi_anything.__file__).parent/'weights'
 
-_taken = {'runs', 'fid', 'classical', 'hub', 'con', 'prn', 'aux', 'nul'}
+_taken = {'runs', 'fid', 'classical', 'nobody', 'hub', 'con', 'prn', 'aux', 'nul'}
 
 def check_name(
     name:str,

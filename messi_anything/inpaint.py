@@ -409,6 +409,7 @@ class Plan:
     faces:list  # of `Face`, None for those who show none
     seeds:list  # for each person an integer for each picture
     notes:list  # '' for those who are to be painted, else why not, ending in 'left as is'
+    source:str='segmenter' # where the masks are from, or 'user': those are binding
 
     @property
     def todo(self)->list: # indices of the people to paint, small ones (far away) first
@@ -522,7 +523,7 @@ def _more_seeds(seed, k): # the seed itself, and others drawn from it
 # %% ../nbs/07_inpaint.ipynb #0d7ed712
 class Classical(Inpainter):
     "Fill holes by continuing the surroundings smoothly: no person appears"
-    size,name,mode,deed = 64,'classical','classical','removed'
+    size,name,mode,deed = 64,'classical','remove','removed'
     def __call__(self, img, hole, seeds=None, steps=None):
         if (hole.flatten(1).min(1).values>.5).any():
             raise ConfigError('the hole leaves nothing to continue: the classical fill needs some of the photo')

@@ -23,15 +23,16 @@ from .training import find_weights, make_folder, pick_device
 from .faces import Face, find_faces
 from .segment import (Segmenter, from_mask, check_choice, choice, faces_within,
                                     _face_finder, cutout as cut_out)
-from .inpaint import (Inpainter, PixelInpainter, BestOf, Classical, Edge, Plan, Painted, LEFT, STEPS,
+from .inpaint import (Inpainter, PixelInpainter, BestOf, Edge, Plan, Painted, LEFT, STEPS,
                                     paint_photo, start_levels, check_tries)
+from .background import BackgroundInpainter
 
 # %% auto #0
-__all__ = ['MODES', 'DEFAULT_MODE', 'EVERYWHERE', 'MANIFEST', 'example_photo', 'option', 'ReplaceCfg', 'whole_seed', 'read',
-           'whose', 'faces_of', 'as_face', 'given_faces', 'Found', 'Laps', 'find', 'load_segmenter', 'load_inpainter',
-           'static_fill', 'inpainter', 'plan', 'Result', 'in_words', 'Variants', 'results', 'dress', 'replace',
-           'read_manifest', 'fingerprint', 'replace_many', 'settings_text', 'read_settings', 'with_options',
-           'messi_replace', 'main_replace', 'overhead', 'speed', 'whole_by_bare']
+__all__ = ['MODES', 'DEFAULT_MODE', 'NOBODY', 'EVERYWHERE', 'MANIFEST', 'example_photo', 'option', 'ReplaceCfg', 'whole_seed',
+           'read', 'whose', 'faces_of', 'as_face', 'given_faces', 'Found', 'Laps', 'find', 'load_segmenter',
+           'load_inpainter', 'remover', 'static_fill', 'inpainter', 'plan', 'Result', 'in_words', 'Variants', 'results',
+           'dress', 'replace', 'read_manifest', 'fingerprint', 'replace_many', 'settings_text', 'read_settings',
+           'with_options', 'messi_replace', 'main_replace', 'overhead', 'speed', 'whole_by_bare']
 
 # %% ../nbs/09_pipeline.ipynb #f71dd973
 def example_photo()->Image.Image:
@@ -40,8 +41,9 @@ def example_photo()->Image.Image:
     return Image.fromarray(data.astronaut())
 
 # %% ../nbs/09_pipeline.ipynb #452103b0
-MODES = ('head', 'generated', 'image', 'static', 'classical')
+MODES = ('head', 'generated', 'image', 'static', 'remove')
 DEFAULT_MODE = 'head' # where nothing else that is said implies one
+NOBODY = 'nobody'     # the target that only removes people
 
 # %% ../nbs/09_pipeline.ipynb #5e0f8adc
 EVERYWHERE = ('command', 'service', 'settings')
@@ -62,12 +64,12 @@ def option(
 class ReplaceCfg:
     "All that can be said about a replacement, apart from the photo"
     target:object = option('messi', "who to paint: a target's name, a folder or a hub id; "
-                                    "'classical' only removes people")
+                                    "'nobody' only removes people")
     seed:int = option(0, 'the same seed gives the same picture', int, least=0)
     steps:int = option(5, 'of the generator, 1 to 6', int, least=min(STEPS), most=max(STEPS))
     people:object = option('all', 'whom: all, largest, left, right, surest, a number from the left (from 0), or several: 0,2')
     mode:str = option(None, 'how: head (the body stays), generated, image (starts from the person who is there), '
-                            'static (a cut-out is pasted) or classical (the person disappears)', choices=MODES)
+                            'static (a cut-out is pasted) or remove (the person disappears)', choices=MODES)
     strength:float = option(None, 'of mode image: 1 keeps nothing of the person, towards 0 more and more', float,
                             least=0, most=1)
     n:int = option(None, 'so many variants, painted together, with the seeds from seed on', int, least=1, most=64)
@@ -84,6 +86,7 @@ class ReplaceCfg:
 
     def __post_init__(self):
         object.__setattr__(self, 'seed', whole_seed(self.seed))
+        self._rename()
         if not isinstance(self.target, (str, Path, Inpainter)):
             raise ConfigError(f"target={str(self.target)[:80]!r}: give a target's name, folder or hub id, or an Inpainter")
         self._check_numbers()
@@ -132,13 +135,21 @@ def _check_numbers(self:ReplaceCfg):
     check_tries(self.tries)
 
 @patch
+def _rename(self:ReplaceCfg): # as older settings have it
+    import warnings
+    for name,new in dict(mode='remove', target=NOBODY).items():
+        if not isinstance(getattr(self, name), str) or getattr(self, name)!='classical': continue
+        warnings.warn(f"{name}='classical' is now called {name}={new!r}", FutureWarning, stacklevel=5)
+        object.__setattr__(self, name, new)
+
+@patch
 def _check_mode(self:ReplaceCfg):
     if self.mode not in (None, *MODES): raise ConfigError(f'mode={self.mode!r}: choose one of {", ".join(MODES)}')
     mode = self.effective_mode
     if self.strength not in (None, 1) and mode!='image':
         raise ConfigError(f'a strength of {self.strength} belongs to mode image, not {mode}')
     if self.figure is not None and mode!='static': raise ConfigError(f'a figure belongs to mode static, not {mode}')
-    if self.text and mode in ('classical','static'):
+    if self.text and mode in ('remove','static'):
         raise ConfigError(f'a text tells a generator what to paint; mode {mode} has none')
 
 # %% ../nbs/09_pipeline.ipynb #8847c992
@@ -146,7 +157,7 @@ def _check_mode(self:ReplaceCfg):
 def effective_mode(self:ReplaceCfg)->str: # one of `MODES`
     "The mode that was asked for, or that the other options imply"
     if self.mode: return self.mode
-    if isinstance(self.target, str) and self.target=='classical': return 'classical'
+    if isinstance(self.target, str) and self.target==NOBODY: return 'remove'
     if self.figure is not None: return 'static'
     if self.strength is not None and self.strength<1: return 'image'
     if isinstance(self.target, Inpainter): return self.target.mode
@@ -295,17 +306,24 @@ def load_segmenter(
 
 # %% ../nbs/09_pipeline.ipynb #bbba15f4
 def load_inpainter(
-    target='messi', # a target's name, folder or hub id, or 'classical'
+    target='messi', # a target's name, folder or hub id, or 'nobody'
     mode:str='generated',
     device=None,
 )->Inpainter:
     "Whoever paints a target"
-    if target=='classical' or mode=='classical': return Classical()
+    if target==NOBODY or mode=='remove': return BackgroundInpainter()
     name,kind = str(target),PixelInpainter
     if mode=='head':
         from messi_anything.heads import HeadInpainter
         kind = HeadInpainter
     return _load(kind, name, pick_device(device), _stamp(name, 'target'))
+
+def remover(
+    cfg:ReplaceCfg, # `segmenter`, which looks closer at small people, and `device`
+)->BackgroundInpainter:
+    "Who takes people away"
+    look = cfg.segmenter if callable(cfg.segmenter) else load_segmenter(cfg.segmenter, cfg.device)
+    return BackgroundInpainter(segmenter=look if isinstance(look, Segmenter) else None)
 
 def static_fill(
     target='messi',
@@ -331,9 +349,10 @@ def inpainter(
 )->Inpainter:
     "Whoever paints, as the options say"
     mode,out = cfg.effective_mode,cfg.target
-    if isinstance(out, Inpainter) and (mode!='classical' or out.mode==mode):
+    if isinstance(out, Inpainter) and (mode!='remove' or out.mode==mode):
         if mode in ('head','static') and out.mode!=mode: raise ConfigError(f'mode {mode} is none of {out._called()}')
     elif mode=='static': out = static_fill(cfg.target, cfg.figure, cfg.seed)
+    elif mode=='remove' or out==NOBODY: out = remover(cfg)
     else: out = load_inpainter(cfg.target, mode, cfg.device)
     if mode=='image': out = out.with_strength(.6 if cfg.strength is None else cfg.strength)
     if cfg.text and mode=='head':
@@ -352,7 +371,7 @@ def plan(
     one = lambda s, i: int(np.random.SeedSequence([s, i]).generate_state(1)[0])
     seeds = [[one(s, i) for s in cfg.seeds] for i in range(len(found.people))]
     faceless = f'no face seen: {LEFT}' if 'mesh' in painter.requires else ''
-    return Plan(found.people, found.faces, seeds, ['' if f else faceless for f in found.faces])
+    return Plan(found.people, found.faces, seeds, ['' if f else faceless for f in found.faces], found.source)
 
 # %% ../nbs/09_pipeline.ipynb #99716bc9
 @dataclass
@@ -583,7 +602,8 @@ def _settings(cfg, mask=None, **more)->str: # a hash of all that decides the pic
     said = {k: plain(getattr(cfg, k)) for k in cfg.options() if k!='device'}
     for k,v in dict(mask=mask, figure=cfg.figure).items():
         if v is not None: said[k] = _file_hash(v) if isinstance(v, (str,Path)) else plain(v)
-    weights = [(v, kind) for v,kind in ((cfg.target,'target'), (cfg.segmenter,'weights')) if isinstance(v, (str,Path)) and v!='classical']
+    weights = [(v, kind) for v,kind in ((cfg.target,'target'), (cfg.segmenter,'weights'))
+               if isinstance(v, (str,Path)) and v!=NOBODY]
     text = json.dumps([said, more, [_stamp(*o) for o in weights]], sort_keys=True)
     return hashlib.sha1(text.encode()).hexdigest()[:16]
 

@@ -72,7 +72,7 @@ def listed_targets()->dict: # name -> folder
     "Targets that may be asked for by name"
     import messi_anything
     home = Path(os.environ.get('MESSI_HOME', Path.home()/'.cache'/'messi_anything'))
-    out = dict(classical='classical')
+    out = dict(nobody='nobody')
     for d in (Path(messi_anything.__file__).parent/'weights', home):        # your own come last, and count
         for f in sorted(d.glob('*/target.json')) if d.is_dir() else ():
             if re.fullmatch(r'\w[\w.-]*', f.parent.name, re.A) and (f.parent/'model.safetensors').is_file(): out[f.parent.name] = str(f.parent)
@@ -473,7 +473,7 @@ _examples = dict(
                  timings=dict(waiting=0.001, segmenter=0.12, generator=0.9), images=[dict(seed=14, png='iVBORw0KGgo...')]),
     segment=dict(note='1 person found', width=512, height=512, people=[_someone], timings=dict(segmenting=0.15),
                  annotations=[_coco], images=[dict(png='iVBORw0KGgo...')]),
-    targets=dict(default='messi', targets=['classical','messi'], modes=list(MODES)),
+    targets=dict(default='messi', targets=['messi','nobody'], modes=list(MODES)),
     health=dict(status='ok', version=__version__, workers=1, working=0, waiting=0))
 
 # %% ../nbs/11a_serve.ipynb #a921c579
