@@ -316,6 +316,9 @@ def load_inpainter(
     if mode=='head':
         from messi_anything.heads import HeadInpainter
         kind = HeadInpainter
+    else:
+        from messi_anything.pixels import AlignedInpainter, is_aligned
+        kind = AlignedInpainter if is_aligned(name) else kind
     return _load(kind, name, pick_device(device), _stamp(name, 'target'))
 
 def remover(
