@@ -358,7 +358,7 @@ def inpainter(
     elif mode=='remove' or out==NOBODY: out = remover(cfg)
     else: out = load_inpainter(cfg.target, mode, cfg.device)
     if mode=='image': out = out.with_strength(.6 if cfg.strength is None else cfg.strength)
-    if cfg.text and mode=='head':
+    if cfg.text and out.mode=='head':
         from messi_anything.directions import told
         out = told(out, cfg.text)
     elif cfg.text: out = out.with_prompt(cfg.text, cfg.guidance)
