@@ -22,10 +22,10 @@ from .headspace import (CROP, EYES_APART, VIEWS, WARPED, HeadSpace, HeadView, be
 from .heads import aligned_crop, blur, old_outline, seen_faces, smooth_step, without_sunglasses
 
 # %% auto #0
-__all__ = ['SHAPES', 'TEXTURES', 'READ', 'PHRASES', 'NOTHING', 'HAIR', 'HATS', 'SUNGLASSES', 'MASKS', 'SHIRTS', 'own_frame',
-           'out_of_frame', 'mesh_of', 'turn_head', 'shape_numbers', 'texture_numbers', 'DirectionsCfg', 'Directions',
-           'load_directions', 'fit_directions', 'Wish', 'known_phrases', 'understand', 'Change', 'change_of',
-           'move_mesh', 'recolour_hair', 'numbers_of', 'change_head', 'Told', 'told']
+__all__ = ['SHAPES', 'TEXTURES', 'READ', 'PHRASES', 'NOTHING', 'HAIR', 'HATS', 'SUNGLASSES', 'GLASSES', 'MASKS', 'SHIRTS',
+           'own_frame', 'out_of_frame', 'mesh_of', 'turn_head', 'shape_numbers', 'texture_numbers', 'DirectionsCfg',
+           'Directions', 'load_directions', 'fit_directions', 'Wish', 'known_phrases', 'understand', 'Change',
+           'change_of', 'move_mesh', 'recolour_hair', 'numbers_of', 'change_head', 'Told', 'told']
 
 # %% ../nbs/07m_directions.ipynb #1f7ab2d5
 def own_frame(
@@ -189,7 +189,7 @@ def _fit_view(out, name, view, points, textures, seen, ridge, held_out): # fills
     r2 = 1-left/(y[apart]-y[apart].mean(0)).square().sum(0)
     return dict(heads=len(z), held_out=int(apart.sum()), r2={a: round(b, 3) for a,b in zip((*SHAPES, *TEXTURES), r2.tolist())})
 
-# %% ../nbs/07m_directions.ipynb #eb720414
+# %% ../nbs/07m_directions.ipynb #ab38a139
 PHRASES = { # what is said -> attribute and how much of it, in standard deviations of people; degrees of a turn
     'smiling': dict(smile=1.7), 'smile': dict(smile=1.7), 'happy': dict(smile=1.7), 'grinning': dict(smile=2.2),
     'laughing': dict(smile=1.9, mouth=1.6), 'laugh': dict(smile=1.9, mouth=1.6),
@@ -217,11 +217,12 @@ HATS = {'hat': 'cap', 'cap': 'cap', 'beanie': 'beanie', 'sun hat': 'sun hat', 's
         'bucket hat': 'bucket hat'}
 SUNGLASSES = {'sunglasses': 'square', 'dark glasses': 'square', 'shades': 'square', 'round sunglasses': 'round',
               'aviator sunglasses': 'aviator', 'sport sunglasses': 'sport'}
+GLASSES = {'glasses': 'square', 'spectacles': 'square', 'round glasses': 'round', 'aviator glasses': 'aviator'}
 MASKS = {'mask': 'surgical', 'medical mask': 'surgical', 'face mask': 'surgical', 'surgical mask': 'surgical',
          'cloth mask': 'cloth', 'n95 mask': 'N95'}
 SHIRTS = ('shirt','t shirt','tee','jersey','top','sweater')
 
-# %% ../nbs/07m_directions.ipynb #f76180a6
+# %% ../nbs/07m_directions.ipynb #2a137c64
 _also = {'gray': 'grey', 'pale blue': 'light blue', 'sky blue': 'light blue', 'dark blue': 'navy', 'lightblue': 'light blue', 'darkblue': 'navy', 'light grey': 'light grey'}
 _fill = set('''a an light dark and or but with in on of at to is was who wearing wears has having person man woman boy girl somebody someone
     people photo picture portrait close up plain head shoulders his her their him he she this that player another'''.split())
@@ -248,11 +249,11 @@ def known_phrases()->dict: # kind -> phrases
     "All that is understood, by kind"
     of = lambda *names: [k for k,v in PHRASES.items() if set(v)&set(names)]
     return dict(expression=of('smile','mouth','eyes','brows'), turn=of('yaw','pitch'), face=of('width'), beard=of('beard'), skin=of('skin'),
-                light=of('light'), hair=[f'{c} hair' for c in HAIR], hats=list(HATS), glasses=[*SUNGLASSES, 'glasses'], masks=list(MASKS),
+                light=of('light'), hair=[f'{c} hair' for c in HAIR], hats=list(HATS), glasses=[*SUNGLASSES, *GLASSES], masks=list(MASKS),
                 shirts=[*SHIRTS[:1], 'striped shirt', *SHIRTS[1:]], background=['background'], colours=list(colours),
                 how=[*_much, 'no', 'without'])
 
-# %% ../nbs/07m_directions.ipynb #18cfcbd5
+# %% ../nbs/07m_directions.ipynb #00d4a007
 def understand(
     text:str,
     names=(),    # words that mean whoever is shown
@@ -277,7 +278,7 @@ def _named(unknown): return ', '.join(w+(f' (did you mean {n}?)' if n else '') f
 
 @functools.lru_cache(1)
 def _book(): # words of a phrase -> (kind, phrase), the long ones first
-    kinds = [(PHRASES,'move'), (HATS,'hat'), (SUNGLASSES,'sun'), (MASKS,'mask'), (SHIRTS,'shirt'), (('glasses','spectacles'),'glasses'),
+    kinds = [(PHRASES,'move'), (HATS,'hat'), (SUNGLASSES,'sun'), (MASKS,'mask'), (SHIRTS,'shirt'), (GLASSES,'glasses'),
              (('background','ground'),'ground'), (('hair',),'hair'), (('stripes',),'shirt'), (_also,'colour'), (colours,'colour')]
     book = {tuple(w for w in p.lower().split() if w!='the'): (kind, p) for phrases,kind in kinds for p in phrases}
     for c in HAIR: book[c,'hair'] = 'haircolour',c
@@ -300,13 +301,13 @@ def _hear(wish, tokens, i, state, own): # reads on at `i` -> where to go on
 
 def _nearest(word):
     words = {w for p in _book() for w in p}
-    return next(iter(difflib.get_close_matches(word, sorted(words), 1, .7)), None)
+    return next(iter(difflib.get_close_matches(word, sorted(words-{word}), 1, .7)), None)
 
-# %% ../nbs/07m_directions.ipynb #0a9f57b5
+# %% ../nbs/07m_directions.ipynb #7261ddcf
 def _take(wish, kind, phrase, state): # a phrase that was found
     if kind=='colour': return state['colours'].append(_also.get(phrase, phrase))
     tints,no = [c for c in state['colours'] if c in colours],state['no']
-    said = ' '.join([*(['no'] if no else []), *(' and '.join(tints).split()), *(['striped'] if state['striped'] and kind=='shirt' else []), phrase])
+    said = ' '.join([*(['no'] if no else []), *(' and '.join(tints).split()), *(['striped'] if state['striped'] and kind=='shirt' else []), phrase+' hair'*(kind=='haircolour')])
     if kind=='move': _ask(wish, phrase, no, state['much'])
     elif kind=='haircolour' or kind=='hair': _ask_hair(wish, phrase if kind=='haircolour' else next(iter(tints), ''), said)
     elif kind=='shirt': _set(wish, 'shirt', tuple(colours[c] for c in tints[:2 if state['striped'] or phrase=='stripes' else 1]))
@@ -344,7 +345,7 @@ def _ask_prop(wish, kind, phrase, tints, no):
     tint = next(iter(tints), None)
     prop = (hat(HATS[phrase], tint or dict(beanie='blue').get(HATS[phrase], 'beige' if HATS[phrase]=='sun hat' else 'black' if HATS[phrase]=='top hat' else 'red'))
             if kind=='hat' else sunglasses(SUNGLASSES[phrase], tint or 'black') if kind=='sun'
-            else medical_mask(MASKS[phrase], tint) if kind=='mask' else eyeglasses('square', tint or 'black'))
+            else medical_mask(MASKS[phrase], tint) if kind=='mask' else eyeglasses(GLASSES[phrase], tint or 'black'))
     if slot in wish.props and wish.props[slot]!=prop: raise ConfigError(f'{wish.text[:60]!r} asks for two different things in one place, or for something and its opposite: say one')
     wish.props[slot] = prop
 
