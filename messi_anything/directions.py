@@ -650,7 +650,7 @@ def _worn(img, changed, mesh, props, person): # puts props on
     on = wear(img*2-1, six_points(mesh[None,:,:2].numpy())[0], props, person=person)
     return on.image/2+.5,torch.maximum(changed, on.changed)
 
-# %% ../nbs/07m_directions.ipynb #b5d97871
+# %% ../nbs/07m_directions.ipynb #789d47d0
 class Told(Wrapper):
     "A painter of heads that was told what they should show"
     def __init__(self, inner, wish:Wish):
@@ -683,6 +683,7 @@ def told(
     text:str, # see `understand`
 ):
     "The same painter, told what the heads should show"
+    if painter.mode!='head': return painter.with_prompt(text)                     # says that it cannot be told
     target = getattr(painter, 'target', None)
     wish = understand(text, (painter.name, getattr(getattr(target, 'cfg', None), 'label', '')))
     if wish.shirt or wish.ground: warnings.warn('shirts and backgrounds stay as the photo has them; `generate` hears such words', stacklevel=2)

@@ -70,6 +70,11 @@ class Inpainter:
         if strength==1: return self
         raise ConfigError(f'mode image needs a generator, not {self._called()}')
 
+    def with_kit(self, kit)->'Inpainter':
+        "The same, in clothes of your choice; None leaves the choice"
+        if kit is None: return self
+        raise ConfigError(f'{self._called()} changes no clothes: a kit belongs to mode person')
+
 # %% ../nbs/07_inpaint.ipynb #6e33c328
 STEPS = {1: (80.,), 2: (80.,1.2), 3: (80.,4.,.6), 4: (80.,5.,1.2,.25), 5: (80.,5.,1.5,.4,.12), 6: (80.,10.,4.,1.5,.5,.15)} # noise levels for a number of steps
 
@@ -410,6 +415,7 @@ class Plan:
     seeds:list  # for each person an integer for each picture
     notes:list  # '' for those who are to be painted, else why not, ending in 'left as is'
     source:str='segmenter' # where the masks are from, or 'user': those are binding
+    look:tuple=None # the `Segmenter` and its maps of the photo, where one has looked
 
     @property
     def todo(self)->list: # indices of the people to paint, small ones (far away) first
@@ -428,6 +434,7 @@ class Painted:
     changed:Tensor # (1,1,H,W) weight of what was painted; where it is 0 the photo's pixels are untouched
     done:list      # what was done, a sentence for each person of the plan
     timings:dict=field(default_factory=dict) # seconds of parts of the work, such as 'generator'
+    parts:dict=field(default_factory=dict)   # name -> (1,1,H,W) weight of what was painted of each part: 'head', 'clothes', 'skin'
 
 # %% ../nbs/07_inpaint.ipynb #89aec96e
 @patch
