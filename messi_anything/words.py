@@ -273,12 +273,12 @@ def _seen(face): # what is done about a face
     if abs(face.pose.yaw)>HeadInpainter.farthest: return f'turned away: {LEFT}'
     return 'head changed'
 
-# %% ../nbs/11_words.ipynb #7159148d
+# %% ../nbs/11_words.ipynb #4efcfa72
 EXPECTED = { # word -> number of the face, and which way it should go; degrees for turns
     'smiling': ('smile',1), 'laughing': ('mouth',1), 'serious': ('smile',-1), 'mouth open': ('mouth',1), 'surprised': ('brows',1),
     'frowning': ('brows',-1), 'wide eyes': ('eyes',1), 'squinting': ('eyes',-1), 'wide face': ('width',1), 'narrow face': ('width',-1),
     'looking left': ('yaw',-1), 'looking right': ('yaw',1), 'looking up': ('pitch',-1), 'looking down': ('pitch',1)}
-ENOUGH = dict(yaw=8., pitch=4.) # degrees; of all else half a standard deviation
+ENOUGH = dict(yaw=(8.,15.), pitch=(4.,8.)) # degrees: moved by so many, or seen turned by so many; of all else 0.5 and 1.2 standard deviations
 
 def word_rates(
     photos,            # of PIL images
@@ -299,13 +299,15 @@ def word_rates(
             after = to_pil(change_head(x, mesh, understand(w), strength=strength, parts=parts)[0]*2-1)
             seen = see(after)
             k,way = EXPECTED[w]
-            rows[w].append((way*(seen[k]-before[k]) if seen else -9., distance(img, after, face) if distance and seen else None))
+            moved,there = (way*(seen[k]-before[k]),way*seen[k]) if seen else (-9.,-9.)
+            rows[w].append((moved, there, distance(img, after, face) if distance and seen else None))
     return {w: _rate(w, r) for w,r in rows.items()}
 
 def _rate(word, rows):
-    moved = np.array([a for a,_ in rows])
-    near = [b for _,b in rows if b is not None]
-    out = dict(n=len(rows), hits=round(float((moved>=ENOUGH.get(EXPECTED[word][0], .5)).mean()), 3), moved=round(float(np.median(moved)), 2))
+    by,to = ENOUGH.get(EXPECTED[word][0], (.5,1.2))
+    moved,there = (np.array([o[j] for o in rows]) for j in (0,1))
+    near = [o[2] for o in rows if o[2] is not None]
+    out = dict(n=len(rows), hits=round(float(((moved>=by)|(there>=to)).mean()), 3), moved=round(float(np.median(moved)), 2))
     return dict(out, distance=round(float(np.median(near)), 3)) if near else out
 
 # %% ../nbs/11_words.ipynb #83a20d04
