@@ -416,14 +416,19 @@ class Plan:
     notes:list  # '' for those who are to be painted, else why not, ending in 'left as is'
     source:str='segmenter' # where the masks are from, or 'user': those are binding
     look:tuple=None # the `Segmenter` and its maps of the photo, where one has looked
+    others:list=field(default_factory=list) # of `Person`: who else is in the photo
 
     @property
     def todo(self)->list: # indices of the people to paint, small ones (far away) first
         return sorted((i for i,o in enumerate(self.notes) if not o), key=lambda i: self.people[i].box.area)
 
-    def mask(self, which=None)->Tensor: # (1,1,H,W), of the people with these indices; None for those to paint
-        out = torch.zeros_like(self.people[0].mask)
-        for i in (self.todo if which is None else which): torch.maximum(out, self.people[i].mask, out=out) # one mask at a time
+    @property
+    def everybody(self)->list: # of `Person`: those of the plan, then the others
+        return [*self.people, *self.others]
+
+    def mask(self, which=None)->Tensor: # (1,1,H,W), of those of `everybody` with these indices; None for those to paint
+        out,people = torch.zeros_like(self.people[0].mask),self.everybody
+        for i in (self.todo if which is None else which): torch.maximum(out, people[i].mask, out=out) # one mask at a time
         return out
 
 # %% ../nbs/07_inpaint.ipynb #61b3aaa3
@@ -600,7 +605,9 @@ def _paint_window(out, who, box, which, plan, painter, seeds, cfg, room): # chan
     small = lambda im: im if k==1 else im.resize(size, Image.LANCZOS, reducing_gap=2.)
     x = torch.cat([to_tensor(small(out.image[j].crop((l,t,r,b)))) for j in which])
     part = Plan([_person_in(plan.people[i], box, k, size) for i in who], [_face_in(plan.faces[i], box, k) for i in who],
-                [[plan.seeds[i][j] for j in which] for i in who], ['']*len(who))
+                [[plan.seeds[i][j] for j in which] for i in who], ['']*len(who), plan.source,
+                others=[_person_in(p, box, k, size) for i,p in enumerate(plan.everybody)
+                        if i not in who and p.box.intersection(box).area])
     made = painter.paint(x, part, [seeds[j] for j in which], cfg)
     weight = made.changed if k==1 else F.interpolate((2*made.changed).clamp(0, 1), (b-t, r-l), mode='bilinear', align_corners=False)
     for j,o in zip(which, made.image):

@@ -177,7 +177,7 @@ class PersonInpainter(Inpainter):
         who = [faces.get(i, f) for i,f in enumerate(plan.faces)]
         notes = [o or ('' if who[i] is not None and self.heads else nobody) for i,o in enumerate(plan.notes)]
         if self.heads is None or all(notes): return Painted(img, torch.zeros_like(img[:1,:1]), notes)
-        return self.heads.paint(img, Plan(plan.people, who, plan.seeds, notes, plan.source), seeds, cfg)
+        return self.heads.paint(img, Plan(plan.people, who, plan.seeds, notes, plan.source, others=plan.others), seeds, cfg)
 
     def _said(self, head, worn): # a sentence about one person
         on = not head.endswith(LEFT)

@@ -246,6 +246,7 @@ class Found:
     mask:Tensor # (1,1,h,w) in [0,1], all of them together
     source:str  # where the mask is from: 'segmenter' or 'user'
     look:tuple=None # the `Segmenter` that has looked, and its maps of the photo
+    others:list=field(default_factory=list) # of `Person`: who else is in the photo
 
 # %% ../nbs/09_pipeline.ipynb #26cd7873
 class Laps(dict):
@@ -278,7 +279,8 @@ def find(
     else: seen = faces_of(img, chosen) if with_faces else [None]*len(chosen.people)
     laps.lap('faces')
     look = (looked,everybody.features) if looked and everybody.features else None
-    return Found(chosen.people, seen, chosen.mask, chosen.source, look)
+    others = [p for p in everybody.people if all(p is not o for o in chosen.people)]
+    return Found(chosen.people, seen, chosen.mask, chosen.source, look, others)
 
 def _everybody(img, cfg, mask, laps): # a `Segmentation`, and the `Segmenter` whose maps it holds
     seg = None
@@ -385,7 +387,8 @@ def plan(
     one = lambda s, i: int(np.random.SeedSequence([s, i]).generate_state(1)[0])
     seeds = [[one(s, i) for s in cfg.seeds] for i in range(len(found.people))]
     faceless = f'no face seen: {LEFT}' if 'mesh' in painter.requires else ''
-    return Plan(found.people, found.faces, seeds, ['' if f else faceless for f in found.faces], found.source, found.look)
+    notes = ['' if f else faceless for f in found.faces]
+    return Plan(found.people, found.faces, seeds, notes, found.source, found.look, found.others)
 
 # %% ../nbs/09_pipeline.ipynb #99716bc9
 @dataclass
