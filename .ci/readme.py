@@ -1,6 +1,6 @@
 """README.md is nbs/index.ipynb for people who come by GitHub: this makes it, without Quarto.
 
-    python .ci/readme.py           write README.md and its pictures, nbs/images/readme_*
+    python .ci/readme.py           write README.md, its pictures, nbs/images/readme_*, and the commands' help pages
     python .ci/readme.py --check   change nothing; say what differs, exit status 1 if anything does
 """
 import argparse, os, posixpath, re, sys
@@ -126,7 +126,9 @@ def main():
     os.chdir(ROOT)
     text, pictures = render()
     diffs = list(differences(text, pictures))
+    from messi_anything.commands import old_pages, write_pages
     if args.check:
+        diffs += [f'the kept help page of {o} is not what the command says' for o in old_pages()]
         for o in diffs: print(o)
         if diffs: sys.exit('run: python .ci/readme.py')
         return print('README.md is what nbs/index.ipynb gives')
@@ -135,6 +137,8 @@ def main():
         (ROOT/name).parent.mkdir(parents=True, exist_ok=True)
         (ROOT/name).write_bytes(data)
     (ROOT/'README.md').write_text(text, encoding='utf-8')
+    pages = write_pages()
     print(f'README.md: {len(text.splitlines())} lines, {len(pictures)} pictures' + ('' if diffs else ', as before'))
+    if pages: print('help pages made anew: '+', '.join(pages))
 
 if __name__ == '__main__': main()

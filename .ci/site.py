@@ -96,6 +96,67 @@ def headings(nb):
         if len(marks) > level+1: yield f'{marks} {text[:60]}: a heading of level {len(marks)} after one of level {level}'
         level = len(marks)
 
+CALLOUTS = {'note', 'tip', 'warning', 'important', 'caution'}
+PAIRED = {'details', 'summary', 'div', 'span', 'table', 'thead', 'tbody', 'tr', 'td', 'th', 'p', 'a', 'b', 'i', 'em', 'strong', 'code', 'pre', 'ul', 'ol', 'li', 'figure', 'figcaption'}
+
+class Tags(HTMLParser):
+    "Tags of raw HTML that are opened and not closed, or closed and not opened"
+    def __init__(self, html):
+        super().__init__()
+        self.open, self.wrong = [], []
+        self.feed(html)
+        self.wrong += [f'<{o}> is not closed' for o in self.open]
+    def handle_starttag(self, tag, attrs):
+        if tag in PAIRED: self.open.append(tag)
+    def handle_endtag(self, tag):
+        if tag not in PAIRED: return
+        if self.open and self.open[-1] == tag: self.open.pop()
+        elif tag in self.open:
+            while self.open[-1] != tag: self.wrong.append(f'<{self.open.pop()}> is not closed before </{tag}>')
+            self.open.pop()
+        else: self.wrong.append(f'</{tag}> closes nothing')
+
+def blocks(nb):
+    "Fenced divs that do not end, callouts that Quarto does not know, code that is not closed, broken raw HTML"
+    for c in nb['cells']:
+        if c['cell_type'] != 'markdown': continue
+        txt = ''.join(c['source'])
+        where = txt.strip().splitlines()[0][:50] if txt.strip() else ''
+        if len(re.findall(r'^ {0,3}(?:```|~~~)', txt, re.M)) % 2: yield f'{where!r}: code that is not closed'
+        md = re.sub(r'^```.*?^```', '', txt, flags=re.S | re.M)
+        depth = 0
+        for colons, rest in re.findall(r'^(:{3,})[ \t]*(.*)$', md, re.M):
+            depth += 1 if rest.strip() else -1
+            if depth < 0: break
+        if depth: yield f'{where!r}: the ::: of a block do not match'
+        yield from (f'{o}: callouts are {", ".join(sorted(CALLOUTS))}' for o in re.findall(r'\.callout-(\w+)', md) if o not in CALLOUTS)
+        yield from (f'{where!r}: {o}' for o in Tags(re.sub(r'`[^`\n]*`|<https?:[^>]*>|\$[^$\n]*\$', '', md)).wrong)
+
+def anchors(nb):
+    "Names that links into the page can use: of headings, as pandoc makes them, and those given by hand"
+    md, have = prose(nb), set()
+    for text in re.findall(r'^#{1,6}[ \t]+(\S.*)$', md, re.M):
+        given = re.search(r'\{[^}]*#([\w.:-]+)[^}]*\}\s*$', text)
+        text = re.sub(r'\{[^}]*\}\s*$', '', text)
+        text = re.sub(r'\[([^\]]*)\]\([^)]*\)', r'\1', text)
+        text = re.sub(r'[^\w\s.-]', '', text).strip().lower()
+        name = re.sub(r'^[^a-z]+', '', re.sub(r'\s+', '-', text))
+        have.add(given[1] if given else name or 'section')
+    return have | set(re.findall(r'\bid=["\']([^"\']+)', md)) | set(re.findall(r'\{#([\w.:-]+)', md))
+
+def broken_anchors(p, nb, known):
+    "Links to places of pages that have no such place; `known`: page -> its anchors"
+    for link in re.findall(r'\]\(([^)\s]*#[^)\s]+)', prose(nb)):
+        if re.match(r'[a-z][a-z0-9+.-]*:', link, re.I): continue
+        page, _, place = unquote(link).partition('#')
+        target = (p.parent/page).resolve() if page else p
+        if target in known and place not in known[target]: yield f'{link}: the page has no such heading'
+
+def citations(nb, keys):
+    "Papers that are cited and do not stand in references.bib"
+    md = re.sub(r'\S+@\S+\.\w+', '', prose(nb)) # addresses
+    yield from (f'@{o}: not in references.bib' for o in re.findall(r'(?<![\w@])@([a-z]+\d{4}[a-z]?)\b', md) if o not in keys)
+
 def size(*files):
     "Too many megabytes for a page"
     mb = sum(f.stat().st_size for f in files)/2**20
@@ -143,9 +204,14 @@ def build():
     except Exception as e: return {'site: nbdev processes the notebooks': [str(e)]}
     cfg, res, made = get_config(), {'site: nbdev processes the notebooks': []}, pages()
     home = f"{cfg['doc_host']}{cfg['doc_baseurl']}"
+    read = {p.resolve(): json.loads(p.read_text(encoding='utf-8')) for p in made}
+    known = {p: anchors(nb) for p, nb in read.items()}
+    bib = PROC/'references.bib'
+    keys = set(re.findall(r'^@\w+\{([^,\s]+),', bib.read_text(encoding='utf-8'), re.M)) if bib.exists() else set()
     for p in made:
-        nb = json.loads(p.read_text(encoding='utf-8'))
-        res[f'site: {p.relative_to(PROC)} links, alt texts, headings, size'] = sorted({*troubles(p, set(made.values()), home), *figures(nb), *headings(nb), *size(p)})
+        nb = read[p.resolve()]
+        bad = {*troubles(p, set(made.values()), home), *figures(nb), *headings(nb), *size(p), *blocks(nb), *broken_anchors(p.resolve(), nb, known), *citations(nb, keys)}
+        res[f'site: {p.relative_to(PROC)} links, alt texts, headings, blocks, citations, size'] = sorted(bad)
     have, named = {p.relative_to(PROC).as_posix() for p in made}, list(sidebar())
     res['site: the sidebar names every notebook once'] = (
         [f'{o} is in _quarto.yml, but not in nbs/' for o in named if o not in have] +

@@ -15,9 +15,10 @@ from .images import Box, ConfigError, DataError, ImageError, to_pil, to_tensor, 
 # %% auto #0
 __all__ = ['landmark_names', 'studio', 'colours', 'hats', 'sunglasses_shapes', 'medical_masks', 'patterns', 'hole_kinds', 'bands',
            'check_landmarks', 'Pose', 'head_pose', 'turn_matrix', 'random_landmarks', 'Sample', 'warp', 'recolour',
-           'move', 'random_view', 'Prop', 'Light', 'face_light', 'colour_of', 'hat', 'sunglasses', 'medical_mask',
-           'mask_ratio', 'grow', 'Worn', 'wear', 'picture_prop', 'wear_mask', 'random_prop', 'random_props', 'box_hole',
-           'outpaint_hole', 'blob_hole', 'stroke_hole', 'grown_hole', 'person_hole', 'make_hole', 'band']
+           'move', 'random_view', 'Prop', 'Light', 'face_light', 'colour_of', 'hat', 'sunglasses', 'eyeglasses',
+           'medical_mask', 'mask_ratio', 'grow', 'Worn', 'wear', 'picture_prop', 'wear_mask', 'random_prop',
+           'random_props', 'box_hole', 'outpaint_hole', 'blob_hole', 'stroke_hole', 'grown_hole', 'person_hole',
+           'make_hole', 'band']
 
 # %% ../nbs/02_augment.ipynb #729f930f
 def _one_of(what, name, names):
@@ -642,6 +643,15 @@ def sunglasses(
     name,rgb = colour_of(colour)
     return Prop('glasses', shape, rgb, f'{name} {shape} sunglasses' if shape!='square' else f'{name} sunglasses', colour_of(lens)[1])
 
+# %% ../nbs/02_augment.ipynb #e7e91a55
+def eyeglasses(
+    shape:str='square', # one of `sunglasses_shapes`
+    colour='black',     # of the frame
+)->Prop:
+    "Glasses that are seen through"
+    p = sunglasses(shape, colour)
+    return replace(p, words=p.words.replace('sunglasses', 'glasses'), options=('clear',))
+
 # %% ../nbs/02_augment.ipynb #d6bfa9c8
 def _outline(kind, x, y):
     "Below 1 inside a lens, growing outwards; `x` from the nose outwards, `y` down from the eyes"
@@ -662,7 +672,8 @@ _bridge = dict(square=(-.17,.02), round=(-.05,.03), aviator=(-.06,.0), sport=(0,
 
 def _front(p:Prop):
     "The front of a pair of sunglasses: rims, bridge, hinges and lenses"
-    rim,(top,bottom) = _rim[p.kind],_bridge[p.kind]
+    rim,(top,bottom),clear = _rim[p.kind],_bridge[p.kind],'clear' in p.options
+    if clear: rim *= .6
     def where(x, y):
         f = _outline(p.kind, np.abs(x), y)
         bar = (np.abs(x)<.3) & (y>top+.25*x*x) & (y<bottom+.25*x*x)
@@ -679,8 +690,9 @@ def _front(p:Prop):
         streak = .20*np.exp(-((u+.6*y+.14)/.085)**2)+.10*np.exp(-((u+.6*y-.06)/.035)**2)
         edge = np.clip((1-f)*6, 0, 1)
         lens = [o*(.3+.22*edge)*(1.25-.5*sky)+streak*(.3+.7*sky)+.06*sky for o in p.accent]
+        if clear: lens = [.9+0*x]*3
         rgb = [np.where(glass, a, b*frame+.1*(ridge>.45)*(ridge<.62)*(y<.05)) for a,b in zip(lens, p.colour)]
-        return *rgb, np.where(glass, .96-.14*np.clip(.5+y, 0, 1), 1)
+        return *rgb, np.where(glass, .06+.7*streak if clear else .96-.14*np.clip(.5+y, 0, 1), 1)
     return _sheet(2, .30, (0,0,0), (-.15,-.06,0), lambda x,y,z: where(x,y)[1], paint, .12, True)
 
 def _glasses_layer(p:Prop, pose:Pose, size, k, light, ears):

@@ -12,7 +12,7 @@ from torch import Tensor
 from PIL import Image
 from fastcore.basics import patch
 from .images import (Box, MessiError, ImageError, DataError, ConfigError, WeightsError, atomic_path, atomic_write, command, positional,
-                                   load_image, mask_to_pil, save_image, to_pil)
+                                   load_image, mask_to_pil, save_image, to_pil, home_folder, read_json, reason, say, user_path)
 from .data import Photo, photo_mask, split_photos
 from .augment import band, bands, blob_hole, grow, random_prop, wear_mask
 from .training import Trainer, checkpoints, commit_id, find_weights, load_weights, load_into, make_folder, pick_device, precision, write_json
@@ -325,8 +325,8 @@ class Card:
     def save(self, path): atomic_write(path, json.dumps(asdict(self), indent=1, allow_nan=False)+'\n')
     @classmethod
     def load(cls, path):
-        try: return cls(**json.loads(Path(path).read_text()))
-        except (OSError, ValueError, TypeError) as e: raise DataError(f'{path} is no report of a target ({type(e).__name__}): make it again with target_card') from None
+        try: return cls(**read_json(path))
+        except (ValueError, TypeError) as e: raise DataError(f'{path} is no report of a target ({reason(e)}): make it again with target_card') from None
 
 # %% ../nbs/10_customize.ipynb #4a91b218
 _card_columns = {'kid': 'KID x1000', 'fid': 'FID', 'error': 'error', 'face': 'face', 'nearest': 'nearest', 'closer': 'closer'}
@@ -430,13 +430,13 @@ def plot(self:Card):
 # %% ../nbs/10_customize.ipynb #57dfad4f
 def targets_home()->Path:
     "Where your own targets are"
-    return Path(os.environ.get('MESSI_HOME', Path.home()/'.cache'/'messi_anything'))
+    return home_folder()
 
 def _shipped()->Path: # the targets that come with the package
     import messi_anything
     return Path(messi_anything.__file__).parent/'weights'
 
-_taken = {'runs', 'fid', 'classical', 'hub', 'con', 'prn', 'aux', 'nul'}
+_taken = {'runs', 'fid', 'classical', 'nobody', 'hub', 'con', 'prn', 'aux', 'nul'}
 
 def check_name(
     name:str,
@@ -472,10 +472,8 @@ def target_files(folder)->list: # paths
 
 # %% ../nbs/10_customize.ipynb #8e0373c8
 def _read_json(path)->dict:
-    try: d = json.loads(Path(path).read_text(encoding='utf-8'))
-    except (OSError, ValueError, RecursionError) as e: raise WeightsError(f'{path} is not readable JSON ({type(e).__name__}): get or make the target again') from None
-    if not isinstance(d, dict): raise WeightsError(f'{path} should hold an object with named entries, not {type(d).__name__}: get or make the target again')
-    return d
+    try: return read_json(path, WeightsError)
+    except WeightsError as e: raise WeightsError(f'{e}: get or make the target again') from None
 
 def _modest(d, where): # numbers beyond these are no network of ours, and building one would fill the memory
     most = dict(size=2048, patch=16, channels=4096, blocks=32, head_dim=1024, cond=64, classes=100_000, context_dim=4096, context=8192)
@@ -498,7 +496,7 @@ def _header(path)->dict: # name -> shape, without reading the numbers
 def _describe(folder, header)->UNetCfg: # what config.json says, if the weights can be of such a network
     d = _read_json(folder/'config.json'); _modest(d, folder/'config.json')
     try: c = UNetCfg(**d)
-    except Exception as e: raise WeightsError(f'{folder/"config.json"} does not describe a generator ({type(e).__name__}: {str(e)[:200]}): get or make the target again') from None
+    except Exception as e: raise WeightsError(f'{folder/"config.json"} does not describe a generator ({reason(e)}): get or make the target again') from None
     have,least = sum(math.prod(s) for s in header.values()),sum((2*c.blocks+1)*9*w*w for w in c.widths)+4*c.channels*c.classes
     if least>have: raise WeightsError(f'{folder/"config.json"} describes a network of at least {least:,} numbers, and the weights hold {have:,}: they do not belong together; get or make the target again')
     return c
@@ -519,7 +517,7 @@ def check_target(
         words = read_words(folder)
         for name,t in (('model', w), ('words', words.state_dict() if words is not None else {})):
             if not all(v.isfinite().all() for v in t.values() if v.is_floating_point()): raise WeightsError(f'{folder/name}.safetensors holds numbers that are not finite: get or make the target again')
-    return dict(about, **who, size=cfg.size, parameters=sum(math.prod(s) for s in header.values()), bytes=sum(p.stat().st_size for p in files))
+    return dict(about, **who, size=cfg.size, parameters=sum(math.prod(s) for p in files if p.suffix=='.safetensors' for s in _header(p).values()), bytes=sum(p.stat().st_size for p in files))
 
 # %% ../nbs/10_customize.ipynb #bc8a1c81
 def _owner(name): # -> folder of a target and whose it is
@@ -589,7 +587,7 @@ def export_target(
 )->Path:
     "Write a target as a zip"
     d,_ = _owner(name); check_target(d)
-    path = Path(path or '.').expanduser()
+    path = user_path(path or '.')
     if path.is_dir(): path = path/f'{name}.zip'
     if path.suffix.lower()!='.zip': raise ConfigError(f'{path}: give a name that ends in .zip, or a folder')
     with atomic_path(path) as tmp, zipfile.ZipFile(tmp, 'w', zipfile.ZIP_STORED) as z:
@@ -627,7 +625,7 @@ def unzip_target(
                         if left<0: raise WeightsError(f'{path}: {own} unpacks to more than it says: this zip is no target, do not use it')
                         dst.write(block)
     except MessiError: raise
-    except (OSError, EOFError, ValueError, RuntimeError, NotImplementedError, IndexError, zipfile.BadZipFile, zlib.error) as e: raise WeightsError(f'{path} cannot be read as a zip ({type(e).__name__}: {str(e)[:100]}): it may be cut short; get it again') from None
+    except (OSError, EOFError, ValueError, RuntimeError, NotImplementedError, IndexError, zipfile.BadZipFile, zlib.error) as e: raise WeightsError(f'{path} cannot be read as a zip ({reason(e)}): it may be cut short; get it again') from None
 
 # %% ../nbs/10_customize.ipynb #17474cf7
 def _fetch(repo_id, out, token=None): # a hub repository's files of the three kinds
@@ -642,7 +640,7 @@ def import_target(
     token=None,         # of the hub, for what is not public
 )->Path:
     "Take in a target from elsewhere"
-    p = Path(source).expanduser()
+    p = user_path(source)
     if name: check_name(name)
     with tempfile.TemporaryDirectory(dir=make_folder(targets_home()), prefix='.in-') as d:
         if p.is_dir(): d = p
@@ -826,7 +824,7 @@ def _train_fit(net, sets, cfg, run, judge, about, deadline, patience, device, cm
         except Enough as e: write_json(mark, dict(step=int(checkpoints(run/'edm')[-1].stem.split('_')[1]), **e.numbers))
         else:
             if out is None or not cfg.tune: return out
-    if mark.exists(): steps = json.loads(mark.read_text())['step']
+    if mark.exists(): steps = read_json(mark)['step']
     best = '-distance' if len(judge.x)>2 else ''
     return go(replace(cfg, steps=steps, best=best, eval_every=max(1, cfg.tune//4)), judge) # the first stage is done already
 
@@ -899,7 +897,7 @@ def fit_target(
     if task not in ('person','mask'): raise ConfigError(f"task={task!r}: say 'person' or 'mask'")
     if task=='mask': changes = {'everything': 0., 'free': .15, **changes}
     cfg,dev,deadline = fit_cfg(preset, **changes),pick_device(device),minutes and time.time()+60*minutes
-    run,say = Path(out).expanduser() if out else targets_home()/'runs'/name,print if progress else lambda *a: None
+    run,tell = user_path(out) if out else targets_home()/'runs'/name,say if progress else lambda *a: None
     if (targets_home()/name).exists() and not (run/'fit.json').exists(): raise ConfigError(f'there is already a target called {name!r}, and {run} did not make it: choose another name, or remove it first (messi_targets remove {name})')
     net,base_name = _start(base, cfg)
     if not isinstance(net, Worded): cfg = replace(cfg, words=0)            # words are learned with a base, not from some photos
@@ -907,14 +905,14 @@ def fit_target(
     _identify(run, about)
     sets = fit_sets(folder, make_folder(run), round(net.cfg.size*1.125), task, others, held_out, flagged, prep, segment, seed, progress, 2 if cfg.words else 0)
     write_json(run/'fit.json', about)
-    say(f'{sets.photos["files"]} files: {sets.photos["used"]} photos to learn from, {sets.photos["held_out"]} to judge by, {sets.photos["flagged"]} doubtful and {sets.photos["dropped"]} not good enough; {sets.report.path} says why')
+    tell(f'{sets.photos["files"]} files: {sets.photos["used"]} photos to learn from, {sets.photos["held_out"]} to judge by, {sets.photos["flagged"]} doubtful and {sets.photos["dropped"]} not good enough; {sets.report.path} says why')
     mine = sets.train.take(sets.train.label==1)
     judge = HeldOut(sets.held_out, mine, cfg, net.cfg.size, device=dev, seed=seed, **(dict(draws=8, most=8) if preset=='smoke' else {}))
     cost = _known_cost(run/'cost.json', lambda: fit_cost(net, sets.train, cfg, judge, dev))
-    say(f'{cfg.steps} steps of {cost["edm"]:.2f} s and {cfg.tune} of {cost.get("ect", 0):.2f} s on {dev}, with evaluations about {in_words(cost["total"])} in all')
+    tell(f'{cfg.steps} steps of {cost["edm"]:.2f} s and {cfg.tune} of {cost.get("ect", 0):.2f} s on {dev}, with evaluations about {in_words(cost["total"])} in all')
     after = _train_fit(net, sets, cfg, run, judge, dict(base=base_name, task=task, photos=sets.key), deadline, patience, dev, cmd or f'messi_customize {name} FOLDER --preset {preset}', progress)
     fit = Fit(name, run, None, sets.photos, cost, None, _records(run))
-    if after is None: say('stopped: run the same again to go on'); return fit
+    if after is None: tell('stopped: run the same again to go on'); return fit
     return _finish(fit, after, net, base_name, sets, cfg, task, preset, dev, seed, find, progress)
 
 # %% ../nbs/10_customize.ipynb #3ac2181c

@@ -4,7 +4,7 @@
 
 # %% ../nbs/01_data.ipynb #71f432ee
 from __future__ import annotations
-import bisect, contextlib, csv, errno, hashlib, http.client, io, ipaddress, json, math, os, random, re, shutil, socket, tarfile, time, urllib.error, urllib.parse, urllib.request
+import bisect, contextlib, csv, errno, hashlib, http.client, io, ipaddress, json, math, os, random, re, shutil, socket, tarfile, threading, time, urllib.error, urllib.parse, urllib.request
 from array import array
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -16,7 +16,8 @@ from fastcore.basics import copy_func, patch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from .images import (Box, ConfigError, DataError, ImageError, MessiError, atomic_path, atomic_write, command, crop, image_suffixes, load_image, load_mask,
-                                   open_picture, resize, square_window)
+                                   open_picture, resize, square_window,
+                                   is_service_folder, make_folder, reason, regular_file, user_path)
 
 # %% auto #0
 __all__ = ['Photo', 'photo_mask', 'mask_box', 'CocoImage', 'read_coco', 'coco_rle', 'judge', 'coco_people', 'check_image',
@@ -85,7 +86,7 @@ class _JsonStream:
 
     def take(self, chars)->str: # the next character, one of `chars`
         c = self.peek()
-        if not c or c not in chars: raise ValueError(f'{" or ".join(chars)} expected at character {self.gone+self.pos:,}, found {c or "the end of the file"}')
+        if not c or c not in chars: raise DataError(f'{" or ".join(chars)} expected at character {self.gone+self.pos:,}, found {c or "the end of the file"}')
         self.pos += 1
         return c
 
@@ -94,7 +95,7 @@ class _JsonStream:
         while True:
             try: v,end = self._decode(self.buf, self.pos)
             except json.JSONDecodeError as e:
-                if not self.more(): raise ValueError(f'{e.msg} at character {self.gone+e.pos:,}') from None
+                if not self.more(): raise DataError(f'{e.msg} at character {self.gone+e.pos:,}') from None
             else:
                 if end<len(self.buf) or not self.more(): self.pos = end; return v
 
@@ -109,7 +110,7 @@ def _members(
         key = s.value()
         s.take(':')
         if key not in lists: s.value()
-        elif s.peek()!='[': raise ValueError(f'"{key}" is not a list')
+        elif s.peek()!='[': raise DataError(f'"{key}" is not a list')
         else:
             yield key,None
             s.take('[')
@@ -142,6 +143,9 @@ def _coco_image(d, seen:dict)->CocoImage: # `seen`: id -> image, is added to
     "An entry of the list `images`, with its faults"
     if not isinstance(d, dict): return CocoImage(None, '', (0,0), faults=[f'the entry {_short(d)} is no description of an image'])
     url,name,i = d.get('coco_url') or '',d.get('file_name'),d.get('id')
+    if isinstance(name, str): name = name.replace('\\', '/')                  # written under Windows
+    elif name is None and isinstance(url, str) and url: name = url.split('?')[0].rpartition('/')[2] # as in LVIS
+    elif name is None and type(i) is int and i>=0: name = f'{i:012}.jpg'      # as COCO names its images
     out = CocoImage(i, name if isinstance(name, str) else '', (0,0), url if isinstance(url, str) else '', d.get('source') if isinstance(d.get('source'), str) else '')
     say = out.faults.append
     if not out.name.strip('/. '): say(f'file_name is {_short(name)}, not the name of a file')
@@ -200,7 +204,7 @@ def _guess_persons(path)->set:
     try: return _persons(json.JSONDecoder().raw_decode(tail, m.end())[0]) if m else set()
     except (ValueError, RecursionError): return set()
 
-def _persons(cats)->set: return {c['id'] for c in cats if isinstance(c, dict) and c.get('name')=='person' and isinstance(c.get('id'), (int,str))}
+def _persons(cats)->set: return {c['id'] for c in cats if isinstance(c, dict) and str(c.get('name')).strip().casefold()=='person' and isinstance(c.get('id'), (int,str))}
 
 # %% ../nbs/01_data.ipynb #c8463791
 def _scan(path, persons:set)->tuple: # images, {image id: annotations}, words about strays, the categories
@@ -213,7 +217,7 @@ def _scan(path, persons:set)->tuple: # images, {image id: annotations}, words ab
             elif key=='annotations': _take_person(v, persons, out[key], out['strays'])
             else: out[key].append(v)
     missing = {'images','annotations','categories'}-keys
-    if missing: raise ValueError(f'there is no list "{min(missing)}" in it')
+    if missing: raise DataError(f'there is no list "{min(missing)}" in it')
     return tuple(out.values())
 
 # %% ../nbs/01_data.ipynb #4e40e534
@@ -221,11 +225,12 @@ def read_coco(
     annotations, # an instances file in COCO's format
 )->tuple:        # the images as a list of `CocoImage`, and a list of words about annotations that belong to none
     "What a COCO file says about images and the people in them; faults are noted with the image"
+    annotations = regular_file(annotations)
     try:
         persons = _guess_persons(annotations)
         images,found,strays,cats = _scan(annotations, persons)
         if (true := _persons(cats))!=persons: images,found,strays,_ = _scan(annotations, true)
-    except (OSError, ValueError, RecursionError) as e: raise DataError(f'{annotations} is not a COCO instances file ({type(e).__name__}: {e})') from None
+    except (OSError, ValueError, RecursionError) as e: raise DataError(f'{annotations} is not a COCO instances file ({reason(e)})') from None
     if not true: raise DataError(f'{annotations} has no category named "person"')
     for im in images:
         if isinstance(im.id, (int,str)): _join(im, found.pop(im.id, ()))
@@ -296,6 +301,13 @@ def _shares(rles, size)->list:
 def _leads_out(name)->bool: # whether a name of an image, put behind a folder's, would be somewhere else
     return PurePosixPath(name or '').is_absolute() or Path(name or '').is_absolute() or '..' in Path(name or '').parts
 
+def _local(images, im)->Path: # the file of a `CocoImage`
+    "Where an image lies in the folder of the images; LVIS names the folders only in the address"
+    p = Path(images)/im.name
+    if p.exists() or not im.url: return p
+    q = Path(images, *im.url.split('?')[0].split('/')[-2:])
+    return q if not _leads_out(im.name) and '..' not in q.parts and q.exists() else p
+
 # %% ../nbs/01_data.ipynb #9aa03776
 def coco_people(
     annotations,        # an instances file in COCO's format
@@ -316,7 +328,7 @@ def coco_people(
             faults.append((im.name, why))
         rles = [r for r,s in zip(rles, _shares(rles, im.size)) if s>=min_area]
         for r in ([coco.merge(rles)] if union and rles else rles):
-            out.append(Photo(Path(images)/im.name, im.size, r, source=im.source))
+            out.append(Photo(_local(images, im), im.size, r, source=im.source))
     return out
 
 # %% ../nbs/01_data.ipynb #781b8a42
@@ -475,12 +487,6 @@ def _save_mask(m:np.ndarray, path, note):
     info = PngInfo(); info.add_text('made from', note)
     with atomic_path(path) as tmp: Image.fromarray(m.astype(np.uint8)*255).save(tmp, 'PNG', pnginfo=info)
 
-def _folder(path)->Path:
-    "Make a folder unless it is there"
-    try: Path(path).mkdir(parents=True, exist_ok=True)
-    except OSError as e: raise DataError(f'the folder {path} cannot be made ({e.strerror}): choose another place') from None
-    return Path(path)
-
 def _link(src:Path, dst:Path, copy:bool):
     "The file `src` as `dst` too: the same one where the disk can do that, else a copy"
     with atomic_path(dst) as tmp:
@@ -501,7 +507,7 @@ def _place(im:CocoImage, rles, name, out:Path, images, copy, fetch:dict)->str: #
         for o in (picture, mask): o.parent.mkdir(parents=True, exist_ok=True)
         if images is not None:
             if _leads_out(im.name): return f'{im.name} leads out of the folder of the images'
-            src = Path(images)/im.name
+            src = _local(images, im)
             check_image(src, im.size)
             if not (picture.exists() and picture.samefile(src)):
                 if picture.exists() and os.path.realpath(images)==os.path.realpath(out/'images'): return f'{picture} is another image of yours: choose another folder'
@@ -588,7 +594,7 @@ def prep_coco(
     folder = Path(out).expanduser()
     if os.path.realpath(annotations)==os.path.realpath(folder/'annotations.json'): raise ConfigError(f'{annotations} would be written over with what is kept of it: choose another folder than {out}')
     ims,strays = read_coco(annotations)
-    _folder(folder)
+    make_folder(folder)
     names,rows,todo = file_names([o.name for o in ims]),[],[]
     for im,name in zip(ims, names):
         verdict,why,rles = judge(im, max_people, min_area)
@@ -621,12 +627,13 @@ def read_faces(
     "Face boxes by photo"
     out = {}
     try:
-        with open(path, newline='', encoding='utf-8-sig') as f:                 # spreadsheets put a mark at the front
+        with open(regular_file(path), newline='', encoding='utf-8-sig') as f:   # spreadsheets put a mark at the front
             for r in csv.DictReader(f):
                 if not float(r['score'])>=score: continue
                 x,y,w,h = (float(r[k]) for k in 'xywh')
+                if not r['path']: raise KeyError('path')
                 out.setdefault(r['path'], []).append(Box(x, y, x+w, y+h))
-    except (OSError, KeyError, ValueError, TypeError) as e: raise DataError(f'{path} is not a table of face boxes ({type(e).__name__}: {e})') from None
+    except (OSError, KeyError, ValueError, TypeError) as e: raise DataError(f'{path} is not a table of face boxes ({reason(e)})') from None
     return {k: tuple(sorted(v, key=lambda b: -b.width*b.height)) for k,v in out.items()}
 
 # %% ../nbs/01_data.ipynb #fe7f55ab
@@ -643,12 +650,12 @@ def folder_people(
     if not (root/images).is_dir(): raise DataError(f'{root/images}: no such folder of photos: check the path')
     for p in sorted((root/images).rglob('*')):
         key = p.relative_to(root).as_posix()
-        if p.suffix.lower() not in ('.jpg','.jpeg','.png') or key in leave_out or key not in faces or (root/masks) in p.parents: continue
+        if any(map(is_service_folder, p.relative_to(root/images).parts[:-1])) or p.suffix.lower() not in ('.jpg','.jpeg','.png') or key in leave_out or key not in faces or (root/masks) in p.parents: continue
         m = root/masks/p.relative_to(root/images).with_suffix('.png')
         if m.exists():
             try:
                 with open_picture(p) as im: size = im.size[::-1] if im.getexif().get(274) in (5,6,7,8) else im.size # a photo that lies on its side is turned when loaded
-            except OSError as e: raise DataError(f'{p} cannot be read ({e}): remove it, or name it in `leave_out`') from None
+            except OSError as e: raise DataError(f'{p} cannot be read ({reason(e)}): remove it, or name it in `leave_out`') from None
             out.append(Photo(p, size, m, faces[key], label, images))
     return out
 
@@ -884,8 +891,8 @@ def read_split(path)->dict: # key -> row
     try:
         with open(path, newline='', encoding='utf-8') as f: rows = {r['key']: {k: r[k] for k in _split_columns} for r in csv.DictReader(f)}
         for r in rows.values(): r['hashes'] = np.array([int(o, 16) for o in r['hashes'].split()], np.uint64)
-        if any(not r['side'] or len(r['hashes']) not in (0,7) for r in rows.values()): raise ValueError('a row is not complete')
-    except (OSError, KeyError, ValueError, TypeError, AttributeError, OverflowError) as e: raise DataError(f'{path} is not a table of sides ({type(e).__name__}: {e}): restore it, since without it photos may change sides') from None
+        if any(not r['side'] or len(r['hashes']) not in (0,7) for r in rows.values()): raise DataError('a row is not complete')
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, OverflowError) as e: raise DataError(f'{path} is not a table of sides ({reason(e)}): restore it, since without it photos may change sides') from None
     return rows
 
 # %% ../nbs/01_data.ipynb #1aaac3f1
@@ -1037,7 +1044,7 @@ def pack_shards(
     from tqdm.auto import tqdm
     if not photos: raise DataError('no photos to pack')
     if min(size, per_shard)<1 or windows<0: raise ConfigError(f'size={size} and per_shard={per_shard} must be at least 1, windows={windows} at least 0')
-    out = _folder(out)
+    out = make_folder(out)
     def one(ip):
         i,p = ip
         if not windows: return [(_boxed(p.load(), photo_mask(p), size), p.label, letterbox(p.size, size))]
@@ -1069,7 +1076,7 @@ class Shards:
     def __init__(self, folder):
         self.folder,self._maps = Path(folder),{}
         try: about = [json.loads(o.read_text()) for o in sorted(self.folder.glob('[0-9]*.json'))]
-        except (OSError, ValueError) as e: raise DataError(f'{folder}: a shard cannot be read ({e}): pack it again') from None
+        except (OSError, ValueError) as e: raise DataError(f'{folder}: a shard cannot be read ({reason(e)}): pack it again') from None
         if not about: raise DataError(f'{folder}: there are no shards in it: make them with `pack_shards`')
         self.ends = np.cumsum([len(o['label']) for o in about]).tolist()
         self.label,self.dims = (np.array([v for o in about for v in o[k]]) for k in ('label','dims'))
@@ -1081,7 +1088,7 @@ class Shards:
     def _map(self, n):
         if n not in self._maps:
             try: m = np.load(self.folder/f'{n:05d}.npy', mmap_mode='r')
-            except (OSError, ValueError) as e: raise DataError(f'{self.folder/f"{n:05d}.npy"} is missing or cut short ({e}): pack the photos again') from None
+            except (OSError, ValueError) as e: raise DataError(f'{self.folder/f"{n:05d}.npy"} is missing or cut short ({reason(e)}): pack the photos again') from None
             if len(m)!=self.ends[n]-(self.ends[n-1] if n else 0): raise DataError(f'{self.folder/f"{n:05d}.npy"} holds {len(m)} pictures, not what its .json says: pack the photos again')
             self._maps[n] = m
         return self._maps[n]
@@ -1155,7 +1162,7 @@ def write_tars(
     "Write pictures, masks and labels as tar files in WebDataset's layout; files that are there are not made again"
     from tqdm.auto import tqdm
     if per_shard<1: raise ConfigError(f'per_shard={per_shard} must be at least 1')
-    source,out = as_source(source, **kw),_folder(out)
+    source,out = as_source(source, **kw),make_folder(out)
     for n,i in enumerate(tqdm(range(0, len(source), per_shard), disable=not progress, unit='file')):
         items = [source.item(j) for j in range(i, min(i+per_shard, len(source)))]
         key = hashlib.sha1(repr([(l,d,quality) for _,l,d in items]).encode()+b''.join(np.ascontiguousarray(a) for a,_,_ in items)).hexdigest()
@@ -1180,6 +1187,18 @@ def _tar_item(t, key, a, label, dims, quality):
         info = tarfile.TarInfo(f'{key}.{suffix}'); info.size = f.tell(); f.seek(0)
         t.addfile(info, f)
 
+# %% ../nbs/01_data.ipynb #b5d58aa6
+_reading = threading.Lock()
+
+def _read_at(f:int, n:int, at:int)->bytes: # a file descriptor
+    "`n` bytes of a file from `at` on, for threads that share it; Windows has no `pread`, so there they take turns"
+    if hasattr(os, 'pread'): return os.pread(f, n, at)
+    with _reading:
+        os.lseek(f, at, os.SEEK_SET)
+        out = b''
+        while len(out)<n and (more := os.read(f, n-len(out))): out += more
+    return out
+
 # %% ../nbs/01_data.ipynb #27786130
 class TarShards:
     "Pictures in tar files in WebDataset's layout, ours or others', decoded as they are asked for"
@@ -1197,12 +1216,12 @@ class TarShards:
                 for m in t:
                     key,_,suffix = m.name.rpartition('/')[2].partition('.')
                     if m.isfile(): found.setdefault(m.name[:len(m.name)-len(suffix)], {})[suffix.lower()] = (m.offset_data, m.size)
-        except (OSError, tarfile.TarError) as e: raise DataError(f'{path} is not a whole tar file ({e}): fetch or write it again') from None
+        except (OSError, tarfile.TarError) as e: raise DataError(f'{path} is not a whole tar file ({reason(e)}): fetch or write it again') from None
         return [(path.name, o) for o in found.values() if {'jpg','png'}<=set(o)]
 
     def _read(self, name, where)->bytes:
-        if name not in self._open: self._open[name] = os.open(self.folder/name, os.O_RDONLY)
-        return os.pread(self._open[name], where[1], where[0])        # needs no file position, so that threads may share the file
+        if name not in self._open: self._open[name] = os.open(self.folder/name, os.O_RDONLY|getattr(os, 'O_BINARY', 0))
+        return _read_at(self._open[name], where[1], where[0])
 
     def item(self, i:int)->tuple: # as for `Shards`
         name,o = self.index[i]

@@ -11,7 +11,7 @@ import numpy as np, torch, torch.nn.functional as F
 from torch import nn, Tensor
 from fastcore.basics import patch
 from PIL import Image
-from .images import Box, ConfigError, DataError, ImageError, atomic_path, load_image, crop, to_tensor
+from .images import Box, ConfigError, DataError, ImageError, atomic_path, load_image, crop, reason, regular_file, to_tensor
 from .augment import landmark_names, warp, recolour
 from .landmarks import N_POINTS, HeadPose, Windows, align, angles, find_landmarks, landmark_net, six_points, windows_of
 from .training import Pretrained, find_weights
@@ -85,13 +85,14 @@ def read_face_table(
     "Read a table of faces"
     out = {}
     try:
-        with open(path, newline='', encoding='utf-8-sig') as f:
+        with open(regular_file(path), newline='', encoding='utf-8-sig') as f:
             for r in csv.DictReader(f):
                 if float(r['score'])<score: continue
+                if not r['path']: raise KeyError('path')
                 x,y,w,h = (float(r[k]) for k in 'xywh')
                 marks = np.array([float(r[k]) for k in _columns[6:]]).reshape(6,2) if all(r.get(k) for k in _columns[6:]) else None
                 out.setdefault(r['path'], []).append(Face(Box(x, y, x+w, y+h), float(r['score']), marks))
-    except (OSError, KeyError, ValueError, TypeError) as e: raise DataError(f'{path} is not a table of faces ({type(e).__name__}: {e}): it needs the columns {", ".join(_columns[:6])}') from None
+    except (OSError, KeyError, ValueError, TypeError) as e: raise DataError(f'{path} is not a table of faces ({reason(e)}): it needs the columns {", ".join(_columns[:6])}') from None
     return {k: sorted(v, key=lambda o: -o.box.area) for k,v in out.items()}
 
 # %% ../nbs/03a_faces.ipynb #3d075fd1

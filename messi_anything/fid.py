@@ -10,7 +10,7 @@ __all__ = ['frechet_distance', 'frechet_rows', 'jackknife', 'fid_inf', 'kid', 'p
            'cache_dir', 'messi_fid', 'main_fid']
 
 # %% ../nbs/08_fid.ipynb #60731de5
-import csv, hashlib, json, math, os, platform, sys, time
+import csv, difflib, hashlib, json, math, os, platform, sys, time, warnings
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, asdict
@@ -20,7 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from fastcore.basics import patch
 from .images import (Box, ConfigError, DataError, MessiError, WeightsError, atomic_path, command, crop as cut, list_images,
-                                   load_image, positional, load_mask, square_window)
+                                   load_image, positional, load_mask, square_window,
+                                   check_writable, home_folder, in_float32, make_folder, read_json, reason, regular_file, user_path)
 
 # %% ../nbs/08_fid.ipynb #595ddc8e
 def _root(sigma):
@@ -241,7 +242,7 @@ def save(self:FeatureStats,
     "Write statistics that pytorch-fid reads too; a file beside its place is renamed into it"
     path = Path(path)
     if path.suffix!='.npz': raise ConfigError(f'{path.name}: statistics are saved as .npz, give a name that ends so')
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     meta = json.dumps(dict(keep=self.keep, seed=self.seed, labels=self.labels, info=self.info))
     with atomic_path(path) as tmp: np.savez(tmp, mu=self.mu, sigma=self.sigma, n=self.n, rows=self.rows.numpy(), meta=meta)
     return path
@@ -251,15 +252,19 @@ def load_stats(
     path,          # an `.npz` with `mu` and `sigma`, ours or pytorch-fid's
 )->FeatureStats:   # pytorch-fid's hold no rows and do not say their n; `DataError` if broken
     "Read saved statistics"
-    path = Path(path)
+    path = user_path(path, DataError)
     if not path.is_file(): raise DataError(f'no statistics at {path}: give an .npz file with mu and sigma, or a folder of pictures')
     try:
         with np.load(path, allow_pickle=False) as f: d = {k:f[k] for k in f.files}
         mu,sigma = np.atleast_1d(d['mu']).astype(np.float64), np.atleast_2d(d['sigma']).astype(np.float64)
     except Exception as e:
-        raise DataError(f'{path.name} cannot be read as statistics ({type(e).__name__}: {e}): it must be an .npz with arrays mu and sigma') from None
+        raise DataError(f'{path.name} cannot be read as statistics ({reason(e)}): it must be an .npz with arrays mu and sigma') from None
     if mu.ndim!=1 or sigma.shape!=(len(mu),)*2: raise DataError(f'{path.name}: mu of shape {mu.shape} and sigma of shape {sigma.shape} do not belong together')
     if not (np.isfinite(mu).all() and np.isfinite(sigma).all()): raise DataError(f'{path.name} holds NaN or infinity: compute it again')
+    try: return _with_rows(mu, sigma, d)
+    except Exception: raise DataError(f'{path.name}: what it says about itself is broken: compute it again') from None
+
+def _with_rows(mu, sigma, d)->FeatureStats: # `d` may hold n, rows and meta as well
     meta = json.loads(str(d['meta'])) if 'meta' in d else {}
     st = FeatureStats(len(mu), meta.get('keep',0), meta.get('seed',0), meta.get('info'))
     st.mu,st.n = mu,int(d['n']) if 'n' in d else 0
@@ -316,6 +321,7 @@ def prepare(self:Extractor,
     return x.sub_((self.mean-1).to(x.device)).div_(self.std.to(x.device)) if (self.mean!=1).any() or (self.std!=1).any() else x
 
 @patch
+@in_float32
 def __call__(self:Extractor,
     x, # (b,3,h,h) bytes, or float in [-1,1]; or a list of such batches of several sizes
 )->Tensor: # (b,dims) float32 on the CPU
@@ -341,9 +347,9 @@ def inception_weights(
         p.parent.mkdir(parents=True, exist_ok=True)
         try: torch.hub.download_url_to_file(url, str(p), progress=False)
         except Exception as e:
-            raise WeightsError(f'the Inception weights {_inception} are not at {p.parent} and cannot be fetched ({type(e).__name__}: {e}). '
-                               f'Get {url} on a machine with a network and put it there, or give its path as weights=, '
-                               "or measure with extractor='offline', which needs no file") from None
+            raise WeightsError(f'the Inception weights {_inception} are not at {p.parent} and cannot be fetched ({type(e).__name__}). '
+                               f'Get {url} on a machine with a network and put it there, or give its path with --weights (weights= from Python), '
+                               "or measure with --extractor offline (extractor='offline'), which needs no file") from None
     return p
 
 # %% ../nbs/08_fid.ipynb #06bb9e26
@@ -404,8 +410,9 @@ def timm_extractor(
 )->Extractor:
     "The pooled features of a timm model"
     import timm
-    if not timm.is_model(name): 
-        raise ConfigError(f'timm {timm.__version__} has no model {name!r}; timm.list_models("*{name.split(".")[0][:8]}*") shows similar names')
+    if not timm.is_model(name):
+        alike = difflib.get_close_matches(str(name)[:60], timm.list_models(), 3)
+        raise ConfigError(f'timm {timm.__version__} has no model {str(name)[:60]!r}'+(f': did you mean {" or ".join(alike)}?' if alike else ''))
     kw = {'num_classes':0}
     if weights is not None: kw['pretrained_cfg_overlay'],kw['pretrained'] = dict(file=str(weights)),True
     else: kw['pretrained'] = pretrained
@@ -414,8 +421,8 @@ def timm_extractor(
         try: net = timm.create_model(name, **kw, **({'img_size':size} if size else {}))
         except TypeError: net = timm.create_model(name, **kw)      # convolutional: takes any size
     except Exception as e:
-        raise WeightsError(f'the weights of {name} cannot be had ({type(e).__name__}: {str(e)[:200]}). With a network timm fetches them by itself; without one '
-                           "give weights='file.safetensors', or use extractor='offline'") from None
+        raise WeightsError(f'the weights of {name} cannot be had ({type(e).__name__}). With a network timm fetches them by itself; without one '
+                           "give the file with --weights (weights=), or use --extractor offline (extractor='offline')") from None
     cfg = timm.data.resolve_model_data_config(net)
     size = size or cfg['input_size'][-1]
     key = _fingerprint(net)
@@ -454,6 +461,7 @@ def offline(resize='bilinear', device=None)->Extractor:
     return Extractor(_Ripples(), 'offline-1', 264, 64, resize, device=device, key='1')
 
 # %% ../nbs/08_fid.ipynb #ae747f54
+@in_float32
 def get_extractor(
     spec='inception', # 'inception', 'inception:768', 'offline', 'timm:<name>', 'timm:<name>@<size>', or an `Extractor`
     weights=None,     # path of the weights file, for the first and the last
@@ -499,7 +507,7 @@ def read_boxes(
 )->dict:  # 'folder/stem' and 'stem' -> `Box`, the largest where a picture has several
     "Boxes of pictures from a CSV file"
     try:
-        with open(path, newline='', encoding='utf-8-sig') as f: rows = list(csv.DictReader(f))
+        with open(regular_file(path), newline='', encoding='utf-8-sig') as f: rows = list(csv.DictReader(f))
         out = {}
         for r in rows:
             p = Path(next(r[k] for k in ('path','name','file','stem') if r.get(k)))
@@ -508,8 +516,8 @@ def read_boxes(
             for k in {p.stem, f'{p.parent.name}/{p.stem}'}:
                 if k not in out or out[k].width*out[k].height<w*h: out[k] = Box(l,t,l+w,t+h)
         return out
-    except (OSError,StopIteration,KeyError,ValueError) as e:
-        raise DataError(f'{path} cannot be read as boxes ({type(e).__name__}: {e}): a CSV with columns path,x,y,w,h is expected') from None
+    except (OSError,StopIteration,KeyError,ValueError,TypeError) as e:
+        raise DataError(f'{path} cannot be read as boxes ({reason(e)}): a CSV with columns path,x,y,w,h is expected') from None
 
 # %% ../nbs/08_fid.ipynb #5a522672
 class Cropper:
@@ -536,7 +544,7 @@ class Cropper:
         if callable(self.how): box = self.how(im, path)
         elif self.boxes is not None:
             focus = self.boxes.get(f'{p.parent.name}/{p.stem}') or self.boxes.get(p.stem) or self.boxes.get(p.name)
-            if focus is None: raise DataError(f"{p.name} has no box: add one, leave the picture out, or skip such pictures with bad='skip'")
+            if focus is None: raise DataError(f"{p.name} has no box: add one, leave the picture out, or skip such pictures with --skip (bad='skip')")
             box = square_window(focus, im.size, self.scale, self.shift)
         elif self.how=='center': s = min(w,h); box = Box((w-s)//2, (h-s)//2, (w-s)//2+s, (h-s)//2+s)
         else: box = Box(0,0,w,h)
@@ -573,7 +581,7 @@ class _FileSource:
         except Exception as e:
             if self.bad=='skip' and isinstance(e,(MessiError,OSError,ValueError)): return p.name,None
             if isinstance(e,DataError): raise
-            raise DataError(f"{p} cannot be read as a picture ({type(e).__name__}: {str(e)[:120]}): remove it, or pass over such files with bad='skip'") from None
+            raise DataError(f"{p} cannot be read as a picture ({reason(e)}): remove it, or pass over such files with --skip (bad='skip')") from None
     def batches(self, start=0):
         xs,ls,used = [],[],0
         for x,l in _ahead(self._one, self.files[start:], self.workers):
@@ -647,6 +655,13 @@ def load_npz(
     return torch.from_numpy(x).permute(0,3,1,2), None if labels is None else torch.from_numpy(labels.astype(np.int64))
 
 # %% ../nbs/08_fid.ipynb #cdfebe52
+def _keep(st, path)->bool:
+    "Save statistics where they are only kept for another time: what cannot be written there is worth a warning, and not the work"
+    try: st.save(path)
+    except MessiError as e: warnings.warn(f'the statistics are not kept: {e}')
+    else: return True
+
+@in_float32
 def extract(
     src,                  # folder, list of files, `.npz`, tensor (n,3,h,w), batches, `Samples`, or statistics already made
     extractor='inception',# an `Extractor`, or the name of one, see `get_extractor`
@@ -686,7 +701,10 @@ def extract(
             try: old = load_stats(part)
             except DataError: old = st
             if old.info.get('key')==key: st,done = old,old.info.pop('done'); source.skipped = old.info.pop('skipped')
-    def note(): st.info.update(done=done, skipped=source.skipped); st.save(part); [st.info.pop(k) for k in ('done','skipped')]
+    def note():
+        st.info.update(done=done, skipped=source.skipped)
+        _keep(st, part)
+        for k in ('done','skipped'): st.info.pop(k)
     last = time.monotonic()
     try:
         for xs,ls,used in source.batches(done):
@@ -701,7 +719,7 @@ def extract(
         raise DataError(f'{source.name}: {st.n} picture{"" if st.n==1 else "s"}'+(f' ({len(source.skipped)} skipped)' if source.skipped else '')
                         +'. A distance between sets needs at least two on each side, and is worth something from some hundred')
     if source.skipped: st.info['skipped'] = source.skipped
-    if path: st.save(path); part.unlink(missing_ok=True)
+    if path and _keep(st, path): part.unlink(missing_ok=True)
     return st
 
 # %% ../nbs/08_fid.ipynb #c5feff98
@@ -742,7 +760,8 @@ def save(self:Report,
     path, # `.json`
 )->Path:
     "Write the report as JSON"
-    path = Path(path); path.parent.mkdir(parents=True, exist_ok=True)
+    path = user_path(path)
+    make_folder(path.parent)
     with atomic_path(path) as tmp: tmp.write_text(json.dumps(asdict(self), indent=1, allow_nan=False)+'\n')
     return path
 
@@ -751,8 +770,8 @@ def load(cls:Report,
     path, # what `save` wrote
 )->Report:
     "Read a report again"
-    try: return cls(**json.loads(Path(path).read_text()))
-    except (OSError,ValueError,TypeError) as e: raise DataError(f'{path} is no report ({type(e).__name__}: {e})') from None
+    try: return cls(**read_json(path))
+    except (ValueError,TypeError) as e: raise DataError(f'{path} is no report ({reason(e)})') from None
 
 # %% ../nbs/08_fid.ipynb #cb478642
 def _measures(name, x, y, fid=None, intervals=True):
@@ -907,7 +926,7 @@ def target_samples(
 # %% ../nbs/08_fid.ipynb #e9404959
 def cache_dir()->Path:
     "Where the command keeps statistics"
-    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home()/'.cache')/'messi_anything'/'fid'
+    return home_folder()/'fid'
 
 def _counter(done, n): # where the work is, for people who watch
     if sys.stderr.isatty(): print(f'\r{done}{f" of {n}" if n else ""} pictures', end='\n' if done==n else '', file=sys.stderr, flush=True)
@@ -950,7 +969,17 @@ def messi_fid(
     if real is None or (generated is None and target is None and save is None):
         raise ConfigError('give two sets of pictures: messi_fid REAL GENERATED, or --real with --generated or --target; --help lists the rest')
     if generated is not None and target is not None: raise ConfigError(f'{generated} and target {target} are both given: choose one')
-    folder = None if cache=='none' else Path(cache) if cache else cache_dir()
+    if n<2 or bs<1: raise ConfigError(f'n={n} must be at least 2, and bs={bs} at least 1')
+    folder = None if cache=='none' else user_path(cache) if cache else cache_dir()
+    for o in (out if generated or target else None, save):                                          # known now, and not after the work
+        if o and user_path(o).is_dir(): raise ConfigError(f'{o} is a folder: give the name of a file in it')
+        if o: check_writable(make_folder(user_path(o).parent))
+    if folder:
+        try: check_writable(make_folder(folder))
+        except MessiError as e:
+            if cache: raise
+            folder = None
+            print(f'no statistics are kept: {e}', file=sys.stderr)
     ready = [o for o in (real,generated) if o and str(o).endswith('.npz') and not holds_pictures(o)]
     ext = None if len(ready)==2 and not train else get_extractor(extractor, weights, resize, device)
     cropper = Cropper(crop, zoom, (0.,down)); plain = Cropper('center') if cropper.boxes else cropper

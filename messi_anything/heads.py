@@ -13,14 +13,15 @@ from .faces import read_landmarks
 from .landmarks import FACE_OVAL
 from .headparts import head_parts
 from .headspace import (CROP, EYES_APART, Placement, HeadSpace, HeadTarget, between_eyes, control_points, face_region,
-    head_outline, head_space, head_target, known_of, oval_radius, place_head, ray_directions, sample_heads, smooth_outline, texture_coordinates,
-    texture_of, to_luma_chroma)
+    head_outline, head_space, head_target, known_of, oval_radius, place_head, ray_directions, sample_heads,
+    smooth_outline, texture_coordinates, texture_of, to_luma_chroma, to_rgb)
 from .inpaint import Inpainter, Painted, Plan, LEFT, match_grain
+from .background import FillCfg, continue_background, continue_into, hole_windows
 
 # %% auto #0
-__all__ = ['blur', 'smooth_step', 'continue_into', 'NewHead', 'aligned_crop', 'match_tone', 'gradient_energy', 'match_sharpness',
-           'without_sunglasses', 'old_outline', 'fit_outline', 'make_head', 'erase', 'seen_faces', 'HeadInpainter',
-           'put_in']
+__all__ = ['BEHIND_HAIR', 'blur', 'smooth_step', 'NewHead', 'aligned_crop', 'match_tone', 'gradient_energy', 'match_sharpness',
+           'throat', 'without_sunglasses', 'old_outline', 'fit_outline', 'even_hair', 'make_head', 'colour_density',
+           'Below', 'look_below', 'erase', 'seen_faces', 'HeadInpainter', 'put_in']
 
 # %% ../nbs/07e_heads.ipynb #c4c8c2f9
 def blur(
@@ -40,26 +41,6 @@ def smooth_step(a:Tensor, low:float, high:float)->Tensor: # 0 below `low`, 1 abo
     t = ((a-low)/(high-low)).clamp(0, 1)
     return t*t*(3-2*t)
 
-# %% ../nbs/07e_heads.ipynb #be6fe379
-def continue_into(
-    x:Tensor,     # (b,c,h,w)
-    known:Tensor, # (b,1,h,w), 1 where `x` may be used
-)->Tensor:        # (b,c,h,w)
-    "Spread what is known into what is not"
-    levels = [(x*known, known)]
-    while max(levels[-1][0].shape[2:])>2:
-        levels.append(tuple(F.avg_pool2d(t, 2, ceil_mode=True, count_include_pad=False) for t in levels[-1]))
-    d,w = levels[-1]
-    out = d/w.clamp(min=1e-4)
-    for d,w in reversed(levels[:-1]):
-        out = F.interpolate(out, d.shape[2:], mode='bilinear', align_corners=False)
-        sure = w.clamp(0, 1).sqrt()
-        out = torch.where(w>0, d/w.clamp(min=1e-4)*sure+out*(1-sure), out)
-        for _ in range(3):
-            around = F.avg_pool2d(F.pad(out, (1,1,1,1), 'replicate'), 3, 1)
-            out = torch.where(w>.5, out, around)
-    return out
-
 # %% ../nbs/07e_heads.ipynb #9890ac0c
 @dataclass
 class NewHead:
@@ -71,6 +52,9 @@ class NewHead:
     gone:Tensor      # (1,1,h,w) old hair and head, to be erased first
     body:Tensor      # (1,1,h,w) clothes
     person:Tensor    # (1,1,h,w) anything of this person
+    inside:Tensor    # (1,1,h,w) 1 inside the aligned crop, where the parts are known
+    hair:Tensor      # (1,1,h,w) old hair
+    throat:np.ndarray# (4,2) pixels of the photo, see `throat`
     skin:Tensor      # (1,1,h,w) neck that follows the head's tone
     tone:Tensor      # (3,) by how much
     face:Tensor      # (1,1,h,w) the inner face, to compare sharpness in
@@ -146,6 +130,17 @@ def match_sharpness(
     if theirs<mine: return blur(rgb, .8*math.sqrt(min(6, (mine/theirs)**2-1)))
     return rgb+(min(most, theirs/mine)-1)*(rgb-blur(rgb, max(.8, 1.2*scale)))
 
+# %% ../nbs/07e_heads.ipynb #b37a0c11
+def throat(at:Placement)->np.ndarray: # (4,2) pixels of the photo
+    "Where a neck is: from the corners of the jaw down to the collar"
+    p = at.landmarks[0,:,:2].double().numpy()
+    left,right,chin,top = p[172],p[397],p[152],p[10]
+    middle,across = (left+right)/2,np.array([.42*np.linalg.norm(right-left), 0.])
+    down = np.array([0., chin[1]-middle[1]+.3*np.linalg.norm(chin-top)])
+    out = np.stack([middle-across, middle+across, middle+down+1.2*across, middle+down-1.2*across])
+    if at.mirrored: out[:,0] = CROP-1-out[:,0]
+    return out@at.turn.T+at.offset
+
 # %% ../nbs/07e_heads.ipynb #b055f899
 def without_sunglasses(
     texture:Tensor, # (1,3,n,n) in [0,1], an old face
@@ -185,6 +180,27 @@ def fit_outline(
     ratio = F.avg_pool1d(F.pad(ratio[:,None], (2,2), 'replicate'), 5, 1)[:,0]
     return new*(1+share*(ratio-1))
 
+# %% ../nbs/07e_heads.ipynb #d158b2b9
+def even_hair(
+    texture:Tensor, # (b,3,n,n) in about [0,1]
+    share:float=.5, # of the difference that goes; with more, the person is harder to recognise
+)->Tensor:          # (b,3,n,n), the face as it was
+    "Bring the hair of a head towards one colour"
+    n = texture.shape[-1]
+    g = (torch.arange(n)+.5)/n*2-1
+    luma,chroma = to_luma_chroma(texture)
+    skin = luma[:,0][:,face_region(n)].median(1).values[:,None,None,None]
+    beside = ((g[None]/.4)**2+((g[:,None]-.2)/.46)**2>1.05)&(g[:,None]<-.05)   # the face, and what is below the ears, stay
+    weight = beside*((.8*skin-blur(luma, 1.5))/(.2*skin)).clamp(0, 1)          # 0 as light as skin, 1 below 60 % of it
+    weight = blur(weight, 2.)*blur(beside[None,None].float(), 2.)*beside
+    out = []
+    for x,w in ((luma,weight), (chroma,F.avg_pool2d(weight, 2))):
+        wide = 7*x.shape[-1]/192
+        near = blur(x*w, wide)/blur(w, wide).clamp(min=1e-3)
+        mean = (x*w).sum((2,3), keepdim=True)/w.sum((2,3), keepdim=True).clamp(min=1e-3)
+        out.append(x+share*w*(mean-near))
+    return to_rgb(*out)
+
 # %% ../nbs/07e_heads.ipynb #cc237aa3
 _chin = FACE_OVAL.index(152)
 
@@ -194,14 +210,14 @@ def make_head(
     parts,           # `HeadParts` of this head
     space:HeadSpace, target:HeadTarget,
     seed:int,
-    temperature:float=.6, # see `sample_heads`
+    temperature:float=.5, # see `sample_heads`
 )->NewHead:
     "Draw a head for a place in a photo"
     view,size = space.views[at.view],space.cfg.size
     old = _old_texture(img, at, view, size)
     known = known_of(at.landmarks, old)
     texture,outline = sample_heads(space, target, at.view, known, [seed], temperature)
-    texture,tone = match_tone(texture, old)
+    texture,tone = match_tone(even_hair(texture), old)
     outline = fit_outline(outline, old_outline(parts, at))
     uv,inside,box = _window(img, at, view, outline, size)
     fewer = .5*math.sqrt(max(0., 1/at.scale**2-1))                       # shrunk: first blurred, so that nothing is skipped
@@ -211,7 +227,8 @@ def make_head(
     below = (uv[...,1]-view.shape[_chin,1])[None,None]                  # pixels of the texture below the chin
     background,hair,skin,clothes,front = (o[None,None] for o in parts.on(box))
     eyes = ((uv[...,0]-size/2)/(.3*size))**2+((uv[...,1]-.47*size)/(.1*size))**2
-    front = smooth_step(front, .6, .85)*(eyes>1)                           # glasses go with the old face
+    glasses = ((uv[...,0]-size/2)/(.36*size))**2+((uv[...,1]-.48*size)/(.14*size))**2<1
+    front = smooth_step(front, .6, .85)*~glasses                           # they go with the old face
     alpha = sample(blur(smooth_step(blur(view.matte[None,None], .7), .5, .8), fewer))*inside
     alpha = alpha*smooth_step(-below, -20., -5.)*(1-clothes*smooth_step(below, -4., 3.))*(1-front)
     if at.scale>1: alpha = blur(alpha, .5*at.scale)
@@ -219,7 +236,8 @@ def make_head(
     person = 1-background
     gone = (hair+(skin+hair)*above).clamp(0, 1)*inside*(1-front)
     face = sample(face_region(size)[None,None].float())*(eyes>1)           # sunglasses tell nothing about sharpness
-    return NewHead(box, at.scale, rgb, alpha, gone, clothes, person, skin*(1-above)*inside, tone, face)
+    neck = skin*(1-above)*inside
+    return NewHead(box, at.scale, rgb, alpha, gone, clothes, person, inside, hair, throat(at), neck, tone, face)
 
 def _old_texture(img, at, view, size): # (1,3,n,n): only low-order light is read off it
     radius = oval_radius(at.landmarks, between_eyes(at.landmarks))*1.3
@@ -241,40 +259,176 @@ def _window(img, at, view, outline, size): # -> texture coordinates (h,w,2) of t
     inside = smooth_step(torch.minimum(crop.amin(-1), CROP-1-crop.amax(-1)), 0., 6.)[None,None]
     return texture_coordinates(points, view.shape, crop, size),inside,Box(*map(float, (l,t,r,b)))
 
-# %% ../nbs/07e_heads.ipynb #79a8ef79
-def erase(
-    img:Tensor,  # (1,3,H,W) in [0,1]
-    heads:list,  # of `NewHead`
-    seed:int=0,  # of the grain
-)->tuple:        # (1,3,H,W), (1,1,H,W) weight of what was painted
-    "Take old hair and heads away: clothes go on under long hair, the background behind it"
-    maps = torch.zeros(4,1,1,*img.shape[2:])                            # gone, clothes, anybody, weight
-    for h in heads:
-        wide = max(1, round(2.5*h.scale))
-        grown = F.max_pool2d((h.gone>.3).float(), 2*wide+1, 1, wide)
-        for all_,one in zip(maps, (grown, h.body, h.person, blur(grown, max(.7, h.scale)))):
-            all_[h.part] = torch.maximum(all_[h.part], one)
-    weight = torch.where(maps[3]>.004, maps[3], 0)
-    out = img.clone()
-    for h in heads:
-        fill = _behind(img[h.part], *(m[h.part] for m in maps[:3]))
-        known = (weight[h.part]==0)&(maps[2][h.part]<.5)
-        fill = match_grain(fill*2-1, img[h.part]*2-1, known, [seed])/2+.5
-        out[h.part] = img[h.part]*(1-weight[h.part])+fill*weight[h.part]
-    return out,weight
+# %% ../nbs/07e_heads.ipynb #413c361b
+def colour_density(
+    x:Tensor,      # (3,h,w) in [0,1]
+    where:Tensor,  # (k,h,w) bool, k sets of pixels
+    n:int=26,      # bins a channel
+    sigma:float=.7,# of the smoothing, bins
+)->Tensor:         # (k,h,w)
+    "For every pixel, what share of each set has about its colour"
+    i = (x.clamp(0, 1)*(n-1)).round().long()
+    bins = ((i[0]*n+i[1])*n+i[2]).flatten()
+    out = torch.zeros(len(where), n**3).index_add_(1, bins, where.flatten(1).float()).view(-1,1,n,n,n)
+    r = math.ceil(3*sigma)
+    g = torch.exp(-(torch.arange(-r, r+1)/sigma)**2/2)
+    for shape in ((-1,1,1),(1,-1,1),(1,1,-1)):
+        out = F.conv3d(out, g.view(1,1,*shape), padding=[r*(o<0) for o in shape])
+    at = (x.permute(1,2,0).flip(-1)*2-1)[None,None].expand(len(where), -1, -1, -1, -1)
+    share = F.grid_sample(out, at, align_corners=True)[:,0,0]/where.flatten(1).sum(1).clamp(min=1)[:,None,None]
+    return share+1e-3
 
-def _behind(x, gone, body, person, most=256): # what lies behind an old head, from a small copy
-    k = min(1, most/max(x.shape[2:]))
-    small = lambda t: F.interpolate(t, [max(2, round(o*k)) for o in x.shape[2:]], mode='area')
-    little,hole = small(x),(small(gone)>.02).float()
-    ground = (1-hole)*(F.max_pool2d(small(person), 3, 1, 1)<.1).float()
-    cloth = (1-hole)*(small(body)>.7).float()
-    if not ground.any(): ground = 1-hole
-    fill = continue_into(little, ground)
-    if cloth.sum()>=20:
-        which = smooth_step(continue_into(cloth, (ground+cloth).clamp(0, 1)), .4, .6)
-        fill = fill*(1-which)+continue_into(little, cloth)*which
-    return F.interpolate(fill, x.shape[2:], mode='bilinear', align_corners=False)
+# %% ../nbs/07e_heads.ipynb #a1c3de21
+@dataclass
+class Below:
+    "What there is below a jaw, on a small copy of a window of the photo"
+    box:Box        # the window: the head's, and more below it; whole pixels
+    hair:Tensor    # (h,w) in [0,1]
+    clothes:Tensor # (h,w)
+    skin:Tensor    # (h,w)
+    body:Tensor    # (h,w), 1 where clothes or skin are, seen or hidden by hair
+    bare:Tensor    # (h,w), of these, the share that is skin
+    new:Tensor     # (h,w) bool, where colours have decided: below the jaw and beyond the crop
+
+    def on(self, m): # a map at the photo's size
+        size = (int(self.box.height), int(self.box.width))
+        return F.interpolate(m[None,None], size, mode='bilinear', align_corners=False)
+
+# %% ../nbs/07e_heads.ipynb #a1c3de22
+def look_below(
+    img:Tensor,     # (1,3,H,W) in [0,1]
+    head:NewHead,
+    people:Tensor,  # (1,1,H,W) everybody's mask
+    side:int=112,   # longest side of the copy, pixels
+    hangs:float=.6, # how far hair hangs below the jaw, as a share of the window's height: the odds fall by e
+)->Below:
+    "Tell hair, clothes and skin apart by their colours, below the jaw and beyond the head's crop"
+    H,W = img.shape[2:]
+    l,t,r,b = (int(o) for o in head.box.astuple())
+    w,h = r-l,b-t
+    box = Box(float(max(0, l-w//5)), float(max(0, t-h//8)), float(min(W, r+w//5)), float(min(H, b+h//2)))
+    L,T,R,B = (int(o) for o in box.astuple())
+    k = min(1, side/max(R-L, B-T))
+    size = [max(4, round(o*k)) for o in (B-T,R-L)]
+    pad = (l-L, R-r, t-T, B-b)
+    small = lambda m: F.interpolate(m, size, mode='area')[0]
+    wide = lambda m: small(F.pad(m, pad))[0]
+    x = small(img[...,T:B,L:R])
+    crop = -F.max_pool2d(-wide(head.inside)[None], 5, 1, 2)[0]>.99        # the parts fade at its border
+    known = torch.stack([wide(o) for o in (head.hair, head.body, head.skin, 1-head.person)])
+    there = small(people[...,T:B,L:R])[0]
+    xy = (head.throat-np.array([L,T]))*np.array([size[1]/(R-L), size[0]/(B-T)])
+    down = (torch.arange(size[0])-xy[:2,1].max())[:,None].expand(*size)
+    low = down>0
+    hanging = .45*torch.exp(-down.clamp(min=0)/(hangs*h*k))
+    unseen = torch.stack([hanging*there, (.85-hanging)*there, .15*there, 1-there])
+    prior = torch.where(crop, (known+unseen)/2, unseen).clamp(min=.02)
+    worn = known[1]>.6
+    sure = torch.stack([known[0]>.8, worn|(~crop&low&(there>.8)), known[2]>.7, crop&(known[3]>.9)])
+    decided = low|~crop
+    p = _by_colour(x, prior, sure, worn, decided)
+    p = torch.where(decided, p, known)
+    p[0] = torch.where(low|crop, p[0], 1-p[3])                             # above the jaw and beside the crop there is nothing else
+    hair = _joined(p[0], crop&~low)
+    return Below(box, hair, p[1], p[2], *_body(xy, p[1]*low, p[2]*low), decided)
+
+def _by_colour(x, prior, sure, worn, decided): # (3,h,w), (4,h,w), (4,h,w) bool, (h,w) bool, (h,w) bool -> (4,h,w)
+    if sure[0].sum()<20: return prior/prior.sum(0)                         # no hair to compare with
+    hairy = colour_density(x, sure[:1])[0]
+    sure[1] &= (hairy<.4*hairy[sure[0]].median())|worn # hair that hangs over the clothes is none of them
+    for _ in range(2):
+        p = prior*colour_density(x, sure)
+        p = F.avg_pool2d((p/p.sum(0))[None], 3, 1, 1, count_include_pad=False)[0]
+        p = p/p.sum(0)
+        sure = (p>.7)&(decided|sure)
+    return p
+
+def _joined(hair, sure): # hair that hangs together with hair where it is known
+    from scipy.ndimage import label
+    pieces,n = label((hair>.4).numpy())
+    keep = np.zeros(n+1, bool)
+    keep[np.unique(pieces[sure.numpy()])] = True
+    keep[0] = False
+    return hair*torch.from_numpy(keep[pieces])
+
+def _polygon(xy, size): # (n,2) -> (h,w) float
+    from PIL import Image, ImageDraw
+    out = Image.new('L', size[::-1])
+    ImageDraw.Draw(out).polygon([tuple(o) for o in xy.tolist()], fill=255)
+    return torch.from_numpy(np.array(out)).float()/255
+
+# %% ../nbs/07e_heads.ipynb #a1c3de24
+def _body(xy, clothes, skin): # (4,2) the neck in pixels of the maps; (h,w) each, below the jaw -> body (h,w), bare (h,w)
+    from scipy.spatial import ConvexHull
+    size = list(clothes.shape)
+    seen = (clothes>.5)|(skin>.5)
+    collar = (torch.arange(size[0])>=xy[2:,1].min())[:,None].expand(*size)
+    y,x = (seen&collar).numpy().nonzero()
+    sides = xy[[1,0]]+.55*(xy[2:]-xy[[1,0]])                               # shoulders begin halfway down the neck
+    points = np.concatenate([np.stack([x,y], 1), sides, xy[2:]])
+    hull,neck = _polygon(points[ConvexHull(points).vertices], size),_polygon(xy, size)
+    kinds = torch.stack([clothes,skin])[None]
+    which = continue_into(kinds, seen.float()[None,None])[0] if seen.any() else kinds[0]
+    bare = ((which[1]>4*which[0])&collar).float()                          # clothes hide more than they leave bare
+    if (skin*neck).sum()>.1*neck.sum() or not (clothes>.5).any(): bare = torch.maximum(bare, neck)
+    bare = torch.where(seen, skin/(skin+clothes).clamp(min=1e-3), bare)
+    hull = torch.maximum(hull, neck)
+    soft = lambda m: F.avg_pool2d(m[None,None], 3, 1, 1, count_include_pad=False)[0,0]
+    return soft(torch.maximum(hull, seen.float())),soft(bare)
+
+# %% ../nbs/07e_heads.ipynb #a1c3de26
+BEHIND_HAIR = FillCfg(patch=5, most=3000, side=192, context=.6, rounds=(5,2,2,2)) # small holes, which have to be quick
+
+def erase(
+    img:Tensor,     # (1,3,H,W) in [0,1]
+    heads:list,     # of `NewHead`
+    seed:int=0,
+    people:Tensor=None, # (1,1,H,W) everybody's mask; None for what the heads know
+    covered:Tensor=None,# (1,1,H,W) bool, what a new head will hide: left as it is
+)->tuple:           # (1,3,H,W), (1,1,H,W) weight of what was painted
+    "Take old hair and heads away: clothes and neck go on under long hair, the background behind it"
+    weight,body,bare,keep = torch.zeros(4,1,1,*img.shape[2:])
+    if people is not None: keep = people.clone()
+    for h in heads: keep[h.part] = torch.maximum(keep[h.part], h.person)
+    for h in heads:
+        low = look_below(img, h, keep)
+        l,t,r,b = (int(o) for o in low.box.astuple())
+        here = (...,slice(t, b),slice(l, r))
+        gone = torch.zeros(1,1,b-t,r-l)
+        gone[...,int(h.box.top)-t:int(h.box.bottom)-t,int(h.box.left)-l:int(h.box.right)-l] = h.gone
+        new = low.on(low.new.float())
+        gone = gone*(1-new)+low.on(low.hair)*new
+        wide = max(1, round(6*h.scale))                                    # single hairs stand out
+        grown = F.max_pool2d((gone>.1).float(), 2*wide+1, 1, wide)
+        for all_,one in zip((weight, body, bare), (blur(grown, max(.7, h.scale)), low.on(low.body), low.on(low.bare))):
+            all_[here] = torch.maximum(all_[here], one)
+    weight = torch.where(weight>.02, weight, 0)
+    if covered is not None:
+        keep[covered] = 1
+        weight[covered] = 0
+    fill = _behind(img, weight, keep, body, bare, seed)
+    return torch.where(weight>0, torch.lerp(img, fill, weight), img),weight
+
+def _behind(img, weight, keep, body, bare, seed): # background, clothes and skin, each from its like
+    hole,x = weight>0,img*2-1
+    out = continue_background(x, (hole&(body<.98)).float(), torch.maximum(keep, body), seed, BEHIND_HAIR)
+    clothes,skin = body*(1-bare),body*bare
+    part = hole&(clothes>.02)
+    if part.any():
+        fill = continue_background(x, part.float(), (hole|(clothes<.6)).float(), seed, BEHIND_HAIR)
+        out = torch.where(part, torch.lerp(out, fill, clothes), out)
+    for win,part in hole_windows(hole&(skin>.02)):                          # skin has no pattern that would have to go on
+        l,t,r,b = (int(o) for o in win.astuple())
+        here = (...,slice(t, b),slice(l, r))
+        k = min(1, 160/max(part.shape))
+        small = lambda m: F.interpolate(m.float(), [max(2, round(o*k)) for o in part.shape], mode='area')
+        known = ~hole[here]&(skin[here]>.6)
+        if not known.any(): continue
+        fill = continue_into(small(x[here]*known)/small(known).clamp(min=1e-4), (small(known)>.3).float())
+        fill = F.interpolate(fill, part.shape, mode='bilinear', align_corners=False)
+        fill = match_grain(fill, x[here], known, [seed])
+        out[here] = torch.where(part, torch.lerp(out[here], fill, skin[here]), out[here])
+    return out/2+.5
 
 # %% ../nbs/07e_heads.ipynb #407586e3
 def seen_faces(
@@ -297,7 +451,7 @@ class HeadInpainter(Inpainter):
     def __init__(self,
         target:HeadTarget,
         space:HeadSpace=None,   # None for the one that ships
-        temperature:float=.6,   # how much heads vary, see `sample_heads`
+        temperature:float=.5,   # how much heads vary, see `sample_heads`
     ):
         if not 0<=temperature<=1.5: raise ConfigError(f'temperature={temperature}: give a number from 0 to 1.5')
         self.target,self.space,self.temperature = target,space or head_space(),temperature
@@ -321,12 +475,13 @@ class HeadInpainter(Inpainter):
             if at is not None: places[i] = at
         if not places: return Painted(img.clone(), torch.zeros(1,1,*img.shape[2:]), done)
         parts = dict(zip(places, head_parts(img[:1], [faces[i].mesh for i in places])))
+        everybody = plan.mask(range(len(plan.people)))
         out,changed = img.clone(),torch.zeros(1,1,*img.shape[2:])
         for j in range(len(img)):
             drawn = (make_head(img[:1]/2+.5, at, parts[i], self.space, self.target, plan.seeds[i][j], self.temperature)
                      for i,at in places.items())
             heads = sorted(drawn, key=lambda h: h.scale)
-            one,where = put_in(img[:1]/2+.5, heads, plan.seeds[0][j])
+            one,where = put_in(img[:1]/2+.5, heads, plan.seeds[0][j], everybody)
             out[j:j+1] = torch.where(where>0, one*2-1, img[:1])
             torch.maximum(changed, where, out=changed)
         return Painted(out, changed, done)
@@ -345,6 +500,7 @@ def put_in(
     img:Tensor,  # (1,3,H,W) in [0,1]
     heads:list,  # of `NewHead`, small ones first
     seed:int,    # of the grain
+    people:Tensor=None, # (1,1,H,W) everybody's mask, see `erase`
 )->tuple:        # (1,3,H,W) in [0,1]; (1,1,H,W) weight of what was painted
     "Erase the old heads, let the necks follow, and lay the new heads over"
     out,changed = img.clone(),torch.zeros(1,1,*img.shape[2:])
@@ -352,7 +508,11 @@ def put_in(
         near = torch.where(h.skin>.05, blur(h.skin, max(.5, h.scale)), 0)*h.skin
         out[h.part] += near*h.tone[:,None,None]
         changed[h.part] = torch.maximum(changed[h.part], near)
-    out,weight = erase(out.clamp(0, 1), heads, seed)
+    covered = torch.zeros(changed.shape, dtype=torch.bool)
+    for h in heads:
+        wide = max(1, round(2*h.scale))
+        covered[h.part] |= -F.max_pool2d(-h.alpha, 2*wide+1, 1, wide)>.99
+    out,weight = erase(out.clamp(0, 1), heads, seed, people, covered)
     changed = torch.maximum(changed, weight)
     for h in heads:
         rgb = match_sharpness(h.rgb, img[h.part], h.face, h.scale)

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
 from torch import nn, Tensor
-from .images import ConfigError, DataError, ImageError, WeightsError
+from .images import ConfigError, DataError, ImageError, WeightsError, read_json
 from .landmarks import FACE_OVAL
-from .training import read_json, Pretrained, find_weights
+from .training import Pretrained, find_weights
 
 # %% auto #0
 __all__ = ['WARPED', 'CROP', 'EYES_APART', 'RAYS', 'N_FACE', 'N_KNOWN', 'VIEWS', 'N_OUTLINE', 'ray_directions', 'Placement',
@@ -404,9 +404,9 @@ def head_target(
     name='messi', # a target's name, folder or hub id
 )->HeadTarget:
     "Load the heads of a target"
-    where = find_weights(name)
+    where = find_weights(name, 'target')
     if isinstance(where, Path):
-        where = where if (where/'config.json').is_file() and 'spread' in read_json(where/'config.json') else where/'head'
+        where = where if (where/'config.json').is_file() and 'spread' in read_json(where/'config.json', WeightsError) else where/'head'
         if not (where/'config.json').is_file():
             raise WeightsError(f'the target {str(name)!r} has no head yet: fit one with `fit_head_target`, or use mode="generated"')
         return _target(str(where), (where/'model.safetensors').stat().st_mtime_ns)

@@ -4,7 +4,7 @@
 
 # %% ../nbs/00_images.ipynb #564feee7
 from __future__ import annotations
-import contextlib, functools, importlib, io, json, math, os, re, secrets, shutil, stat, sys, threading, warnings
+import contextlib, errno, functools, hashlib, importlib, io, json, math, os, re, secrets, shutil, stat, sys, tempfile, threading, warnings
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
@@ -17,19 +17,39 @@ from PIL import Image, ImageChops, ImageDraw, ImageFile, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 # %% auto #0
-__all__ = ['RASTER', 'KINDS', 'synthetic_source', 'image_suffixes', 'MessiError', 'ImageError', 'DataError', 'WeightsError',
-           'ConfigError', 'positional', 'command', 'raster', 'open_picture', 'is_raw', 'to_pil', 'load_image',
-           'LoadedPhoto', 'load_photo', 'with_alpha', 'to_tensor', 'load_mask', 'mask_to_pil', 'image_grid', 'Box',
-           'square_window', 'resize', 'crop', 'link_target', 'atomic_path', 'atomic_write', 'read_provenance',
-           'NotedImage', 'noted', 'note_of', 'save_image', 'told', 'messi_check', 'main_check', 'is_image_file',
-           'list_images']
+__all__ = ['in_float32', 'RASTER', 'KINDS', 'synthetic_source', 'image_suffixes', 'MessiError', 'ImageError', 'DataError',
+           'WeightsError', 'ConfigError', 'reason', 'positional', 'say', 'user_path', 'regular_file', 'short_name',
+           'read_json', 'make_folder', 'check_writable', 'home_folder', 'command', 'Shared', 'raster', 'open_picture',
+           'is_raw', 'to_pil', 'load_image', 'LoadedPhoto', 'load_photo', 'with_alpha', 'to_tensor', 'load_mask',
+           'mask_to_pil', 'image_grid', 'Box', 'square_window', 'resize', 'crop', 'link_target', 'atomic_path', 'sweep',
+           'atomic_write', 'read_provenance', 'NotedImage', 'noted', 'note_of', 'save_image', 'told', 'messi_check',
+           'main_check', 'made_here', 'is_image_file', 'is_service_folder', 'list_images']
 
 # %% ../nbs/00_images.ipynb #9a9dec22
-class MessiError(ValueError): "Anything a user can put right; says what was wrong, where, and what to do"
+def _clip(
+    text:str,
+    word:int=320,  # most letters without a blank
+    most:int=1200, # most letters
+)->str:
+    "A text without its middle where that is too long to read"
+    cut = lambda s, n: s if len(s)<=n else f'{s[:n*2//3]} … {s[-n//4:]}'
+    return cut(re.sub(r'\S{%d,}' % (word+1), lambda m: cut(m[0], word), text), most)
+
+class MessiError(ValueError):
+    "Anything a user can put right; says what was wrong, where, and what to do"
+    def __init__(self, text=''): super().__init__(_clip(str(text)))
+
 class ImageError(MessiError): "A picture that cannot be read, used or written"
 class DataError(MessiError): "A folder, annotation file or dataset that cannot be used"
 class WeightsError(MessiError): "Weights that are missing, broken or do not fit"
 class ConfigError(MessiError): "Settings that cannot work"
+def reason(e)->str:
+    "What went wrong, from an exception of Python or of a library, in words of ours"
+    if isinstance(e, MessiError): return str(e)
+    if isinstance(e, OSError) and e.strerror: return e.strerror
+    words = {KeyError: f'{str(e).strip(chr(39))[:60]} is missing', UnicodeError: 'it is no text in UTF-8', json.JSONDecodeError: 'it is no JSON',
+             RecursionError: 'it is nested too deeply', MemoryError: 'there is no memory for it', (TypeError, ValueError, AttributeError, OverflowError, IndexError): 'a value in it is of the wrong kind'}
+    return next((v for k,v in words.items() if isinstance(e, k)), 'it is broken')
 
 # %% ../nbs/00_images.ipynb #4f1d7947
 def positional(
@@ -43,6 +63,126 @@ def positional(
         return Annotated[str, help, dict(opt=False, nargs=nargs)]
     return Param(help, str, opt=False, nargs=nargs)
 
+# %% ../nbs/00_images.ipynb #e8abaf17
+class _Tolerant:
+    "A text stream that does not fail: what it cannot show is escaped, and when nobody reads any more it falls silent"
+    def __init__(self, stream): self._stream = stream
+    def __getattr__(self, name): return getattr(self._stream, name)
+    def write(self, text):
+        try: return self._stream.write(text)
+        except UnicodeEncodeError: return self.write(text.encode(self._stream.encoding, 'backslashreplace').decode(self._stream.encoding))
+        except (OSError, ValueError): self._silence()
+        return len(text)
+    def flush(self):
+        try: self._stream.flush()
+        except (OSError, ValueError): self._silence()
+    def _silence(self): # what is still in its buffer goes there as well
+        null = open(os.devnull, 'w', encoding='utf-8')
+        try: os.dup2(null.fileno(), self._stream.fileno())
+        except (OSError, ValueError, AttributeError): self._stream = null
+
+# %% ../nbs/00_images.ipynb #bb102237
+def say(
+    text,
+    file=None, # a text stream; None for standard output
+):
+    "Print a line; a progress bar moves out of its way"
+    bars = sys.modules.get('tqdm.std')
+    if bars: bars.tqdm.write(str(text), file=file or sys.stdout)
+    else: print(text, file=file or sys.stdout)
+
+# %% ../nbs/00_images.ipynb #81e52240
+def user_path(
+    path,             # as users write it
+    error=MessiError, # the family of the error
+)->Path:
+    "The path that is meant: `~` is the user's home; what no disk can hold is an error"
+    try: text = os.fsdecode(os.fspath(path))
+    except TypeError: raise error(f'{path!r} is not a path but a {type(path).__name__}: give the name of a file or folder') from None
+    if '\0' in text: raise error(f'{text!r} is not a path: there is a zero byte in it') from None
+    try: out = Path(text).expanduser()
+    except RuntimeError: raise error(f'{text}: nobody has such a home folder here: write the path without ~') from None
+    try: out.stat()
+    except OSError as e:
+        if e.errno==errno.ENAMETOOLONG: raise error(f'{text}: the name is too long for this disk: choose a shorter one') from None
+    return out
+
+def regular_file(
+    path, # as users write it
+    error=DataError, # the family of the error
+)->Path:  # of a file that can be opened without waiting for ever
+    "The path of an ordinary file; a folder, a pipe, a device or nothing at all is an error"
+    out = user_path(path, error)
+    if out.is_dir(): raise error(f'{out}: is a folder: give a file in it')
+    if not out.exists(): raise error(f'{out}: no such file: check the path')
+    if not out.is_file(): raise error(f'{out}: is not a regular file but a pipe, socket or device: give a file')
+    return out
+def short_name(
+    name:str,     # of a file, without its suffix
+    most:int=180, # bytes
+)->str:
+    "A name that leaves room for what is put before and behind it: its end goes for a hash where it is too long"
+    data = os.fsencode(name)
+    if len(data)<=most: return name
+    return f'{data[:most-9].decode("utf-8", "ignore")}~{hashlib.sha1(data).hexdigest()[:8]}'
+
+# %% ../nbs/00_images.ipynb #1f356d45
+def read_json(
+    path, # of a file that holds an object, as users write it
+    error=DataError,    # the family of the error
+    most:int=64<<20,    # bytes; a larger file is no such file
+)->dict:
+    "The object in a JSON file, its numbers finite; whatever else is there is an error in plain words"
+    path = regular_file(path, error)
+    def finite(text):
+        if not math.isfinite(x := float(text)): raise ValueError
+        return x
+    try:
+        with open(path, 'rb') as f: data = f.read(most+1)
+        d = json.loads(data, parse_float=finite, parse_constant=finite) if len(data)<=most else None
+    except OSError as e: raise error(f'{path}: cannot be read ({e.strerror}): check its permissions') from None
+    except (ValueError, RecursionError): raise error(f'{path}: is not readable JSON with finite numbers: it may be cut short, or of another program') from None
+    if not isinstance(d, dict): raise error(f'{path}: '+('is far too large' if len(data)>most else 'holds no object with named entries')+': it is of another program')
+    return d
+
+# %% ../nbs/00_images.ipynb #39bd4d71
+_made = [] # folders made by `make_folder`, for `_tidy`
+
+def make_folder(path)->Path:
+    "Make a folder, and those above it, unless it is there"
+    path = user_path(path)
+    new = [o for o in (path, *path.parents) if not o.exists()]
+    try: path.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise MessiError(f'the folder {path} cannot be made ({e.strerror}): choose another place, or mend its permissions') from None
+    _made.extend(o.absolute() for o in new)
+    return path
+
+@contextlib.contextmanager
+def _tidy():
+    "Folders that were made inside and stayed empty go again"
+    _made.clear()
+    try: yield
+    finally:
+        for o in sorted(_made, key=lambda o: -len(o.parts)):
+            with contextlib.suppress(OSError): o.rmdir()           # takes empty ones only
+        _made.clear()
+
+def check_writable(folder)->Path:
+    "An error now rather than after the work where a folder cannot be written to"
+    folder = user_path(folder)
+    try: tempfile.TemporaryFile(dir=folder).close()
+    except OSError as e: raise MessiError(f'the folder {folder} cannot be written to ({e.strerror}): choose another one') from None
+    return folder
+
+# %% ../nbs/00_images.ipynb #3d108a45
+def home_folder()->Path:
+    "Where what belongs to the user is kept: `MESSI_HOME`, else in their cache; a user without a home gets a place among the temporary files"
+    if said := os.environ.get('MESSI_HOME'): return user_path(said)
+    try: cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home()/'.cache')
+    except RuntimeError: cache = Path(tempfile.gettempdir())/f'cache-{getattr(os, "getuid", lambda: "me")()}'
+    return cache/'messi_anything'
+
 # %% ../nbs/00_images.ipynb #43c535d7
 def command(
     f,         # an annotated function with a comment for each parameter; may give an exit status
@@ -54,9 +194,16 @@ def command(
     for o,a in list(p._option_string_actions.items()):
         if o.startswith('--') and '_' in o: a.option_strings = [dashed := o.rstrip('_').replace('_','-')]; p._option_string_actions[dashed] = a # from_ is --from
     args = {k:v for k,v in vars(p.parse_args(argv)).items() if k not in ('pdb','xtra')}
-    try: return f(**args) or 0
-    except MessiError as e: print(f'{f.__name__}: {e}', file=sys.stderr); return 2
-    except KeyboardInterrupt: return 130
+    with contextlib.redirect_stdout(_Tolerant(sys.stdout)), contextlib.redirect_stderr(_Tolerant(sys.stderr)), _tidy():
+        try: return f(**args) or 0
+        except MessiError as e: say(f'{f.__name__}: {e}', file=sys.stderr)
+        except KeyboardInterrupt: return 130
+        except OSError as e:                                       # the disk's own words: no room left, a share that is gone
+            if not e.strerror: raise
+            say(f'{f.__name__}: {e.filename or "the disk"}: {e.strerror}: mend that and run it again', file=sys.stderr)
+        finally: sys.stdout.flush()
+    return 2
+
 
 # %% ../nbs/00_images.ipynb #f8d0236a
 def _name(src)->str:
@@ -110,7 +257,7 @@ def _open_path(
     "Open a regular file for reading, or say why that cannot be"
     def fail(why): raise ImageError(f'{name}: {why}') from None
     try:
-        path = path.expanduser()
+        path = user_path(path, ImageError)
         st = path.stat()
         if stat.S_ISDIR(st.st_mode): fail('is a folder: `list_images` gives the pictures in it')
         if not stat.S_ISREG(st.st_mode): fail('is not a regular file but a pipe, socket or device: pass a picture file')
@@ -159,25 +306,42 @@ def _source(
         with _open_path(Path(os.fsdecode(src)), name) as f: yield f
 
 # %% ../nbs/00_images.ipynb #10f05e94
-class _Quiet:
-    "No Python warnings from Pillow, and no half pictures, while at least one thread is inside"
-    def __init__(self): self.lock,self.n,self.saved,self.half = threading.Lock(),0,None,False
+class Shared(contextlib.ContextDecorator):
+    "Change something global while at least one thread is inside; a context manager, or a decorator of functions"
+    def __init__(self,
+        make, # () -> the context manager that changes it and puts it back
+    ): self.make,self.lock,self.n,self.inside = make,threading.Lock(),0,None
     def __enter__(self):
         with self.lock:
             if not self.n:
-                self.saved = warnings.catch_warnings()
-                self.saved.__enter__()
-                warnings.filterwarnings('ignore', module=r'PIL\b')
-                self.half,ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES,False
+                self.inside = self.make()
+                self.inside.__enter__()
             self.n += 1
     def __exit__(self, *exc):
         with self.lock:
             self.n -= 1
-            if not self.n:
-                self.saved.__exit__(*exc)
-                ImageFile.LOAD_TRUNCATED_IMAGES = self.half
+            if not self.n: self.inside.__exit__(None, None, None)
 
-_quiet = _Quiet()
+@contextlib.contextmanager
+def _strict_pillow():
+    "Neither warnings from Pillow, nor half a picture without an error because some program has set its switch for that"
+    half = ImageFile.LOAD_TRUNCATED_IMAGES
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', module=r'PIL\b')
+        ImageFile.LOAD_TRUNCATED_IMAGES = False
+        try: yield
+        finally: ImageFile.LOAD_TRUNCATED_IMAGES = half
+
+_quiet = Shared(_strict_pillow)
+
+@contextlib.contextmanager
+def _default_float32():
+    kind = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try: yield
+    finally: torch.set_default_dtype(kind)
+
+in_float32 = Shared(_default_float32) # whatever default somebody has set for tensors of their own
 
 # %% ../nbs/00_images.ipynb #38013939
 _turns = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
@@ -491,7 +655,7 @@ def to_tensor(
     "The tensor of a picture; `to_pil` gives exactly the same picture back"
     im = _upright(img) if isinstance(img, Image.Image) and img.mode=='RGB' and not img.info else load_image(img)
     a = torch.from_numpy(np.array(im))                         # h w c
-    return torch.empty(1, 3, *a.shape[:2]).copy_(a.permute(2,0,1)[None]).div_(127.5).sub_(1)
+    return torch.empty(1, 3, *a.shape[:2], dtype=torch.float32).copy_(a.permute(2,0,1)[None]).div_(127.5).sub_(1)
 
 # %% ../nbs/00_images.ipynb #a724ba53
 def _unit(
@@ -508,13 +672,41 @@ def _unit(
         raise ImageError(f'{name}: a mask of dtype {a.dtype} may hold only 0 and 1, not {lo} to {hi}: pass bool, uint8, or float in [0,1]')
     return a.astype(np.float32)/np.float32(255 if a.itemsize==1 else 65535)
 
+# %% ../nbs/00_images.ipynb #d0225913
+def _no_mask(a, name):
+    "Say that the values in an array are no mask's"
+    found = np.unique(a[a!=0])
+    values = ', '.join(f'{v:g}' for v in found[:6])+(', ...' if len(found)>6 else '')
+    raise ImageError(f'{name}: holds the values {values} beside 0, and a mask says 1 (or white) where to paint: '
+                     f'of a label map take one label, such as {found[0]:g}, and write it as white')
+
+def _wide_labels(
+    im:Image.Image, # mode I or I;16
+    name:str,
+)->np.ndarray:      # (h,w) uint16, or uint8 where the file's numbers have no more than 8 bits
+    a = np.asarray(im)
+    lo,hi = a.min(),a.max()
+    if lo<0 or hi>65535: raise ImageError(f'{name}: its values run from {lo} to {hi}: scale them to 16 bits first')
+    return a.astype(np.uint16 if im.mode!='I' or hi>255 or im.format in ('PNG','PPM') else np.uint8)
+
+def _coloured(im:Image.Image)->bool: # mode P
+    "Whether the colours of a palette that are used are more than greys"
+    palette = np.array(im.getpalette('RGB'), int).reshape(-1,3)
+    used = palette[np.minimum(np.unique(np.asarray(im)), len(palette)-1)]
+    return bool((used.max(1)-used.min(1)>16).any())
+
 # %% ../nbs/00_images.ipynb #41792868
 def _mask_plane(
     im:Image.Image, # any mode, upright
     name:str,       # what errors call it
-)->np.ndarray:      # (h,w) uint8
-    "The transparency of a picture where it varies, else its brightness"
-    if im.mode in ('I', 'F') or im.mode.startswith('I;'): im = _deep(im, name)
+)->np.ndarray:      # (h,w) uint8, uint16 or float
+    "The transparency of a picture where it varies, else its labels, else its brightness"
+    if im.mode=='F': return (a := np.asarray(im))/(255 if 1<a.max()<=255 else 1)
+    if im.mode=='I' or im.mode.startswith('I;'): return _wide_labels(im, name)
+    if im.mode=='P' and not _alpha(im) and _coloured(im):
+        a = np.asarray(im)
+        if {*np.unique(a)}-{0,1} and {*np.unique(a)}-{0,255}: _no_mask(a, name)
+        return a
     if _alpha(im):
         im = _rgba(im)
         lo,hi = im.getchannel('A').getextrema()
@@ -523,6 +715,22 @@ def _mask_plane(
     return np.asarray(im.convert('L'))
 
 # %% ../nbs/00_images.ipynb #58e36a7e
+def _any_mask(
+    src,             # see `load_mask`
+    max_pixels:int,
+    name:str,
+)->np.ndarray:       # (h,w) as it is
+    "The numbers of a mask"
+    if isinstance(src, Tensor):
+        if src.ndim not in (2,3,4) or math.prod(src.shape[:-2])!=1: raise ImageError(f'{name}: a mask tensor has shape (h,w), (1,h,w) or (1,1,h,w)')
+        a = src.detach().cpu().reshape(src.shape[-2:])
+        a = (a.float() if a.is_floating_point() else a).numpy()
+    elif isinstance(src, np.ndarray) and (src.ndim==2 or src.shape[2:]==(1,)): a = src.reshape(src.shape[:2])
+    elif isinstance(src, np.ndarray): a = _mask_plane(_array_image(src, max_pixels, name), name)
+    else: a = _mask_plane(_decode(src, max_pixels, name), name)
+    _check_size(*a.shape[::-1], max_pixels, name)
+    return a
+
 def load_mask(
     src,             # path, bytes, open file, PIL image, array (h,w[,1]), tensor ([1,[1,]]h,w): bool, 0 and 1, uint8, float in [0,1]
     size:tuple=None, # (w,h) of the photo: a mask of another size is an error
@@ -532,26 +740,22 @@ def load_mask(
 )->Tensor:           # (1,1,h,w) float32 in [0,1], 1 = person = paint here
     "A mask from a file or from memory; raises `ImageError`"
     name = name or _name(src)
-    if isinstance(src, Tensor):
-        if src.ndim not in (2,3,4) or math.prod(src.shape[:-2])!=1: raise ImageError(f'{name}: a mask tensor has shape (h,w), (1,h,w) or (1,1,h,w)')
-        a = src.detach().cpu().reshape(src.shape[-2:])
-        a = (a.float() if a.is_floating_point() else a).numpy()
-    elif isinstance(src, np.ndarray) and (src.ndim==2 or src.shape[2:]==(1,)): a = src.reshape(src.shape[:2])
-    elif isinstance(src, np.ndarray): a = _mask_plane(_array_image(src, max_pixels, name), name)
-    else: a = _mask_plane(_decode(src, max_pixels, name), name)
+    a = _any_mask(src, max_pixels, name)
     h,w = a.shape
-    _check_size(w, h, max_pixels, name)
     if size is not None and (w,h)!=tuple(size):
         turned = ' (the mask lies on its side?)' if (h,w)==tuple(size) else ''
         raise ImageError(f'{name}: the mask is {w}x{h} pixels and the photo {size[0]}x{size[1]}{turned}: give a mask of the photo\'s own size')
-    return torch.from_numpy(_unit(a, name))[None,None]
+    out = _unit(a, name)
+    if a.dtype.kind!='f' and 0<out.max()<.5: _no_mask(a, name)
+    return torch.from_numpy(out)[None,None]
 
 # %% ../nbs/00_images.ipynb #b6ab129e
 def mask_to_pil(
     mask:Tensor, # (1,1,h,w), (1,h,w) or (h,w), in [0,1]
 )->Image.Image:  # mode L, white = person = paint here
     "The picture of a mask; `load_mask` takes it back"
-    return Image.fromarray((load_mask(mask)[0,0]*255).round().byte().numpy())
+    a = _unit(_any_mask(mask, 10**9, name := _name(mask)), name)
+    return Image.fromarray(np.rint(a*255).astype(np.uint8))
 
 # %% ../nbs/00_images.ipynb #6157cc79
 def _grid_items(x)->list:
@@ -762,9 +966,10 @@ def link_target(
 @contextlib.contextmanager
 def atomic_path(
     path, # the file to be written; its folder must exist
+    sync:bool=False, # wait until it is on the disk, so that a power cut leaves the old file or the new one
 ):        # yields a `Path` in the same folder, with the same suffix, to write to
     "A temporary path that is renamed onto `path` when the block ends well and removed when it does not; raises `MessiError`"
-    path = Path(os.path.abspath(Path(path).expanduser()))
+    path = Path(os.path.abspath(user_path(path)))
     path = link_target(path)
     folder = path.parent
     if path.is_dir(): raise MessiError(f'{path}: is a folder: give the name of a file in it')
@@ -778,9 +983,30 @@ def atomic_path(
         raise MessiError(f'{path.name} cannot be written: the folder {folder} does not let us ({e.strerror}): choose another one') from None
     try:
         yield tmp
-        with contextlib.suppress(FileNotFoundError): shutil.copymode(path, tmp)
+        with contextlib.suppress(OSError): shutil.copymode(path, tmp)   # some network shares know no permissions
+        if sync: _to_disk(tmp)
         os.replace(tmp, path)
-    finally: tmp.unlink(missing_ok=True)
+        if sync: _to_disk(folder)
+    except OSError as e:
+        if e.errno is None or e.filename not in (None, str(tmp), str(path)): raise
+        full = e.errno in (errno.ENOSPC, errno.EDQUOT)
+        error = MessiError(f'{path} could not be written ({e.strerror}): '+('make room, and run it again' if full else 'choose another place'))
+        error.errno,error.strerror = e.errno,e.strerror
+        raise error from e
+    finally:
+        with contextlib.suppress(OSError): tmp.unlink(missing_ok=True)
+
+def sweep(folder):
+    "Remove what killed writers left in a folder; for folders in which nobody else is writing"
+    for o in Path(folder).glob('.*-*'):
+        if re.fullmatch(r'\..+-[0-9a-f]{8}(\.\w+)?', o.name) and o.is_file(): o.unlink(missing_ok=True)
+
+def _to_disk(path):
+    "Wait until a file, or the list of names in a folder, is on the disk; where that cannot be asked for, go on"
+    with contextlib.suppress(OSError):
+        f = os.open(path, os.O_RDONLY)
+        try: os.fsync(f)
+        finally: os.close(f)
 
 # %% ../nbs/00_images.ipynb #81b74124
 def atomic_write(
@@ -981,15 +1207,17 @@ def save_image(
     path,           # .png, .jpg, .jpeg or .webp; its folder must exist
     meta:dict=None, # how a synthetic picture was made (target, seed, mask source ..., 'kind'); None: what its own note says, if it has one
     quality:int=95, # for JPEG and WebP, 1 to 100; 100 makes a WebP lossless
+    kind:str='',    # what of our results it is (result, strip, mask ...), so that `made_here` knows the file again
 )->Path:            # the file
     "Write a picture, whole or not at all, with its provenance if it is synthetic; nothing else that came with it (place, camera) is kept"
-    path = Path(path).expanduser()
+    path = user_path(path, ImageError)
     name,fmt = str(path),_writers.get(path.suffix.lower())
     if fmt is None: raise ImageError(f'{name}: cannot write {path.suffix or "a file without suffix"}, only {", ".join(_writers)}')
     if not 1<=quality<=100: raise ImageError(f'{name}: quality={quality} is not between 1 and 100')
     if meta is None: meta = note_of(img)
     im,opts = _for_file(img, fmt, name),_save_options(fmt, meta, quality, name)
     if max(im.size)>_most[fmt]: raise ImageError(f'{name}: {im.width}x{im.height} is too much for {fmt}, at most {_most[fmt]} a side: save as .png')
+    if kind and fmt=='PNG': opts.setdefault('pnginfo', PngInfo()).add_text('messi:kind', kind)
     try:
         with atomic_path(path) as tmp: im.save(tmp, fmt, **opts)
     except MessiError as e: raise ImageError(str(e)) from None
@@ -1028,9 +1256,9 @@ def messi_check(
             said = read_provenance(f)
         except MessiError as e:
             bad += 1
-            print(e, file=sys.stderr)
+            say(e, file=sys.stderr)
             continue
-        print(json.dumps(dict(file=str(f), **said)) if as_json else f'{f}: {told(said)}')
+        say(json.dumps(dict(file=str(f), **said)) if as_json else f'{f}: {told(said)}')
     return int(bad>0)
 
 def main_check(argv=None): return command(messi_check, argv)
@@ -1038,6 +1266,17 @@ def main_check(argv=None): return command(messi_check, argv)
 # %% ../nbs/00_images.ipynb #b3d451d5
 image_suffixes = frozenset('.jpg .jpeg .jpe .jfif .png .apng .webp .gif .bmp .dib .tif .tiff .jp2 .j2k .avif '
                            '.heic .heif .jxl .mpo .ppm .pgm .pbm .pnm .tga .ico'.split())
+
+# %% ../nbs/00_images.ipynb #73258313
+def made_here(path)->bool:
+    "Whether a file is a result of this program: a picture in which people were replaced, a strip, a mask, a cut-out"
+    if os.path.splitext(path)[1].lower() not in _writers or not os.path.isfile(path): return False
+    try:
+        with open(path, 'rb') as f:
+            head,size = f.read(1<<16),f.seek(0, 2)
+            f.seek(max(0, size-(1<<16)))
+            return re.search(rb'messi:(record|kind)', head+f.read()) is not None
+    except OSError: return False
 
 # %% ../nbs/00_images.ipynb #2bfc1834
 def is_image_file(path)->bool:
@@ -1050,18 +1289,30 @@ def _natural(path:Path):
     def key(s): return (0, int(s), s) if re.match('[0-9]', s) else (1, 0, s.casefold())
     return [[key(s) for s in re.split('([0-9]+)', part)] for part in path.parts], str(path)
 
+_services = re.compile(r'\..*|@eaDir|@Recycle|@Recently-Snapshot|@tmp|#recycle|#snapshot|\$RECYCLE\.BIN|__MACOSX|System Volume Information|lost\+found|Thumbs|.*\.(photoslibrary|photolibrary|aplibrary|lrdata|lrlibrary)', re.I)
+
+def is_service_folder(
+    name:str, # of a folder, without what is above it
+)->bool:
+    "Whether a folder is hidden, or holds the thumbnails, deleted files or copies that a photo program or a network disk keeps for itself"
+    return _services.fullmatch(name) is not None
+
 def list_images(
     folder,              # the folder
     recursive:bool=True, # also the folders in it
+    leave_out=None,      # (path) -> whether a picture is none of those that are meant, such as `made_here`
 )->list:                 # of paths, in natural order
     "The pictures in a folder; a missing one or one without pictures is a `DataError`"
-    folder = Path(folder).expanduser()
+    folder = user_path(folder, DataError)
     if not folder.is_dir(): raise DataError(f'{folder}: ' + ('is a file, not a folder' if folder.exists() else 'no such folder: check the path'))
     def unreadable(e): raise DataError(f'{e.filename}: may not be read ({e.strerror}): check its permissions')
     found = []
     for root,dirs,names in os.walk(folder, onerror=unreadable):
-        dirs[:] = [o for o in dirs if recursive and not o.startswith('.')]
+        dirs[:] = [o for o in dirs if recursive and not is_service_folder(o)]
         found += [Path(root)/n for n in names if is_image_file(n)]
+    theirs = [o for o in found if leave_out is None or not leave_out(o)]
+    if found and not theirs: raise DataError(f'{folder}: all of its {len(found)} pictures were made by this program: name those that are meant one by one')
+    found = theirs
     if not found:
         where = 'it and the folders in it' if recursive else 'it (folders in it were not looked into)'
         raise DataError(f'{folder}: no pictures in {where}: their names would end in {" ".join(sorted(image_suffixes))}')

@@ -11,10 +11,10 @@ import numpy as np, torch, torch.nn.functional as F
 from torch import Tensor
 from fastcore.basics import patch
 from PIL import Image
-from .images import Box, ConfigError, ImageError, WeightsError, to_pil, to_tensor
+from .images import Box, ConfigError, ImageError, WeightsError, read_json, to_pil, to_tensor
 from .data import person_window, face_frame
 from .augment import grow
-from .training import precision, find_weights, read_json
+from .training import precision, find_weights
 from .unet import UNet
 from .text import read_words
 from .faces import face_logit
@@ -142,14 +142,11 @@ def read_target(folder)->dict: # {'name': ..., 'label': ..., 'close': ...}
     "What a folder of weights says about its target"
     p = Path(folder)/'target.json'
     if not p.is_file(): return {}
+    d = read_json(p, WeightsError)
     try:
-        d = read_json(p)
         label = None if d['label'] is None else int(d['label'])
         return dict(name=str(d['name']), label=label, close=bool(d.get('close', False)))
-    except WeightsError: raise
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as e:
-        why = f'{type(e).__name__}: {e}'
-        raise WeightsError(f'{p} does not describe a target ({why}): it needs a name and a label') from None
+    except (ValueError, KeyError, TypeError, OverflowError): raise WeightsError(f'{p} does not describe a target: it needs a name, and a label that is a number') from None
 
 # %% ../nbs/07_inpaint.ipynb #e4dca3ec
 @patch(cls_method=True)
@@ -158,7 +155,7 @@ def from_pretrained(cls:PixelInpainter,
     device=None, **kw
 )->PixelInpainter:
     "Load a target's generator"
-    where = find_weights(name)
+    where = find_weights(name, 'target')
     net = UNet.from_pretrained(where)
     folder = where if isinstance(where, Path) else _hub_folder(where)
     about = read_target(folder)
@@ -412,6 +409,7 @@ class Plan:
     faces:list  # of `Face`, None for those who show none
     seeds:list  # for each person an integer for each picture
     notes:list  # '' for those who are to be painted, else why not, ending in 'left as is'
+    source:str='segmenter' # where the masks are from, or 'user': those are binding
 
     @property
     def todo(self)->list: # indices of the people to paint, small ones (far away) first
@@ -525,7 +523,7 @@ def _more_seeds(seed, k): # the seed itself, and others drawn from it
 # %% ../nbs/07_inpaint.ipynb #0d7ed712
 class Classical(Inpainter):
     "Fill holes by continuing the surroundings smoothly: no person appears"
-    size,name,mode,deed = 64,'classical','classical','removed'
+    size,name,mode,deed = 64,'classical','remove','removed'
     def __call__(self, img, hole, seeds=None, steps=None):
         if (hole.flatten(1).min(1).values>.5).any():
             raise ConfigError('the hole leaves nothing to continue: the classical fill needs some of the photo')

@@ -4,7 +4,7 @@
 
 # %% ../nbs/09_pipeline.ipynb #7fccd8bc
 from __future__ import annotations
-import dataclasses, hashlib, inspect, json, sys, time
+import dataclasses, hashlib, inspect, json, math, sys, time
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -17,20 +17,22 @@ from fastcore.meta import delegates
 from .images import (Box, MessiError, ImageError, DataError, ConfigError, WeightsError, load_image,
                                    load_mask, load_photo, LoadedPhoto, noted, save_image, with_alpha, mask_to_pil, image_grid,
                                    list_images,
+                                   check_writable, in_float32, made_here, read_json, regular_file, say, short_name, user_path,
                                    command, positional)
 from .training import find_weights, make_folder, pick_device
 from .faces import Face, find_faces
-from .segment import (Segmenter, from_mask, check_choice, choice, check_writable, faces_within,
+from .segment import (Segmenter, from_mask, check_choice, choice, faces_within,
                                     _face_finder, cutout as cut_out)
-from .inpaint import (Inpainter, PixelInpainter, BestOf, Classical, Edge, Plan, Painted, LEFT, STEPS,
+from .inpaint import (Inpainter, PixelInpainter, BestOf, Edge, Plan, Painted, LEFT, STEPS,
                                     paint_photo, start_levels, check_tries)
+from .background import BackgroundInpainter
 
 # %% auto #0
-__all__ = ['MODES', 'DEFAULT_MODE', 'EVERYWHERE', 'MANIFEST', 'example_photo', 'option', 'ReplaceCfg', 'whole_seed', 'read',
-           'whose', 'faces_of', 'as_face', 'given_faces', 'Found', 'Laps', 'find', 'load_segmenter', 'load_inpainter',
-           'static_fill', 'inpainter', 'plan', 'Result', 'in_words', 'Variants', 'results', 'dress', 'replace',
-           'read_manifest', 'fingerprint', 'replace_many', 'settings_text', 'read_settings', 'with_options',
-           'messi_replace', 'main_replace', 'overhead', 'speed', 'whole_by_bare']
+__all__ = ['MODES', 'DEFAULT_MODE', 'NOBODY', 'EVERYWHERE', 'MANIFEST', 'example_photo', 'option', 'ReplaceCfg', 'whole_seed',
+           'read', 'whose', 'faces_of', 'as_face', 'given_faces', 'Found', 'Laps', 'find', 'load_segmenter',
+           'load_inpainter', 'remover', 'static_fill', 'inpainter', 'plan', 'Result', 'in_words', 'Variants', 'results',
+           'dress', 'replace', 'read_manifest', 'fingerprint', 'replace_many', 'settings_text', 'read_settings',
+           'with_options', 'messi_replace', 'main_replace', 'overhead', 'speed', 'whole_by_bare']
 
 # %% ../nbs/09_pipeline.ipynb #f71dd973
 def example_photo()->Image.Image:
@@ -39,8 +41,9 @@ def example_photo()->Image.Image:
     return Image.fromarray(data.astronaut())
 
 # %% ../nbs/09_pipeline.ipynb #452103b0
-MODES = ('head', 'generated', 'image', 'static', 'classical')
+MODES = ('head', 'generated', 'image', 'static', 'remove')
 DEFAULT_MODE = 'head' # where nothing else that is said implies one
+NOBODY = 'nobody'     # the target that only removes people
 
 # %% ../nbs/09_pipeline.ipynb #5e0f8adc
 EVERYWHERE = ('command', 'service', 'settings')
@@ -61,17 +64,17 @@ def option(
 class ReplaceCfg:
     "All that can be said about a replacement, apart from the photo"
     target:object = option('messi', "who to paint: a target's name, a folder or a hub id; "
-                                    "'classical' only removes people")
+                                    "'nobody' only removes people")
     seed:int = option(0, 'the same seed gives the same picture', int, least=0)
     steps:int = option(5, 'of the generator, 1 to 6', int, least=min(STEPS), most=max(STEPS))
-    people:object = option('all', 'whom: all, largest, left, right, surest, or a number from the left (from 0)')
+    people:object = option('all', 'whom: all, largest, left, right, surest, a number from the left (from 0), or several: 0,2')
     mode:str = option(None, 'how: head (the body stays), generated, image (starts from the person who is there), '
-                            'static (a cut-out is pasted) or classical (the person disappears)', choices=MODES)
+                            'static (a cut-out is pasted) or remove (the person disappears)', choices=MODES)
     strength:float = option(None, 'of mode image: 1 keeps nothing of the person, towards 0 more and more', float,
                             least=0, most=1)
     n:int = option(None, 'so many variants, painted together, with the seeds from seed on', int, least=1, most=64)
-    text:str = option('', "what the generator is to paint, such as 'with a hat, in a white shirt'")
-    guidance:float = option(2., 'how strictly the text is followed: 1 as learned, more is stricter', float,
+    text:str = option('', "what it should show, such as 'smiling, with a red cap'; mode generated hears fewer words")
+    guidance:float = option(2., 'of mode generated, how strictly the text is followed: 1 as learned, more is stricter', float,
                             least=0, most=10)
     tries:int = option(4, 'generate each head so often, and keep the one with the surest face', int, least=1, most=16)
     figure:object = option(None, 'of mode static: a picture of the target to cut out; without it the weights make one',
@@ -83,8 +86,9 @@ class ReplaceCfg:
 
     def __post_init__(self):
         object.__setattr__(self, 'seed', whole_seed(self.seed))
+        self._rename()
         if not isinstance(self.target, (str, Path, Inpainter)):
-            raise ConfigError(f"target={self.target!r}: give a target's name, folder or hub id, or an Inpainter")
+            raise ConfigError(f"target={str(self.target)[:80]!r}: give a target's name, folder or hub id, or an Inpainter")
         self._check_numbers()
         check_choice(self.people)
         self._check_mode()
@@ -107,7 +111,21 @@ def whole_seed(seed)->int: # from a number or a `torch.Generator`
 
 # %% ../nbs/09_pipeline.ipynb #dfd727cd
 @patch
+def _check_kinds(self:ReplaceCfg):
+    "What is no number, no text, no finite number"
+    for k,f in self.options().items():
+        v,kind = getattr(self, k),f.metadata['kind']
+        if v is None and f.default is None or k in ('target','people','seed','tries'): continue
+        if kind is Edge or k=='segmenter': ok = isinstance(v, Edge) if kind is Edge else callable(v) or isinstance(v, (str, Path))
+        elif kind is str: ok = isinstance(v, str) or k=='figure' or k=='device' and hasattr(v, 'type')
+        else: ok = isinstance(v, (int, np.integer) if kind is int else (int, float, np.number)) and not isinstance(v, bool) and math.isfinite(v)
+        if ok: continue
+        wanted = {int: 'a whole number', float: 'a number', str: 'a text'}.get(kind, 'an Edge') if k!='segmenter' else 'the name or the folder of weights'
+        raise ConfigError(f'{k}={str(v)[:80]!r}: give {wanted}')
+
+@patch
 def _check_numbers(self:ReplaceCfg):
+    self._check_kinds()
     if self.steps not in STEPS:
         raise ConfigError(f'steps={self.steps}: choose one of {", ".join(map(str, STEPS))}')
     if self.n is not None and (not isinstance(self.n, (int, np.integer)) or not 1<=self.n<=64):
@@ -117,13 +135,21 @@ def _check_numbers(self:ReplaceCfg):
     check_tries(self.tries)
 
 @patch
+def _rename(self:ReplaceCfg): # as older settings have it
+    import warnings
+    for name,new in dict(mode='remove', target=NOBODY).items():
+        if not isinstance(getattr(self, name), str) or getattr(self, name)!='classical': continue
+        warnings.warn(f"{name}='classical' is now called {name}={new!r}", FutureWarning, stacklevel=5)
+        object.__setattr__(self, name, new)
+
+@patch
 def _check_mode(self:ReplaceCfg):
     if self.mode not in (None, *MODES): raise ConfigError(f'mode={self.mode!r}: choose one of {", ".join(MODES)}')
     mode = self.effective_mode
     if self.strength not in (None, 1) and mode!='image':
         raise ConfigError(f'a strength of {self.strength} belongs to mode image, not {mode}')
     if self.figure is not None and mode!='static': raise ConfigError(f'a figure belongs to mode static, not {mode}')
-    if self.text and mode in ('classical','static'):
+    if self.text and mode in ('remove','static'):
         raise ConfigError(f'a text tells a generator what to paint; mode {mode} has none')
 
 # %% ../nbs/09_pipeline.ipynb #8847c992
@@ -131,11 +157,11 @@ def _check_mode(self:ReplaceCfg):
 def effective_mode(self:ReplaceCfg)->str: # one of `MODES`
     "The mode that was asked for, or that the other options imply"
     if self.mode: return self.mode
-    if isinstance(self.target, str) and self.target=='classical': return 'classical'
+    if isinstance(self.target, str) and self.target==NOBODY: return 'remove'
     if self.figure is not None: return 'static'
     if self.strength is not None and self.strength<1: return 'image'
     if isinstance(self.target, Inpainter): return self.target.mode
-    return 'generated' if self.text else DEFAULT_MODE
+    return DEFAULT_MODE
 
 @patch(as_prop=True)
 def seeds(self:ReplaceCfg)->list: # of the variants
@@ -263,8 +289,8 @@ def _everybody(img, cfg, mask, laps): # a `Segmentation`
     return out
 
 # %% ../nbs/09_pipeline.ipynb #8335a7bc
-def _stamp(name): # changes when the weights in a folder do, so that what was trained again is loaded again
-    f = find_weights(name)
+def _stamp(name, kind='weights'): # changes when the weights in a folder do, so that what was trained again is loaded again
+    f = find_weights(name, kind)
     files = f.glob('*.safetensors') if isinstance(f, Path) else ()
     return max((o.stat().st_mtime_ns for o in files), default=0)
 
@@ -280,26 +306,42 @@ def load_segmenter(
 
 # %% ../nbs/09_pipeline.ipynb #bbba15f4
 def load_inpainter(
-    target='messi', # a target's name, folder or hub id, or 'classical'
+    target='messi', # a target's name, folder or hub id, or 'nobody'
     mode:str='generated',
     device=None,
 )->Inpainter:
     "Whoever paints a target"
-    if target=='classical' or mode=='classical': return Classical()
+    if target==NOBODY or mode=='remove': return BackgroundInpainter()
     name,kind = str(target),PixelInpainter
     if mode=='head':
         from messi_anything.heads import HeadInpainter
         kind = HeadInpainter
-    return _load(kind, name, pick_device(device), _stamp(name))
+    return _load(kind, name, pick_device(device), _stamp(name, 'target'))
+
+def remover(
+    cfg:ReplaceCfg, # `segmenter`, which looks closer at small people, and `device`
+)->BackgroundInpainter:
+    "Who takes people away"
+    look = cfg.segmenter if callable(cfg.segmenter) else load_segmenter(cfg.segmenter, cfg.device)
+    return BackgroundInpainter(segmenter=look if isinstance(look, Segmenter) else None)
 
 def static_fill(
     target='messi',
     figure=None, # a picture of the target; None for one that the weights make
     seed:int=0,  # of that one
 ):
-    "The fill that pastes a cut-out"
+    "The fill that pastes a cut-out; made once for a folder of photos"
     from messi_anything.fills import StaticFill, generated_cutout
-    return StaticFill(generated_cutout(str(target), seed) if figure is None else figure)
+    make = lambda: StaticFill(generated_cutout(str(target), seed) if figure is None else figure)
+    if figure is None: key = (str(target), seed, _stamp(str(target), 'target'))
+    else: key = fingerprint(figure) if isinstance(figure, (str, Path, bytes)) else id(figure)
+    if not key: return make()                                                     # which says why it cannot be read
+    if _fills.get(key, (None,))[0] is not figure and isinstance(key, int) or key not in _fills:
+        while len(_fills)>3: _fills.pop(next(iter(_fills)))
+        _fills[key] = figure,make()
+    return _fills[key][1]
+
+_fills = {} # what it was made of, and the fill
 
 # %% ../nbs/09_pipeline.ipynb #8379a44d
 def inpainter(
@@ -307,12 +349,16 @@ def inpainter(
 )->Inpainter:
     "Whoever paints, as the options say"
     mode,out = cfg.effective_mode,cfg.target
-    if isinstance(out, Inpainter) and (mode!='classical' or out.mode==mode):
+    if isinstance(out, Inpainter) and (mode!='remove' or out.mode==mode):
         if mode in ('head','static') and out.mode!=mode: raise ConfigError(f'mode {mode} is none of {out._called()}')
     elif mode=='static': out = static_fill(cfg.target, cfg.figure, cfg.seed)
+    elif mode=='remove' or out==NOBODY: out = remover(cfg)
     else: out = load_inpainter(cfg.target, mode, cfg.device)
     if mode=='image': out = out.with_strength(.6 if cfg.strength is None else cfg.strength)
-    if cfg.text: out = out.with_prompt(cfg.text, cfg.guidance)
+    if cfg.text and mode=='head':
+        from messi_anything.directions import told
+        out = told(out, cfg.text)
+    elif cfg.text: out = out.with_prompt(cfg.text, cfg.guidance)
     return BestOf(out, cfg.tries) if cfg.tries>1 and out.close and mode in ('generated','image') else out
 
 # %% ../nbs/09_pipeline.ipynb #4be04671
@@ -325,7 +371,7 @@ def plan(
     one = lambda s, i: int(np.random.SeedSequence([s, i]).generate_state(1)[0])
     seeds = [[one(s, i) for s in cfg.seeds] for i in range(len(found.people))]
     faceless = f'no face seen: {LEFT}' if 'mesh' in painter.requires else ''
-    return Plan(found.people, found.faces, seeds, ['' if f else faceless for f in found.faces])
+    return Plan(found.people, found.faces, seeds, ['' if f else faceless for f in found.faces], found.source)
 
 # %% ../nbs/09_pipeline.ipynb #99716bc9
 @dataclass
@@ -429,7 +475,7 @@ def save(self:Result,
 )->Path:
     "Write the picture, with metadata that say it is synthetic (when somebody was replaced); a JPEG is flattened on white"
     flat = self.image.mode=='RGBA' and Path(path).suffix.lower() in ('.jpg','.jpeg')
-    return save_image(load_image(self.image) if flat else self.image, path, self.provenance() if self.replaced else None)
+    return save_image(load_image(self.image) if flat else self.image, path, self.provenance() if self.replaced else None, kind='result')
 
 # %% ../nbs/09_pipeline.ipynb #c1f65502
 class Variants(list):
@@ -464,6 +510,7 @@ def dress(r:Result, seen:LoadedPhoto):
 
 # %% ../nbs/09_pipeline.ipynb #a295bb85
 @delegates(ReplaceCfg)
+@in_float32
 def replace(
     photo,            # path, bytes, file, PIL image, array or tensor
     target=None,      # who to paint, see `ReplaceCfg`; or an `Inpainter`
@@ -510,11 +557,10 @@ def read_manifest(
 )->dict:    # (name of the photo, its hash) -> what the last line about it says
     "What earlier runs did; a line that was cut off by a stop counts for nothing"
     out,path = {},Path(folder)/MANIFEST
-    try: lines = path.read_text(encoding='utf-8').splitlines()
-    except FileNotFoundError: return out
-    except (OSError, UnicodeDecodeError) as e:
-        why = type(e).__name__
-        raise DataError(f'{path} cannot be read ({why}): move it away, and everything is done anew') from None
+    if not path.exists(): return out
+    try: lines = regular_file(path).read_text(encoding='utf-8').splitlines()
+    except MessiError as e: raise DataError(f'{e}; move it away, and everything is done anew') from None
+    except (OSError, UnicodeDecodeError): raise DataError(f'{path} is no list of ours: move it away, and everything is done anew') from None
     for l in lines:
         try:
             d = json.loads(l)
@@ -524,20 +570,23 @@ def read_manifest(
 
 # %% ../nbs/09_pipeline.ipynb #1643a5bd
 def _say(folder, d): # one line more
-    with open(folder/MANIFEST, 'a+b') as f:
-        f.seek(0, 2)
-        if f.tell():                                              # after a line that was cut off, begin a new one
-            f.seek(-1, 2)
-            if f.read(1)!=b'\n': f.write(b'\n')
-        f.write((json.dumps(d, ensure_ascii=False)+'\n').encode())
+    line = (json.dumps(d, ensure_ascii=False)+'\n').encode('utf-8', 'backslashreplace') # as JSON writes what is not UTF-8
+    try:
+        with open(folder/MANIFEST, 'a+b') as f:
+            f.seek(0, 2)
+            if f.tell():                                          # after a line that was cut off, begin a new one
+                f.seek(-1, 2)
+                if f.read(1)!=b'\n': f.write(b'\n')
+            f.write(line)
+    except OSError as e: raise MessiError(f'{folder/MANIFEST} could not be written ({e.strerror}): make room, and run the same again to go on') from None
 
 # %% ../nbs/09_pipeline.ipynb #176bcc12
 def _file_hash(path)->str: # '' for a file that cannot be read
     h = hashlib.sha1()
     try:
-        with open(Path(path).expanduser(), 'rb') as f:
+        with open(regular_file(path), 'rb') as f:
             while block := f.read(2**20): h.update(block)
-    except OSError: return ''
+    except (OSError, MessiError): return ''
     return h.hexdigest()[:16]
 
 def fingerprint(photo)->str: # of what a photo is
@@ -553,8 +602,9 @@ def _settings(cfg, mask=None, **more)->str: # a hash of all that decides the pic
     said = {k: plain(getattr(cfg, k)) for k in cfg.options() if k!='device'}
     for k,v in dict(mask=mask, figure=cfg.figure).items():
         if v is not None: said[k] = _file_hash(v) if isinstance(v, (str,Path)) else plain(v)
-    weights = [v for v in (cfg.target, cfg.segmenter) if isinstance(v, (str,Path)) and v!='classical']
-    text = json.dumps([said, more, [_stamp(v) for v in weights]], sort_keys=True)
+    weights = [(v, kind) for v,kind in ((cfg.target,'target'), (cfg.segmenter,'weights'))
+               if isinstance(v, (str,Path)) and v!=NOBODY]
+    text = json.dumps([said, more, [_stamp(*o) for o in weights]], sort_keys=True)
     return hashlib.sha1(text.encode()).hexdigest()[:16]
 
 # %% ../nbs/09_pipeline.ipynb #9da035c5
@@ -562,15 +612,28 @@ def _write(made, path, save_mask, cutout)->list: # files of one photo
     r,some = (made[0],made) if isinstance(made, list) else (made,[made])
     files = [o.save(path(f'_seed{o.seed}' if made is some else '')) for o in some]
     strip = made.grid() if made is some else r.strip()
-    files.append(save_image(strip, path('_strip')))
-    if save_mask: files.append(save_image(mask_to_pil(r.mask), path('_mask')))
+    files.append(save_image(strip, path('_strip'), kind='strip'))
+    if save_mask: files.append(save_image(mask_to_pil(r.mask), path('_mask'), kind='mask'))
     if cutout: files.append(save_image(r.cutout(), path('_cutout')))
     return files
+
+def _refuse_to_overwrite(plan, photos, out, cfg, save_mask, cutout):
+    "Nothing is written over but what this program has made, and no photo that is still to be read"
+    tails = ['_strip', *([''] if cfg.n is None else [f'_seed{o}' for o in cfg.seeds]), *['_mask']*save_mask, *['_cutout']*cutout]
+    files = [path(t) for _,_,path in plan for t in tails]
+    there = [f for f in files if f.exists() or f.is_symlink()]
+    if not there: return
+    mine = {o for d in read_manifest(out).values() for o in d.get('files', ()) if isinstance(o, str)}
+    theirs = {p.resolve() for p in (o[1] if isinstance(o, tuple) else o for o in photos) if isinstance(p, Path)}
+    for f in there:
+        if f.resolve() in theirs or not (f.name in mine or made_here(f)):
+            raise ConfigError(f'{f} is there already, no work of this program, and would be lost: choose another folder with --out')
 
 def _paths(photos, out): # yields (name, photo, tail -> path): no two photos get the same file
     used = set()
     for p in photos:
         name,photo = p if isinstance(p, tuple) else (Path(p).stem, p)
+        name = short_name(name)
         i,tails = 1,['', '_strip', '_mask', '_cutout']
         numbered = lambda i: f'{name}_{i}' if i>1 else name
         while used & (mine := {f'{numbered(i)}{t}'.casefold() for t in tails}): i += 1 # two folders may hold the same name
@@ -584,7 +647,7 @@ def _row(one, files, seconds)->dict: # of a manifest
                 timings={k: round(v, 3) for k,v in one.timings.items()})
 
 def _done_before(d, out, how)->list: # files of an earlier run; none if it is to be done again
-    files = [out/o for o in d.get('files', ())]
+    files = [out/o for o in d.get('files', ()) if isinstance(o, str)]
     return files if d.get('status')=='done' and d.get('settings')==how and all(o.exists() for o in files) else []
 
 # %% ../nbs/09_pipeline.ipynb #00e78b79
@@ -596,19 +659,22 @@ def replace_many(
     cutout:bool=False,    # and the people of the photo on a transparent ground
     progress:bool=True,
     again:bool=False, # do also what an earlier run has done
+    listed:bool=None, # keep a list of what was done; None: for several photos
     mask=None,        # as for `replace`; for a single photo
     cfg:ReplaceCfg=None,
     **kwargs          # options, see `ReplaceCfg`
 ):                    # yields (name, Result or error, or None where an earlier run has done it, [files])
     "Replace people in many photos and write the pictures; a bad one is reported and the rest go on"
     from tqdm.auto import tqdm
-    out,photos,cfg = make_folder(out),list(photos),_cfg_of(cfg, None, kwargs)
+    out,photos,cfg = make_folder(out),[Path(p) if isinstance(p, str) else p for p in photos],_cfg_of(cfg, None, kwargs)
     check_writable(out) # a folder that cannot be written to is known before anything is painted
-    listed = len(photos)>1
+    listed = len(photos)>1 if listed is None else listed
+    planned = list(_paths(photos, out))
+    _refuse_to_overwrite(planned, photos, out, cfg, save_mask, cutout)
     how = _settings(cfg, mask, save_mask=save_mask, cutout=cutout)
     before = read_manifest(out) if listed and not again else {}
     bar = dict(total=len(photos), disable=not progress or not listed, unit='photo')
-    for name,photo,path in tqdm(_paths(photos, out), **bar):
+    for name,photo,path in tqdm(planned, **bar):
         row = dict(name=path('').stem, sha1='', settings=how)
         try:
             start = time.perf_counter()
@@ -654,16 +720,17 @@ def read_settings(
 )->dict:  # options of `ReplaceCfg`, 'mask', and 'photo', the fingerprint
     "Settings as `settings_text` wrote them"
     import base64
-    try:
-        text = path if str(path).lstrip().startswith('{') else Path(path).read_text(encoding='utf-8')
-        d = json.loads(text)
-        d.pop('messi_anything')
-        if 'mask' in d: d['mask'] = load_image(base64.b64decode(d['mask'], validate=True))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
-        why = f'{type(e).__name__}: {e}'
-        raise ConfigError(f'{str(path)[:80]} holds no settings of a replacement ({why}): save them anew') from None
+    def fail(why): raise ConfigError(f'{str(path)[:80]} holds no settings of a replacement ({why}): save them anew') from None
+    try: d = json.loads(path) if str(path).lstrip().startswith('{') else read_json(path)
+    except MessiError as e: fail(str(e).removeprefix(f'{path}: '))
+    except (ValueError, RecursionError): fail('it is not readable as JSON')
+    if not isinstance(d, dict) or 'messi_anything' not in d: fail('the entry messi_anything is missing')
+    d.pop('messi_anything')
+    if 'mask' in d:
+        try: d['mask'] = load_image(base64.b64decode(d['mask'], validate=True))
+        except (ValueError, TypeError): fail('its mask is no picture')
     bad = set(d)-set(ReplaceCfg.options('settings'))-{'mask','photo'}
-    if bad: raise ConfigError(f'unknown settings {", ".join(sorted(bad))}: they are of another version')
+    if bad: raise ConfigError(f'unknown settings {", ".join(sorted(bad))[:200]}: they are of another version')
     if isinstance(d.get('people'), list): d['people'] = [tuple(o) if isinstance(o, list) else o for o in d['people']]
     return d
 
@@ -676,7 +743,7 @@ def _settings_for(path, photos): # settings for photos of the command line
     for p in photos:
         name,photo = p if isinstance(p, tuple) else (p,p)
         if mark and fingerprint(photo)!=mark:
-            print(f'{name}: not the photo these settings were made with', file=sys.stderr)
+            say(f'{name}: not the photo these settings were made with', file=sys.stderr)
     return d
 
 # %% ../nbs/09_pipeline.ipynb #b57b7293
@@ -710,31 +777,34 @@ def messi_replace(
     **options            # see `ReplaceCfg`
 )->int:                  # 0 when all went well
     "Replace the people in photos: writes messi_NAME.png and a strip for each, and for several photos manifest.ndjson"
-    photos,bad = _photos_of(paths)
+    photos,bad,folders = _photos_of(paths)
     if mask and len(photos)>1:
         raise ConfigError(f'one mask cannot fit {len(photos)} photos: give one photo with --mask')
     options['people'] = choice(options.get('people', 'all'))
     how = dict(options, mask=mask)
     if from_: how.update(_settings_for(from_, photos))
-    for name,r,files in replace_many(photos, out, save_mask, cutout, again=again, **how):
+    for name,r,files in replace_many(photos, out, save_mask, cutout, again=again, listed=folders or len(photos)>1, **how):
         if isinstance(r, MessiError):
             bad += 1
-            print(f'{name}: not done. {r}', file=sys.stderr)
+            say(f'{name}: not done. {r}', file=sys.stderr)
         else:
             note = 'done before' if r is None else (r[0] if isinstance(r, list) else r).note
-            print(f'{name}: {note} -> {", ".join(map(str, files))}')
-    if bad: print(f'{bad} not done, {len(photos)} looked at', file=sys.stderr)
+            say(f'{name}: {note} -> {", ".join(map(str, files))}')
+    if bad: say(f'{bad} not done, {len(photos)} looked at', file=sys.stderr)
     return int(bad>0)
 
 # %% ../nbs/09_pipeline.ipynb #0f9850c4
-def _photos_of(paths): # -> photos, how many of the paths are none
-    photos,bad = [] if paths else [('astronaut', example_photo())],0
+def _photos_of(paths): # -> photos, how many of the paths are none, whether there is a folder among them
+    photos,bad,folders = [] if paths else [('astronaut', example_photo())],0,False
     for p in paths:
-        try: photos += list_images(p) if Path(p).is_dir() else [Path(p)]
+        try:
+            here = user_path(p).is_dir()
+            photos += list_images(p, leave_out=made_here) if here else [user_path(p)]
+            folders = folders or here
         except MessiError as e:
             bad += 1
-            print(f'{p}: not done. {e}', file=sys.stderr)
-    return photos, bad
+            say(f'{p}: not done. {e}', file=sys.stderr)
+    return photos, bad, folders
 
 def main_replace(argv=None): return command(messi_replace, argv)
 

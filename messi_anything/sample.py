@@ -13,8 +13,8 @@ from torch import Tensor
 from PIL import Image
 from .consistency import Denoiser, SIGMA_MAX, SIGMA_MIN, karras_sigmas, sample_consistency
 from .fid import Samples, load_npz, target_samples
-from .images import ConfigError, atomic_path, command, image_grid, save_image, to_pil
-from .training import make_folder, pick_device, precision
+from .images import ConfigError, atomic_path, check_writable, command, image_grid, make_folder, save_image, user_path
+from .training import pick_device, precision
 from .unet import UNet, load_published
 
 # %% ../nbs/08a_sample.ipynb #0636286c
@@ -32,7 +32,7 @@ def save_npz(
     labels=None,      # (n,) whole numbers
 )->Path:
     "Write pictures as `arr_0`, and labels as `arr_1`"
-    path = Path(path)
+    path = user_path(path)
     if path.suffix!='.npz': raise ConfigError(f'{path.name}: samples are saved as .npz, give a name that ends so')
     x = pictures if isinstance(pictures, np.ndarray) else to_uint8(pictures)
     more = [] if labels is None else [np.asarray(labels, dtype=np.int64)]
@@ -90,19 +90,20 @@ def write_samples(
     progress=None,   # called with (pictures done, all)
 )->list:             # files: the pictures, `grid.png`, `samples.npz`
     "Draw, and write pictures, grid and one file of all; the disk is written to as the pictures come"
-    out,folder = make_folder(out),make_folder(Path(out)/'pictures')
+    out = check_writable(make_folder(out))
+    folder = make_folder(out/'pictures')
     files,arrays,meta = [],[],dict(meta or {}, kind='generated')
     for x in samples:
         rows = to_uint8(x)
         for row in rows:
             seed = samples.seed+len(files)
-            files.append(save_image(Image.fromarray(row), folder/f'{seed:06}.png', dict(meta, seed=seed)))
+            files.append(save_image(Image.fromarray(row), folder/f'{seed:06}.png', dict(meta, seed=seed), kind='sample'))
         arrays.append(rows)
         if progress: progress(len(files), samples.n)
     every,labels = np.concatenate(arrays),samples.labels
     captions = None if labels is None else [str(o) for o in labels[:grid]]
     sheet = image_grid([Image.fromarray(o) for o in every[:grid]], captions, cell=min(256, every.shape[1]), gap=2)
-    return [*files, save_image(sheet, out/'grid.png', meta), save_npz(out/'samples.npz', every, labels)]
+    return [*files, save_image(sheet, out/'grid.png', meta, kind='grid'), save_npz(out/'samples.npz', every, labels)]
 
 # %% ../nbs/08a_sample.ipynb #9750b252
 def messi_sample(

@@ -14,19 +14,20 @@ from einops import rearrange
 from fastcore.basics import patch
 from PIL import Image, ImageDraw, ImageFont
 from .images import (Box, MessiError, ImageError, ConfigError, DataError, WeightsError, load_image, load_mask,
-                                   note_of, noted, save_image, mask_to_pil, list_images, to_tensor, command, positional)
+                                   note_of, noted, save_image, mask_to_pil, list_images, to_tensor, command, positional,
+                                   check_writable, in_float32, made_here, regular_file, say, short_name, user_path)
 from .data import Packed, letterbox, mask_box, photo_mask
 from .augment import warp, recolour
 from .training import Pretrained, Trainer, TrainCfg, precision, find_weights, load_weights, load_into, make_folder, write_json, pick_device
 
 # %% auto #0
-__all__ = ['segment_presets', 'mask_losses', 'BANDS', 'DETAIL', 'SegmentCfg', 'segment_cfg', 'fixed_size', 'encoder',
-           'ContextBlock', 'HieraFPN', 'load_encoder', 'iou', 'bce_loss', 'dice_loss', 'iou_loss', 'mask_loss', 'rim',
-           'mask_scores', 'bootstrap', 'score_table', 'degrade', 'MaskSet', 'MaskLoss', 'evaluate_masks',
-           'train_segmenter', 'MaskedAutoencoder', 'HiddenLoss', 'pretrain_encoder', 'soft_labels', 'refine', 'Person',
-           'Segmentation', 'check_choice', 'choice', 'separate', 'Segmenter', 'faces_within', 'from_mask',
-           'evaluate_photos', 'calibrate', 'overlay', 'trim_box', 'cutout', 'coco_entries', 'people_sheet',
-           'check_writable', 'segment_many', 'messi_segment', 'main_segment']
+__all__ = ['segment_presets', 'mask_losses', 'BANDS', 'DETAIL', 'MOST_PARTS', 'SegmentCfg', 'segment_cfg', 'fixed_size',
+           'encoder', 'ContextBlock', 'HieraFPN', 'load_encoder', 'iou', 'bce_loss', 'dice_loss', 'iou_loss',
+           'mask_loss', 'rim', 'mask_scores', 'bootstrap', 'score_table', 'degrade', 'MaskSet', 'MaskLoss',
+           'evaluate_masks', 'train_segmenter', 'MaskedAutoencoder', 'HiddenLoss', 'pretrain_encoder', 'soft_labels',
+           'refine', 'Person', 'Segmentation', 'check_choice', 'choice', 'separate', 'Segmenter', 'faces_within',
+           'parts_of', 'from_mask', 'evaluate_photos', 'calibrate', 'overlay', 'trim_box', 'cutout', 'coco_entries',
+           'people_sheet', 'segment_many', 'messi_segment', 'main_segment']
 
 # %% ../nbs/04_segment.ipynb #a04b2922
 @dataclass(frozen=True)
@@ -540,12 +541,13 @@ def check_choice(w):
         if not w: raise ConfigError("people=[]: name at least one, or say 'all'")
         for o in w: check_choice(o)
         return
-    ok = w in ('all','largest','left','right','surest') if isinstance(w, str) else isinstance(w, Box) or (isinstance(w, (int, np.integer)) and not isinstance(w, bool))
+    ok = w in ('all','largest','left','right','surest') if isinstance(w, str) else isinstance(w, Box) or (isinstance(w, (int, np.integer)) and not isinstance(w, bool) and w>=0)
     if isinstance(w, tuple): ok = len(w)==2 and all(isinstance(o, (int,float,np.number)) and math.isfinite(o) for o in w)
-    if not ok: raise ConfigError(f'people={w!r}: say all, largest, left, right, surest, a number from the left (from 0), a point (x,y), a Box, or a list [...] of these')
+    if not ok: raise ConfigError(f'people={str(w)[:40]!r}: say all, largest, left, right, surest, a number from the left (from 0), a point (x,y), a Box, or a list [...] of these')
 
 def choice(word:str): # as typed on a command line -> for `Segmentation.select`
-    return int(word) if re.fullmatch('-?[0-9]+', word) else word
+    some = [int(o) if re.fullmatch('-?[0-9]{1,9}', o) else o for o in re.split(r'\s*[,;]\s*', word.strip())]
+    return some[0] if len(some)==1 else some
 
 def _which(people, w)->list: # indices
     n = len(people)
@@ -553,8 +555,8 @@ def _which(people, w)->list: # indices
         order = dict(all=range(n), left=range(n)[:1], right=range(n)[-1:], largest=sorted(range(n), key=lambda i: -people[i].mask.sum().item())[:1], surest=sorted(range(n), key=lambda i: -people[i].score)[:1])
         return list(order[w])
     if isinstance(w, (int, np.integer)):
-        if not -n<=w<n: raise ConfigError(f'person {w}: there {"is" if n==1 else "are"} {n or "none"}, counted from the left from 0')
-        return [int(w)%n]
+        if not 0<=w<n: raise ConfigError(f'person {w}: there {"is" if n==1 else "are"} {n or "none"}, counted from the left from 0')
+        return [int(w)]
     if isinstance(w, Box):
         if not (inside := [i for i,p in enumerate(people) if (o := p.box.intersection(w)) and o.area>p.box.area/2]): raise ConfigError('nobody is mostly inside that box: draw it around a person')
         return inside
@@ -657,6 +659,7 @@ class Segmenter:
         return x.to(self.device), (w,h)
 
     @torch.no_grad()
+    @in_float32
     def forward(self, x:Tensor): # (1,3,h,w) -> probabilities (1,1,h,w), maps
         "The network alone, in the precision of the device"
         x = x.contiguous(memory_format=torch.channels_last)
@@ -669,6 +672,7 @@ class Segmenter:
         a,b = self.net.cfg.calibration
         with torch.no_grad(): return (a*self.net.presence(maps).float()+b).sigmoid().item()
 
+    @in_float32
     def __call__(self,
         photo,    # anything `load_image` takes
         mask=None,# a mask of one's own (anything `load_mask` takes) or a cut-out on a transparent ground, instead of looking
@@ -739,6 +743,27 @@ def _face_finder(alone=True): # where one person stands alone, a large face ends
     from messi_anything.faces import FaceFinder
     return FaceFinder.from_pretrained(side=240 if alone else 320, turns=(0,), enough=.25 if alone else None)
 
+# %% ../nbs/04_segment.ipynb #62ee3068
+MOST_PARTS = 32 # of a mask that was made elsewhere
+
+def parts_of(
+    p:np.ndarray,    # (h,w) mask at a small size
+    threshold:float=.5,
+)->tuple:            # as `separate` gives
+    "The parts of somebody's own mask: specks belong to the nearest larger part, and what is all specks is one part"
+    from scipy import ndimage
+    parts,n = ndimage.label(p>threshold)
+    if not n: return np.zeros(p.shape, int), []
+    area = np.bincount(parts.ravel(), minlength=n+1)[1:]
+    speck = max(area.max()/500, 5)                          # a dot becomes up to four pixels of the small mask
+    keep = np.flatnonzero(area>=min(speck, area.max()))+1
+    if len(keep)>MOST_PARTS: return np.ones(p.shape, int), [float(p[p>threshold].mean())]
+    number = np.zeros(n+1, int)
+    number[sorted(keep, key=lambda i: ndimage.center_of_mass(parts==i)[1])] = np.arange(1, len(keep)+1)
+    number = number[parts]
+    scores = [float(p[number==i].mean()) for i in range(1, len(keep)+1)]
+    return number[tuple(ndimage.distance_transform_edt(number==0, return_distances=False, return_indices=True))], scores
+
 # %% ../nbs/04_segment.ipynb #9edee6ba
 def from_mask(
     mask:Tensor,      # (1,1,h,w) in [0,1], 1 where to paint, at the photo's size
@@ -748,7 +773,7 @@ def from_mask(
     h,w = mask.shape[2:]
     sw,sh = letterbox((w,h), 160) if max(w,h)>160 else (w,h)
     p = F.adaptive_max_pool2d(mask, (sh,sw))[0,0].numpy() # a thin stroke stays
-    number,scores = separate(p, .5, 0., 0.)
+    number,scores = parts_of(p)
     return Segmentation(*_people(number, scores, p, mask, (w,h)), None, source)
 
 # %% ../nbs/04_segment.ipynb #78dc9156
@@ -870,35 +895,29 @@ def people_sheet(
 
 # %% ../nbs/04_segment.ipynb #48a6ba43
 def _written(out, coco)->set: # paths that an earlier call wrote
-    try: return {(out/o).resolve() for i in json.loads((out/coco).read_text())['images'] for o in i['files']}
-    except (OSError, ValueError, KeyError, TypeError): return set()
+    try: return {(out/o).resolve() for i in json.loads(regular_file(out/coco).read_bytes())['images'] for o in i['files']}
+    except (MessiError, OSError, ValueError, KeyError, TypeError): return set()
 
 def _plan(photos, out, coco)->list: # (path, name of its outputs)
     plan,used,earlier = [],set(),_written(out, coco) if coco else set()
     for path in (p for p in photos if p.resolve() not in earlier):
-        i = 1
-        while (name := f'{path.stem}{f"_{i}" if i>1 else ""}').casefold() in used: i += 1 # two folders may hold the same name
+        i,stem = 1,short_name(path.stem)
+        while (name := f'{stem}{f"_{i}" if i>1 else ""}').casefold() in used: i += 1 # two folders may hold the same name
         used.add(name.casefold()); plan.append((path, name))
     mine = {p.resolve() for p,_ in plan}
     for _,name in plan:
-        for o in mine: # NAME_mask.png and the like
-            if o.parent==out.resolve() and re.fullmatch(re.escape(name)+r'_(mask|cutout|overlay|sheet|person[0-9]+)\.png', o.name):
-                raise ConfigError(f'{o.name} in {out} is one of the photos and would be lost: choose another folder for what is written')
+        taken = {p for p in mine if p.parent==out.resolve() and re.fullmatch(re.escape(name)+r'_(sheet|person[0-9]+)\.png', p.name)}
+        for file in (*(out/f'{name}_{o}.png' for o in ('mask','cutout','overlay')), *sorted(taken)):
+            if file.exists() and (file.resolve() in mine or not (file.resolve() in earlier or made_here(file))): raise ConfigError(f'{file.name} in {out} is there already, no work of this program, and would be lost: choose another folder for what is written')
     return plan
-
-# %% ../nbs/04_segment.ipynb #639a1b37
-def check_writable(folder):
-    "An error now rather than after the work where a folder cannot be written to"
-    try: tempfile.TemporaryFile(dir=folder).close()
-    except OSError as e: raise ImageError(f'the folder {folder} cannot be written to ({e.strerror}): choose another one with --out') from None
 
 # %% ../nbs/04_segment.ipynb #c87d689e
 def _trimmed(img, found, out, name, height, margin)->list: # files: each person alone, from the left, and all on one sheet
     people = [p for p in found.people if (p.mask>.5).any()]
     cuts = [cutout(img, p.mask, margin) for p in people]
     if height: cuts = [o.resize((max(1, round(o.width*height/o.height)), height), Image.LANCZOS) for o in cuts]
-    files = [save_image(o, out/f'{name}_person{i}.png') for i,o in enumerate(cuts)]
-    return files+[save_image(people_sheet(img, found, height, margin), out/f'{name}_sheet.png')] if len(files)>1 else files
+    files = [save_image(o, out/f'{name}_person{i}.png', kind='person') for i,o in enumerate(cuts)]
+    return files+[save_image(people_sheet(img, found, height, margin), out/f'{name}_sheet.png', kind='sheet')] if len(files)>1 else files
 
 # %% ../nbs/04_segment.ipynb #4a09fca3
 def segment_many(
@@ -913,14 +932,14 @@ def segment_many(
 ):                     # yields (path, Segmentation or error, [files written])
     "Find the people in many photos; a bad photo is reported and the rest go on"
     check_choice(people)
-    out,find,images,annotations = make_folder(out),segmenter or Segmenter.from_pretrained(),[],[]
+    out,find,images,annotations = check_writable(make_folder(out)),segmenter or Segmenter.from_pretrained(),[],[]
     check_writable(make_folder((out/coco).parent))
     for path,name in _plan([Path(p) for p in photos], out, coco):
         try:
             img = load_image(path)
             found = find(img)
             if found.people: found = found.select(people)
-            files = [save_image(f(), out/f'{name}_{what}.png') for on,what,f in ((mask, 'mask', lambda: mask_to_pil(found.mask)), (cutouts, 'cutout', lambda: cutout(img, found.mask)), (overlays, 'overlay', lambda: overlay(img, found))) if on]
+            files = [save_image(f(), out/f'{name}_{what}.png', kind=what) for on,what,f in ((mask, 'mask', lambda: mask_to_pil(found.mask)), (cutouts, 'cutout', lambda: cutout(img, found.mask)), (overlays, 'overlay', lambda: overlay(img, found))) if on]
             if crop: files += _trimmed(img, found, out, name, height, margin)
         except WeightsError: raise
         except Exception as e: yield path, e if isinstance(e, MessiError) else ImageError(f'{path}: {type(e).__name__}: {e}'), []
@@ -940,7 +959,7 @@ def messi_segment(
     crop:bool=False,      # write each person alone on a transparent ground, trimmed, and a sheet of all of them
     height:int=0,         # of those, pixels; 0: as large as in the photo
     margin:float=.03,     # room around them, as a share of the longer side
-    people:str='all',     # who: all, largest, left, right, surest, or a number from the left (from 0)
+    people:str='all',     # who: all, largest, left, right, surest, a number from the left (from 0), or several: 0,2
     coco:str='people.json', # name of the file with boxes and masks in COCO's format; '' for none
     segmenter:str='segment-tiny', # a name, a folder or a hub id
     flip:bool=False,      # look at the mirrored photo as well: slower, a little better
@@ -949,12 +968,12 @@ def messi_segment(
     "Find the people in photos: writes NAME_mask.png for each, and people.json for all"
     photos,bad = [],0
     for p in paths:
-        try: photos += list_images(p) if Path(p).is_dir() else [Path(p)]
-        except MessiError as e: bad += 1; print(f'{p}: not done. {e}', file=sys.stderr)
+        try: photos += list_images(p, leave_out=made_here) if user_path(p).is_dir() else [user_path(p)]
+        except MessiError as e: bad += 1; say(f'{p}: not done. {e}', file=sys.stderr)
     find = Segmenter.from_pretrained(segmenter, pick_device(device), flip=flip)
     for path,found,files in segment_many(photos, out, find, not no_mask, cutouts, overlays, crop, height or None, margin, choice(people), coco):
-        if isinstance(found, MessiError): bad += 1; print(f'{path}: not done. {found}', file=sys.stderr)
-        else: print(f'{path}: {len(found.people) or "no"} {"person" if len(found.people)==1 else "people"}, {found.mask.mean().item():.1%} of the photo{" -> " if files else ""}{", ".join(map(str, files))}')
+        if isinstance(found, MessiError): bad += 1; say(f'{path}: not done. {found}', file=sys.stderr)
+        else: say(f'{path}: {len(found.people) or "no"} {"person" if len(found.people)==1 else "people"}, {found.mask.mean().item():.1%} of the photo{" -> " if files else ""}{", ".join(map(str, files))}')
     if bad: print(f'{bad} not done, {len(photos)} looked at', file=sys.stderr)
     return int(bad>0)
 

@@ -23,6 +23,7 @@ from .images import (Box, MessiError, ImageError, ConfigError, WeightsError, loa
 from .training import pick_device
 from .segment import check_choice, choice, coco_entries, from_mask
 from .pipeline import DEFAULT_MODE, MODES, ReplaceCfg, inpainter, load_segmenter, replace
+from .webpage import web_page
 
 # %% ../nbs/11a_serve.ipynb #7f8594bb
 def need_serve():
@@ -71,7 +72,7 @@ def listed_targets()->dict: # name -> folder
     "Targets that may be asked for by name"
     import messi_anything
     home = Path(os.environ.get('MESSI_HOME', Path.home()/'.cache'/'messi_anything'))
-    out = dict(classical='classical')
+    out = dict(nobody='nobody')
     for d in (Path(messi_anything.__file__).parent/'weights', home):        # your own come last, and count
         for f in sorted(d.glob('*/target.json')) if d.is_dir() else ():
             if re.fullmatch(r'\w[\w.-]*', f.parent.name, re.A) and (f.parent/'model.safetensors').is_file(): out[f.parent.name] = str(f.parent)
@@ -88,7 +89,7 @@ def read_people(
         p = [float(o) for o in t.split(',')] if re.fullmatch(f'{_number}(,{_number})+', t, re.A) else []
         if len(p)==2: return tuple(p)
         if len(p)==4 and p[0]<p[2] and p[1]<p[3]: return Box(*p)
-        out = choice(t) if len(t)<8 else t
+        out = choice(t) if len(t)<8 and ',' not in t else t
         try: check_choice(out)
         except ConfigError: raise ConfigError(f'people={t[:40]!r}: say all, largest, left, right, surest, a number from the left (from 0), a point x,y, a box left,top,right,bottom, or several of these with ; between them') from None
         return out
@@ -472,7 +473,7 @@ _examples = dict(
                  timings=dict(waiting=0.001, segmenter=0.12, generator=0.9), images=[dict(seed=14, png='iVBORw0KGgo...')]),
     segment=dict(note='1 person found', width=512, height=512, people=[_someone], timings=dict(segmenting=0.15),
                  annotations=[_coco], images=[dict(png='iVBORw0KGgo...')]),
-    targets=dict(default='messi', targets=['classical','messi'], modes=list(MODES)),
+    targets=dict(default='messi', targets=['messi','nobody'], modes=list(MODES)),
     health=dict(status='ok', version=__version__, workers=1, working=0, waiting=0))
 
 # %% ../nbs/11a_serve.ipynb #a921c579
@@ -661,16 +662,20 @@ def all_devices()->list: # of names
     "Every CUDA device there is, else the fastest other one"
     return [f'cuda:{i}' for i in range(torch.cuda.device_count())] or [pick_device()]
 
-def _page(app): # the page for people
+def _page(app): # the pages: for people, and for those who write programs
     import secrets
-    from fastapi.responses import HTMLResponse, RedirectResponse
-    async def docs():
-        nonce = secrets.token_urlsafe(16)
-        rule = f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; img-src 'self' blob:; base-uri 'none'; form-action 'none'"
-        return HTMLResponse(PAGE.replace('NONCE', nonce).replace('SCRIPT', _script), headers={'Content-Security-Policy': rule})
-    async def start(): return RedirectResponse('docs')
+    from fastapi.responses import HTMLResponse, Response
+    def page(make): # a route, from nonce -> HTML
+        async def route():
+            nonce = secrets.token_urlsafe(16)
+            rule = (f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; "
+                    "img-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
+            return HTMLResponse(make(nonce), headers={'Content-Security-Policy': rule})
+        return route
+    docs,start = page(lambda o: PAGE.replace('NONCE', o).replace('SCRIPT', _script)),page(web_page)
     app.add_api_route('/docs', docs, include_in_schema=False)
     app.add_api_route('/', start, include_in_schema=False)
+    app.add_api_route('/favicon.ico', lambda: Response(status_code=204), include_in_schema=False) # browsers ask for it
 
 def _dressed(app, cfg): # errors as sentences, CORS, the log
     from fastapi.responses import JSONResponse
@@ -686,7 +691,7 @@ def _dressed(app, cfg): # errors as sentences, CORS, the log
     app.add_exception_handler(HTTPException, elsewhere)
     app.add_middleware(Door, cfg=cfg)
     if cfg.cors: app.add_middleware(CORSMiddleware, allow_origins=list(cfg.cors), allow_methods=['GET','POST'], allow_headers=['Authorization'], expose_headers=['X-Messi-Seed','X-Messi-People','X-Messi-Timings','X-Messi-Note','Retry-After'])
-    app.add_middleware(Lines, known={'/', '/docs', '/openapi.json', '/replace', '/segment', '/targets', '/health'}, root_path=cfg.root_path)
+    app.add_middleware(Lines, known={'/', '/favicon.ico', '/docs', '/openapi.json', '/replace', '/segment', '/targets', '/health'}, root_path=cfg.root_path)
     return app
 
 # %% ../nbs/11a_serve.ipynb #38d956d2
@@ -818,7 +823,7 @@ def messi_serve(
     with _socket(host, port) as s:
         port = s.getsockname()[1]
         if not cfg.token and not loopback(host): print(f'warning: whoever reaches {host}:{port} can use this service: set MESSI_TOKEN, or leave --host out', file=sys.stderr)
-        print(f'http://{f"[{host}]" if ":" in host else host}:{port}{root_path}/docs', flush=True)
+        print(f'http://{f"[{host}]" if ":" in host else host}:{port}{root_path}/', flush=True)
         h = logging.StreamHandler()
         h.setFormatter(logging.Formatter('%(asctime)s %(message)s'))
         log.addHandler(h); log.setLevel(logging.INFO)

@@ -760,7 +760,7 @@ def _masked(self:Studio):
 
 # %% ../nbs/12_studio.ipynb #b1e7d1f1
 _modes = dict(head='new head, the body stays', generated='paint the whole person',
-              image='start from the person who is there', static='paste a cut-out', classical='only remove the person')
+              image='start from the person who is there', static='paste a cut-out', remove='only remove the person')
 
 def _option(kind, label, name, **kw): # a field for an option, as `ReplaceCfg` declares it
     f = ReplaceCfg.options()[name]
@@ -771,7 +771,7 @@ def _option(kind, label, name, **kw): # a field for an option, as `ReplaceCfg` d
 @patch
 def _how_part(self:Studio)->list:
     s,names = self.sitting,sorted(listed_targets())
-    first = lambda target: 'classical' if target=='classical' else DEFAULT_MODE
+    first = lambda target: 'remove' if target=='nobody' else DEFAULT_MODE
     self.target = _option(W.Dropdown, 'Target', 'target', options=names, value=s.target)
     self.mode = _option(W.Dropdown, 'Mode', 'mode', options=[(_modes[m],m) for m in MODES], value=first(s.target))
     self.strength = _option(W.FloatSlider, 'Strength', 'strength', value=.6, min=.05, step=.05)
@@ -788,14 +788,14 @@ def _how_part(self:Studio)->list:
     self.mode.observe(lambda c: self._moded(), 'value')
     self._moded()
     def aimed(c):
-        if 'classical' in (c['new'], self.mode.value): self.mode.value = first(c['new'])
+        if c['new']=='nobody' or self.mode.value=='remove': self.mode.value = first(c['new'])
     self.target.observe(aimed, 'value')
     says = W.HTML('<p>The same settings make the same picture. Every picture says in itself that it is synthetic.</p>')
     how = [self.target, self.mode, self.strength, self.steps, self.seed, _row(self.dice), self.n, self.text, self.guidance]
     return [_title('3. Who, and how'), *how, _row(self.go), says]
 
 # %% ../nbs/12_studio.ipynb #c25ce747
-_silent = ('head','static','classical') # modes without words
+_silent = ('head','static','remove') # modes without words
 
 @patch
 def _moded(self:Studio):
@@ -803,7 +803,7 @@ def _moded(self:Studio):
     show = lambda o, yes: setattr(o.layout, 'display', None if yes else 'none')
     mode = self.mode.value
     show(self.strength, mode=='image')
-    show(self.steps, mode not in ('static','classical'))
+    show(self.steps, mode not in ('static','remove'))
     for o in (self.text, self.guidance): show(o, mode not in _silent)
 
 @patch
@@ -1083,7 +1083,7 @@ class WordsTab:
         self.worker.cancel.layout.display = 'none'                           # it takes a second or two
         s,line = studio.sitting,lambda label,hint: _field(W.Text, label, placeholder=hint)
         self.text,self.source,self.wanted = line('Description', 'with a hat, in a white shirt'),line('It shows', 'a person'),line('It should show', 'a person with a hat')
-        names = [n for n in sorted(listed_targets()) if n!='classical']
+        names = [n for n in sorted(listed_targets()) if n!='nobody']
         self.who = _field(W.Dropdown, 'Target', options=names, value=s.target if s.target in names else names[0])
         self.where = _field(W.Dropdown, 'Where', options=[('head and hair','face'), ('the whole person','person'), ('the mask of the first tab','mask')])
         self.strength,self.guidance = _field(W.FloatSlider, 'Strength', value=.8, min=.05, max=1, step=.05),_field(W.FloatSlider, 'Guidance', value=2., min=0, max=6, step=.5)

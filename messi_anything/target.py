@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 from fastcore.basics import patch
-from .images import Box, MessiError, ImageError, DataError, ConfigError, load_image, save_image, crop, open_picture, image_suffixes, atomic_write, command
+from .images import Box, MessiError, ImageError, DataError, ConfigError, load_image, save_image, crop, open_picture, image_suffixes, atomic_write, command, is_service_folder, made_here, read_json, reason, regular_file, user_path
 from .data import content_hash, photo_hashes, near_groups, split_photos, face_frame, centre_frame, write_csv, _parallel
-from .training import make_folder
+from .training import make_folder, only_run
 from .faces import Face
 
 # %% auto #0
@@ -140,7 +140,7 @@ def _format(path): # what the file is, whatever its name says
     with open_picture(path) as im: return 'JPEG' if im.format=='MPO' else im.format or ''
 
 # %% ../nbs/03b_target.ipynb #ca6a860c
-reasons = {'unreadable': ('drop', 'it cannot be opened'), 'not a picture': ('drop', 'neither its name nor its content says that it is one'),
+reasons = {'unreadable': ('drop', 'it cannot be opened'), 'not a picture': ('drop', 'neither its name nor its content says that it is one'), 'made here': ('drop', 'this program painted it: it is no photo of anybody'),
            'too small': ('drop', 'its shorter side has fewer than `min_side` pixels'), 'too dark': ('drop', 'the face, or without one all of it, is nearly black'),
            'blown out': ('drop', 'the face, or without one all of it, is nearly white'), 'blurred': ('drop', 'the face, or without one all of it, is blurred'),
            'no face': ('drop', 'the finder saw none: from behind, far away, hidden, or missed'), 'face too small': ('drop', 'its longer side has fewer than `min_face` pixels'),
@@ -190,7 +190,7 @@ def list_files(
 )->tuple:         # files in natural order, and {path: why} for what cannot be looked into
     "Every file in a folder and the folders in it, hidden ones left out"
     from messi_anything.images import _natural
-    folder,ours = Path(folder).expanduser(),{os.path.realpath(o) for o in leave_out}
+    folder,ours = user_path(folder, DataError),{os.path.realpath(o) for o in leave_out}
     if not folder.is_dir(): raise DataError(f'{folder}: ' + ('is a file, not a folder' if folder.exists() else 'no such folder: check the path'))
     files,bad = [],{}
     def unreadable(e): bad[Path(e.filename)] = f'the folder may not be read ({e.strerror}): check its permissions'
@@ -198,7 +198,7 @@ def list_files(
         here = Path(root)
         for d in dirs:
             if (here/d).is_symlink(): bad[here/d] = 'a link to a folder, which is not followed'
-        dirs[:] = [d for d in dirs if not d.startswith('.') and here/d not in bad and os.path.realpath(here/d) not in ours]
+        dirs[:] = [d for d in dirs if not is_service_folder(d) and here/d not in bad and os.path.realpath(here/d) not in ours]
         files += [here/n for n in names if not n.startswith('.') and os.path.realpath(here/n) not in ours]
     if folder in bad: raise DataError(f'{folder}: {bad[folder]}')
     if not files and not bad: raise DataError(f'{folder}: the folder is empty')
@@ -217,6 +217,7 @@ def _look(path, detect, embed, known:dict): # -> (id, facts or None, reason or '
     try:
         if not _looks_like_picture(path): return '', None, 'not a picture', ''
         if not path.is_file(): load_image(path)                      # says what it is instead
+        if made_here(path): return '', None, 'made here', ''
         key = 'c'+content_hash(path)[:16]                            # a letter first, or a spreadsheet takes some for numbers
         if key not in known: known[key] = photo_facts(path, detect, embed)
         return key, known[key], '', ''
@@ -257,7 +258,7 @@ def read_overrides(
     "What was said by hand"
     path = Path(path)
     if not path.exists(): return {}
-    try: text = _text_of(path.read_bytes())
+    try: text = _text_of(regular_file(path).read_bytes())
     except OSError as e: raise DataError(f'{path}: cannot be read ({e.strerror}): mend that, or move it away; what was said by hand is in it') from None
     if text.lower().startswith('sep='): text = text.partition('\n')[2]
     table = list(csv.reader(io.StringIO(text, newline=''), delimiter=max(',;\t', key=text.partition('\n')[0].count)))
@@ -383,7 +384,7 @@ def target_report(
     progress:bool=True,
 )->TargetReport:
     "Look at every file in a folder and say what to keep; writes the report and nothing else"
-    folder,out = Path(folder).expanduser(),Path(out).expanduser()
+    folder,out = user_path(folder, DataError),user_path(out)
     _check_workers(workers)
     if os.path.realpath(out)==os.path.realpath(folder): raise ConfigError(f'{out}: is the folder of photos itself: choose another one for the report, such as {folder/"report"}')
     files,bad = list_files(folder, (out,))
@@ -624,7 +625,7 @@ def _read_plan(path): # file -> key, of what an earlier run wrote
     try:
         with open(path, newline='', encoding='utf-8') as f: return {r['file']: r['key'] for r in csv.DictReader(f)}
     except FileNotFoundError: return {}
-    except (OSError, KeyError, ValueError) as e: raise DataError(f'{path}: is not the table of an earlier run ({type(e).__name__}): restore it, or choose another folder, and the crops are cut again') from None
+    except (OSError, KeyError, ValueError) as e: raise DataError(f'{path}: is not the table of an earlier run ({reason(e)}): restore it, or choose another folder, and the crops are cut again') from None
 
 def _cut(report, plan, frame, out): # one crop
     try: img = load_image(report.folder/plan['source'])
@@ -674,20 +675,21 @@ def prep_target(
     if format not in ('png','jpg'): raise ConfigError(f'format={format!r}: say png or jpg')
     if not (size>0 and scale>0 and enlarge>0 and 0<=held_out<1): raise ConfigError(f'size={size}, scale={scale} and enlarge={enlarge} must be above 0, held_out={held_out} from 0 to less than 1')
     _check_workers(workers)
-    out,workers = Path(out).expanduser(),workers or min(8, os.cpu_count() or 1)
+    out,workers = user_path(out),workers or min(8, os.cpu_count() or 1)
     _check_place(folder, out)
-    report = target_report(folder, out, checks, detect, embed, same, workers, progress)
-    use = [r for r in report.rows if r['verdict'] in (('keep','flag') if flagged else ('keep',))]
-    if not use: raise DataError(f'{folder}: no photo is left: {report.count("flag")} wait for your word and {report.count("drop")} are dropped, {out/"report.csv"} says why')
-    plans = [_plan(r, report.facts[r['id']], size, scale, enlarge, format, level) for r in use]
-    paths = [report.folder/r['file'] for r in use]
-    sides = split_photos(paths, out/'split.csv', dict(train=1-held_out, val=held_out) if held_out else dict(train=1.), workers=workers, progress=False)
-    for (p,_),path in zip(plans, paths): p['side'] = sides[path]
-    _write_crops(report, plans, out, workers, progress)
-    faces = [o for p,f in plans for o in _faces_in(report.facts[p['id']], p, f, Path(os.path.abspath(out)).name)]
-    write_csv(out/'face_boxes.csv', faces, _face_columns)
-    write_csv(out/'photos.csv', [p for p,_ in plans], _photo_columns)
-    return CleanSet(out, [p for p,_ in plans], report)
+    with only_run(make_folder(out)):
+        report = target_report(folder, out, checks, detect, embed, same, workers, progress)
+        use = [r for r in report.rows if r['verdict'] in (('keep','flag') if flagged else ('keep',))]
+        if not use: raise DataError(f'{folder}: no photo is left: {report.count("flag")} wait for your word and {report.count("drop")} are dropped, {out/"report.csv"} says why')
+        plans = [_plan(r, report.facts[r['id']], size, scale, enlarge, format, level) for r in use]
+        paths = [report.folder/r['file'] for r in use]
+        sides = split_photos(paths, out/'split.csv', dict(train=1-held_out, val=held_out) if held_out else dict(train=1.), workers=workers, progress=False)
+        for (p,_),path in zip(plans, paths): p['side'] = sides[path]
+        _write_crops(report, plans, out, workers, progress)
+        faces = [o for p,f in plans for o in _faces_in(report.facts[p['id']], p, f, Path(os.path.abspath(out)).name)]
+        write_csv(out/'face_boxes.csv', faces, _face_columns)
+        write_csv(out/'photos.csv', [p for p,_ in plans], _photo_columns)
+        return CleanSet(out, [p for p,_ in plans], report)
 
 # %% ../nbs/03b_target.ipynb #0777bcfc
 def messi_prep_target(

@@ -10,10 +10,10 @@ from pathlib import Path
 import torch, torch.nn.functional as F
 from torch import nn, Tensor
 from fastcore.basics import patch
-from .images import ConfigError, WeightsError
+from .images import ConfigError, WeightsError, read_json, reason
 from .captions import split_words, all_words
 from .training import (Pretrained, build_within, check_modest, find_weights, save_weights, load_weights, load_into,
-                                     read_json, weight_shapes, write_json)
+                                     weight_shapes, write_json)
 from .unet import UNet, attend, with_context
 
 # %% auto #0
@@ -193,10 +193,10 @@ def read_words(
         folder = Path(hf_hub_download(str(folder), 'config.json')).parent
     d = Path(folder)
     if not (d/'words.json').is_file(): return None
-    said = read_json(d/'words.json')
+    said = read_json(d/'words.json', WeightsError)
     check_modest(said, d/'words.json')
     try: cfg = TextCfg(**said)
-    except (ValueError, TypeError, OverflowError) as e: raise WeightsError(f'{d/"words.json"} does not describe a text encoder ({str(e)[:200]})') from None
+    except (ValueError, TypeError, OverflowError) as e: raise WeightsError(f'{d/"words.json"} does not describe a text encoder ({reason(e)})') from None
     words = build_within(lambda: TextEncoder(cfg), weight_shapes(d/'words.safetensors'), d)
     load_into(words, load_weights(d/'words.safetensors'), d/'words.safetensors')
     return words.eval()

@@ -172,6 +172,7 @@ def face_sets(root, cache): # -> FaceCrops, weights of its faces, (n,80,80,3) wi
 # %% ../nbs/09a_train.ipynb #535c57c5
 def score_face_finder(find, listed:dict, root)->dict: # name -> numbers, see `score_faces`
     "The network beside the cascade alone, on the same photos in the same run"
+    from PIL import Image
     from messi_anything.faces import score_faces, cascade_candidates, Face
     from messi_anything.images import Box
     def alone(img):

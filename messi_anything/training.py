@@ -4,28 +4,22 @@
 
 # %% ../nbs/03_training.ipynb #dcb029d1
 from __future__ import annotations
-import contextlib, json, math, os, re, time, signal, platform, subprocess, sys, threading
-from dataclasses import dataclass, asdict, replace
+import atexit, contextlib, json, math, os, re, time, signal, platform, subprocess, sys, threading
+from dataclasses import dataclass, asdict, fields, replace
 from pathlib import Path
 import numpy as np, torch
 from torch import nn
 from fastcore.basics import patch
 from huggingface_hub import ModelHubMixin
-from .images import MessiError, WeightsError, ConfigError, DataError, atomic_path
+from .images import (MessiError, WeightsError, ConfigError, DataError, atomic_path, home_folder, in_float32, make_folder, read_json,
+                                   regular_file, say, sweep, user_path)
 
 # %% auto #0
-__all__ = ['MOST_TEXT', 'MOST_WEIGHTS', 'MOST_FILES', 'make_folder', 'save_weights', 'load_weights', 'read_json', 'check_modest',
-           'weight_shapes', 'build_within', 'check_hub', 'Pretrained', 'load_into', 'find_weights', 'best_device',
-           'pick_device', 'bf16_is_fast', 'precision', 'keep_memory', 'TrainCfg', 'lr_at', 'EMA', 'ema_decay',
-           'StepSampler', 'checkpoints', 'worth_keeping', 'save_checkpoint', 'load_checkpoint', 'hardware', 'commit_id',
-           'write_json', 'Trainer', 'plot_curve', 'LivePlot']
-
-# %% ../nbs/03_training.ipynb #106df3a4
-def make_folder(path)->Path:
-    "Make a folder, and those above it, unless it is there"
-    try: Path(path).mkdir(parents=True, exist_ok=True)
-    except OSError as e: raise MessiError(f'the folder {path} cannot be made ({e.strerror}): choose another place, or mend its permissions') from None
-    return Path(path)
+__all__ = ['MOST_TEXT', 'MOST_WEIGHTS', 'MOST_FILES', 'save_weights', 'load_weights', 'check_modest', 'weight_shapes',
+           'build_within', 'check_hub', 'Pretrained', 'load_into', 'find_weights', 'best_device', 'pick_device',
+           'bf16_is_fast', 'precision', 'keep_memory', 'TrainCfg', 'lr_at', 'EMA', 'ema_decay', 'StepSampler',
+           'checkpoints', 'worth_keeping', 'save_checkpoint', 'load_checkpoint', 'hardware', 'commit_id', 'write_json',
+           'in_jupyter', 'write_record', 'only_run', 'Trainer', 'plot_curve', 'LivePlot']
 
 # %% ../nbs/03_training.ipynb #2d6ec20a
 def save_weights(
@@ -40,7 +34,7 @@ def save_weights(
     out = {k: cast(v) for k,v in tensors.items()}
     bad = [k for k,v in out.items() if v.is_floating_point() and not v.isfinite().all()]
     if bad: raise WeightsError(f'{len(bad)} tensors are not finite{" in half precision" if half else ""} (first: {bad[0]}): these weights are not worth saving')
-    with atomic_path(path) as tmp: Path(tmp).write_bytes(save(out, metadata={k:str(v) for k,v in (meta or {}).items()}))
+    with atomic_path(path, sync=True) as tmp: Path(tmp).write_bytes(save(out, metadata={k:str(v) for k,v in (meta or {}).items()}))
 
 # %% ../nbs/03_training.ipynb #86790a0b
 def load_weights(
@@ -48,28 +42,17 @@ def load_weights(
 )->dict:  # name -> tensor
     "Read a safetensors file; anything wrong with it is a `WeightsError` that names the file"
     from safetensors.torch import load_file
-    path = Path(path)
+    path = user_path(path, WeightsError)
     if not path.is_file(): raise WeightsError(f'no weights at {path}: check the name, or train or download them first')
-    try: return load_file(path)
-    except Exception as e: raise WeightsError(f'{path} is not a readable safetensors file ({type(e).__name__}: {e}): it may be cut short; fetch or make it again') from None
+    try: out = load_file(path)
+    except Exception as e: raise WeightsError(f'{path} is not a readable safetensors file ({type(e).__name__}): it may be cut short; fetch or make it again') from None
+    odd = {str(v.dtype).removeprefix('torch.') for v in out.values()}-_kinds
+    if odd: raise WeightsError(f'{path} holds numbers of the kind {", ".join(sorted(odd))}: store the weights as float16, bfloat16 or float32')
+    return out
+
+_kinds = {'float16','bfloat16','float32','float64','int64','int32','int16','int8','uint8','bool'}
 
 # %% ../nbs/03_training.ipynb #6ac3f95a
-def read_json(
-    path,         # of a small file
-    most:int=5<<20, # bytes
-)->dict:
-    "An object in JSON; anything else is a `WeightsError` that names the file"
-    path = Path(path)
-    def fail(why): raise WeightsError(f'{path} {why}: get or make it again') from None
-    try:
-        if not path.is_file(): fail('is missing')
-        if path.stat().st_size>most: fail(f'has more than {most:,} bytes')
-        d = json.loads(path.read_text(encoding='utf-8'))
-    except MessiError: raise
-    except (OSError, ValueError, RecursionError) as e: fail(f'is not readable JSON ({type(e).__name__})')
-    if not isinstance(d, dict): fail(f'should hold an object with named entries, not {type(d).__name__}')
-    return d
-
 _most = dict(size=2048, patch=16, channels=4096, mult=64, blocks=64, layers=64, head_dim=1024, cond=64, classes=100_000, context_dim=4096, context=8192,
              dim=4096, length=4096, width=4096, detail=4096, widths=8192, hidden=65_536, maps=8192, zoom=100, points=10_000, shapes=10_000) # of a field
 
@@ -159,13 +142,15 @@ class Pretrained(ModelHubMixin):
     @classmethod
     def from_pretrained(cls, name, **kw):
         "The network saved in a folder, or under a hub id"
-        if Path(name).is_dir(): return cls._from_pretrained(model_id=str(name), **kw)
+        where = user_path(name, WeightsError)
+        if where.is_dir(): return cls._from_pretrained(model_id=str(where), **kw)
         try: return super().from_pretrained(str(name), **kw)
         except MessiError: raise
         except Exception as e: # the hub client's own errors: no such id, no connection, a name that cannot be one
             raise WeightsError(f'{name} is neither a folder with weights nor reachable on the hub ({type(e).__name__}): check the name and the connection, or give a local folder') from None
 
     @classmethod
+    @in_float32
     def _from_pretrained(cls, *, model_id, revision=None, cache_dir=None, force_download=False, local_files_only=False, token=None, **kw):
         kw.pop('config', None); kw.pop('proxies', None); kw.pop('resume_download', None)
         d = Path(model_id)
@@ -174,10 +159,13 @@ class Pretrained(ModelHubMixin):
             if not local_files_only: check_hub(str(model_id), revision, token)
             d = Path(snapshot_download(str(model_id), revision=revision, cache_dir=cache_dir, force_download=force_download, local_files_only=local_files_only,
                                        token=token, allow_patterns=['*.json','*.safetensors','*.md'], ignore_patterns=['*/*']))
-        said = read_json(d/'config.json')
+        said = read_json(d/'config.json', WeightsError)
         check_modest(said, d/'config.json')
+        other = sorted(set(said)-{f.name for f in fields(cls.cfg_class)})
+        if other: raise WeightsError(f'{d/"config.json"} does not describe a {cls.__name__}: it has no {", ".join(other[:5])}')
         try: cfg = cls.cfg_class(**said)
-        except (ValueError, TypeError, OverflowError, AttributeError) as e: raise WeightsError(f'{d/"config.json"} does not describe a {cls.__name__} ({str(e)[:200]})') from None
+        except MessiError as e: raise WeightsError(f'{d/"config.json"} does not describe a {cls.__name__}: {e}') from None
+        except (ValueError, TypeError, OverflowError, AttributeError): raise WeightsError(f'{d/"config.json"} does not describe a {cls.__name__}: its values are of the wrong kind') from None
         net = build_within(lambda: cls(replace(cfg, pretrained=False) if getattr(cfg, 'pretrained', False) else cfg), # all weights are in the folder: none to download
                            weight_shapes(d/'model.safetensors'), d)
         net.cfg = cfg
@@ -202,16 +190,19 @@ def load_into(
 # %% ../nbs/03_training.ipynb #234e0c1b
 def find_weights(
     name, # a folder, the name of weights that came with the package or were made here, or a hub id
+    kind:str='weights', # 'target': of the names, those of targets only
 ):        # a folder if there is one, else `name` for the hub
     "Where weights are: a folder as given, the user's own (`~/.cache/messi_anything`, or `MESSI_HOME`), those of the package"
-    if str(name) and (Path(name).expanduser()/'config.json').is_file(): return Path(name).expanduser()
-    home = Path(os.environ.get('MESSI_HOME', Path.home()/'.cache'/'messi_anything'))
-    for d in (home, _shipped()):
-        if re.fullmatch(r'[\w.-]+', str(name)) and (d/str(name)/'config.json').is_file(): return d/str(name)
-    if str(name) and Path(name).is_dir(): raise WeightsError(f'{name} is a folder without config.json: there are no weights in it')
+    where = user_path(name, WeightsError)
+    if str(name) and (where/'config.json').is_file(): return where
+    homes = [d for d in (home_folder(), _shipped()) if re.fullmatch(r'[\w.-]+', str(name))]
+    mark = 'target.json' if kind=='target' else 'config.json'
+    for d in homes:
+        if (d/str(name)/'config.json').is_file() and (d/str(name)/mark).is_file(): return d/str(name)
+    if str(name) and where.is_dir(): raise WeightsError(f'{name} is a folder without config.json: there are no weights in it')
     if str(name).count('/')!=1:
-        have = sorted({o.parent.name for d in (home, _shipped()) for o in d.glob('*/config.json')})
-        raise WeightsError(f'no weights called {str(name)!r}: there are {", ".join(have) or "none"}; a folder or a hub id (owner/name) will do as well')
+        have = sorted({o.parent.name for d in (home_folder(), _shipped()) for o in d.glob('*/'+mark)})
+        raise WeightsError(f'no {kind} called {str(name)!r}: there {"is" if len(have)==1 else "are"} {", ".join(have) or "none"}; a folder or a hub id (owner/name) will do as well')
     return name
 
 # %% ../nbs/03_training.ipynb #82b16959
@@ -381,7 +372,7 @@ class StepSampler(torch.utils.data.Sampler):
 # %% ../nbs/03_training.ipynb #8fb6a946
 def checkpoints(out)->list: # paths, oldest first
     "The checkpoints in a run's folder"
-    return sorted(Path(out).glob('state_*.pt'))
+    return sorted(o for o in Path(out).glob('state_*.pt') if re.fullmatch(r'state_\d{8,}\.pt', o.name) and o.is_file())
 
 # %% ../nbs/03_training.ipynb #2cbd30dd
 def worth_keeping(
@@ -408,8 +399,9 @@ def save_checkpoint(
     "Write the state of a run, then delete the checkpoints beyond the budget; a full disk leaves the last good one"
     out = Path(out); path = out/f'state_{state["step"]:08d}.pt'
     try:
-        with atomic_path(path) as tmp: torch.save(state, tmp)
-    except (OSError, RuntimeError) as e: raise MessiError(f'could not write the checkpoint {path} ({e}); the last good one is still there. Make room and run the same command again to go on') from None
+        with atomic_path(path, sync=True) as tmp: torch.save(state, tmp)
+    except MessiError as e: raise MessiError(f'{e}; the last good one is still there. Then run the same command again to go on') from None
+    except (OSError, RuntimeError): raise MessiError(f'could not write the checkpoint {path}; the last good one is still there. Make room and run the same command again to go on') from None
     have,room = {int(o.stem[6:]): o for o in checkpoints(out)},0
     for i,step in enumerate(worth_keeping(sorted(have), keep, history, best)):
         room += have[step].stat().st_size
@@ -451,9 +443,55 @@ def write_json(path, obj):
     "Write `obj` as JSON, beside its place and then renamed into it"
     with atomic_path(path) as tmp: Path(tmp).write_text(json.dumps(obj, indent=1)+'\n')
 
+def in_jupyter()->bool:
+    "Whether this code runs in a notebook's kernel"
+    ip = sys.modules['IPython'].get_ipython() if 'IPython' in sys.modules else None
+    return type(ip).__name__=='ZMQInteractiveShell'
+
+def write_record(path, obj):
+    "Keep the record of a full run. Who runs all cells of a page does not mean to replace it: in Jupyter that takes `MESSI_RECORDS=1`"
+    if Path(path).exists() and in_jupyter() and os.environ.get('MESSI_RECORDS')!='1': say(f'{path} stays as it is: set MESSI_RECORDS=1 to replace it')
+    else: write_json(path, obj)
+
 # %% ../nbs/03_training.ipynb #8645fb7c
+@contextlib.contextmanager
+def only_run(folder):
+    "Hold a folder for one run at a time; a second one is a `ConfigError`"
+    from filelock import FileLock, Timeout
+    lock = FileLock(Path(folder)/'.lock', timeout=0)
+    try: lock.acquire()
+    except Timeout: raise ConfigError(f'{folder}: another run is at work in this folder: wait for it, or choose another folder') from None
+    except (OSError, NotImplementedError): pass                    # a share that knows no locks
+    try: yield
+    finally: lock.release()
+
+def _accelerator(device):
+    "Accelerate for the sharing of batches alone: precision and accumulation are those of `TrainCfg`, whatever `accelerate launch` was told"
+    from accelerate import Accelerator
+    from accelerate.utils import GradientAccumulationPlugin
+    for k in ('FSDP','DEEPSPEED','MEGATRON_LM'):
+        if os.environ.get(f'ACCELERATE_USE_{k}', '').lower()=='true': raise ConfigError(f'accelerate is set up for {k}, and this trainer shares batches only: run `accelerate config` and leave it out')
+    plain = dict(mixed_precision='no', gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1), dynamo_backend='no')
+    try: acc = Accelerator(cpu=device=='cpu', **plain)
+    except ValueError: raise ConfigError('accelerate was started in this process with other settings: restart the kernel, or give none of your own') from None
+    if acc.num_processes>1: atexit.register(_disconnect)
+    return acc
+
+def _wait_for_all(acc, name:str, seconds:float=60.):
+    "Until every process is here: one that ends while another still reads its last message makes that one abort"
+    if acc.num_processes==1: return
+    with contextlib.suppress(Exception):                           # a store that is gone has nobody to wait for
+        store = torch.distributed.distributed_c10d._get_default_store()
+        store.add(name, 1)
+        end = time.monotonic()+seconds
+        while store.add(name, 0)<acc.num_processes and time.monotonic()<end: time.sleep(.01)
+
+def _disconnect():
+    if torch.distributed.is_initialized(): torch.distributed.destroy_process_group()
+
 class Trainer:
     "Train a network: `fit` counts, logs, saves and stops; `step` does one optimiser step"
+    @in_float32
     def __init__(self,
         net:nn.Module,
         loss,             # (net, batch) -> scalar, or (scalar, {name: number})
@@ -467,11 +505,11 @@ class Trainer:
         device:str=None,  # None for the fastest there is
         command:str=None, # for the record
     ):
-        from accelerate import Accelerator
         self.cfg,self.loss,self.dataset,self.evaluate,self.about,self.workers = cfg,loss,dataset,evaluate,about or {},workers
         self.out = make_folder(out)
         dev = device or best_device()
-        self.acc = Accelerator(cpu=dev=='cpu') # precision is ours to choose: accelerate fixes it for the whole process
+        self.acc = _accelerator(dev)
+        net.float()
         if self.acc.device.type!=torch.device(dev).type: raise ConfigError(f'this process already trains on {self.acc.device}: restart the kernel to train on {dev}')
         if cfg.channels_last: net = net.to(memory_format=torch.channels_last)
         if cfg.keep_memory and self.acc.device.type=='cpu': keep_memory()
@@ -487,9 +525,12 @@ class Trainer:
     def state(self)->dict: # everything needed to go on
         return dict(step=self.done, net=self.raw.state_dict(), ema=self.ema.avgs, opt=self.opt.state_dict(), cfg=asdict(self.cfg), about=json.dumps(self.about), record=json.dumps(self.record), **dict(loss=self.loss.state_dict()) if hasattr(self.loss, 'state_dict') else {})
 
-    def resume(self, path):
+    def resume(self,
+        path,
+        state:dict=None, # what is in it, where that has been read
+    ):
         "Go on from a checkpoint as if there had been no stop"
-        s = load_checkpoint(path)
+        s = load_checkpoint(path) if state is None else state
         mine = {k:v for k,v in asdict(self.cfg).items() if k not in ('steps','log_every','eval_every','save_every','keep','history','best','keep_bytes','explode','eval_all','keep_memory')}
         diff = [k for k,v in mine.items() if s['cfg'].get(k)!=v]
         if diff: raise ConfigError(f'{path} belongs to a run with another {", ".join(diff)}: give the same settings to go on with it, or another folder to start anew')
@@ -523,6 +564,7 @@ def _layout(cfg, v): return dict(memory_format=torch.channels_last) if cfg.chann
 
 # %% ../nbs/03_training.ipynb #3d75ba7b
 @patch
+@in_float32
 def step(self:Trainer, batches)->dict: # numbers to log
     "One optimiser step from an iterator of batches"
     torch.manual_seed(int(np.random.SeedSequence([self.cfg.seed, self.done, self.acc.process_index]).generate_state(1)[0])) # dropout too is a function of the step
@@ -548,8 +590,7 @@ def save(self:Trainer):
     "A checkpoint and the record, by the first process"
     if self.acc.is_main_process:
         save_checkpoint(self.out, self.state(), self.cfg.keep, self.cfg.keep_bytes, self.cfg.history, self.record.get('best', {}).get('step'))
-        try: write_json(self.out/'record.json', self.record)
-        except OSError as e: raise MessiError(f'could not write {self.out/"record.json"} ({e.strerror}): make room and run the same command again to go on') from None
+        write_json(self.out/'record.json', self.record)
     self.acc.wait_for_everyone()
 
 # %% ../nbs/03_training.ipynb #b949d84a
@@ -580,7 +621,7 @@ def _eval(self:Trainer):
         which = dict(ema=decay) if self.cfg.eval_all else {}
         self.record['evaluations'].append(dict(step=self.done, **which, **r))
         self._best(r, which)
-        print(f'step {self.done}: '+', '.join(f'{k} {v}' for k,v in {**which, **r}.items()), flush=True)
+        say(f'step {self.done}: '+', '.join(f'{k} {v}' for k,v in {**which, **r}.items()))
 
 # %% ../nbs/03_training.ipynb #2ab61e0a
 @patch
@@ -604,15 +645,42 @@ def chosen(self:Trainer)->int: # index of the average that the last evaluation l
 
 # %% ../nbs/03_training.ipynb #87f4a9d7
 @patch
+def _go_on(self:Trainer):
+    "Resume from the newest checkpoint that can be read; those that cannot are removed, with a word"
+    bad = []
+    for path in reversed(checkpoints(self.out)):
+        try: state = load_checkpoint(path)
+        except WeightsError: bad.append(path); continue
+        self.resume(path, state)
+        break
+    else:
+        if bad: raise WeightsError(f'{self.out}: none of its {len(bad)} checkpoints can be read: remove them to start anew, or restore one')
+    if not self.acc.is_main_process: return
+    for path in bad:
+        say(f'{path.name} cannot be read, it was cut short: going on from step {self.done}')
+        path.unlink(missing_ok=True)
+
+@patch
+@in_float32
 def fit(self:Trainer,
     minutes:float=None,   # stop after this long; the next call goes on from there
     progress:bool=True,   # show a bar
     callback=None,        # called with the trainer after every entry of the curve, in the first process; see `LivePlot`
 )->nn.Module:             # the network with its averaged weights
     "Train until `cfg.steps`, `minutes`, SIGTERM or SIGINT, going on from the folder's last checkpoint; leaves a checkpoint whatever ends it"
+    with contextlib.ExitStack() as held:
+        if self.acc.is_main_process:
+            held.enter_context(only_run(self.out))
+            sweep(self.out)
+        self._go_on()
+        net = self._fit(minutes, progress, callback)
+        _wait_for_all(self.acc, f'{self.out} {self.done}')
+        return net
+
+@patch
+def _fit(self:Trainer, minutes, progress, callback):
     from tqdm.auto import tqdm
     cfg = self.cfg
-    if have := checkpoints(self.out): self.resume(have[-1])
     loader = iter(torch.utils.data.DataLoader(self.dataset, batch_sampler=self.sampler(self.done*cfg.accumulate), num_workers=self.workers, persistent_workers=self.workers>0))
     start,spent,sums,n = time.time(),self.record['wall_seconds'],{},0
     bar = tqdm(total=cfg.steps, initial=self.done, disable=not (progress and self.acc.is_main_process), mininterval=2)
@@ -683,8 +751,7 @@ class LivePlot:
 
     def show(self, fig):
         "In a notebook, put the picture in the place of the last one"
-        ip = sys.modules['IPython'].get_ipython() if 'IPython' in sys.modules else None
-        if type(ip).__name__!='ZMQInteractiveShell': return
+        if not in_jupyter(): return
         from IPython.display import display
         if self.shown: self.shown.update(fig)
         else: self.shown = display(fig, display_id=True)
