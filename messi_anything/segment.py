@@ -59,10 +59,12 @@ class SegmentCfg:
 
 # %% ../nbs/04_segment.ipynb #45f4be94
 segment_presets = dict(
+    smoke = SegmentCfg(64, backbone_args=dict(embed_dim=16, stages=(1,1,1,1)), imagenet=True, frozen=True, blocks=3, width=16),
     tiny  = SegmentCfg(384, 'efficientnet_lite2', dict(out_indices=(1,2,3,4)), pretrained=True, published='tf_efficientnet_lite2', blocks=1, width=40, detail=16, presence=True),
     hiera = SegmentCfg(backbone_args=dict(embed_dim=48, stages=(1,2,7,2)), presence=True),
     base  = SegmentCfg(256, 'hiera_base_224', pretrained=True, imagenet=True, frozen=True, width=128, detail=24, presence=True),
     paper = SegmentCfg(256, 'hiera_base_224', pretrained=True, imagenet=True, frozen=True, blocks=10, width=128, detail=24, presence=True),
+    paper3 = SegmentCfg(256, 'hiera_base_224', pretrained=True, imagenet=True, frozen=True, blocks=3, width=128, detail=24, presence=True),
 )
 
 def segment_cfg(

@@ -306,6 +306,7 @@ unet_presets = dict(
     tiny = UNetCfg(),
     base = UNetCfg(size=256, patch=4, channels=192, mult=(1,2,4), blocks=3, attention=(32,16), head_dim=64, classes=1),
     paper = UNetCfg(size=256, patch=1, channels=256, mult=(1,1,2,2,4,4), blocks=2, attention=(32,16,8), head_dim=64, cond=4, time_scale=1000.),
+    paper512 = UNetCfg(size=512, patch=1, channels=192, mult=(.5,1,1,2,2,4,4), blocks=2, attention=(32,16,8), head_dim=64, cond=4, time_scale=1000.),
 )
 
 def unet_cfg(
