@@ -273,6 +273,12 @@ def tools():
     if not report.exists(): check('check', 'the site can be built', out or f'exit status {rc}')
     else:
         for name, bad in json.loads(report.read_text()).items(): check('check', name, bad)
+        report = TMP/'preview.json'
+        rc, out = run(f'python .ci/preview.py --report "{report}"', show=False)
+        if not report.exists(): check('check', 'pandoc can read the pages', out or f'exit status {rc}')
+        else:
+            bad = [f'{name}: {o}' for name, said in json.loads(report.read_text()).items() for o in said]
+            check('check', 'pandoc reads every page without a complaint', bad)
     unchanged('building the site changes nothing', now)
 
 def everything():

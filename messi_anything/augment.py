@@ -125,7 +125,7 @@ class Sample:
     def __post_init__(self):
         if not isinstance(self.image, Tensor): self.image = to_tensor(self.image)
         if self.image.ndim!=4 or self.image.shape[:2]!=(1,3): raise ImageError(f'a Sample holds one picture (1,3,h,w), not a tensor of shape {tuple(self.image.shape)}')
-        if self.mask is not None: self.mask = load_mask(self.mask, self.size)
+        if self.mask is not None: self.mask = load_mask(self.mask, self.size, faint=True)
         self.boxes = tuple(self.boxes)
         if not all(isinstance(o, Box) for o in self.boxes): raise DataError('boxes of a Sample are images.Box(left, top, right, bottom)')
         try: x = [] if self.landmarks is None else np.asarray(self.landmarks, float)
@@ -932,7 +932,7 @@ def wear(
     if samples is not None and (not isinstance(samples, (int,np.integer)) or samples<1): raise ConfigError(f'samples={samples!r}: give a whole number, at least 1')
     k = samples or int(np.clip(80/pose.scale, 2, 4))
     light = light or face_light(a, pose)
-    if person is not None: person = load_mask(person, (w,h))[0,0].numpy()
+    if person is not None: person = load_mask(person, (w,h), faint=True)[0,0].numpy()
     wide = 1. if person is None else _head_width(person, pose)
     alpha = np.zeros((h,w), np.float32)
     for p in props:

@@ -436,6 +436,15 @@ class BackgroundInpainter(Inpainter):
     ):
         self.cfg,self.segmenter = cfg,segmenter
 
+    def __call__(self,
+        img:Tensor,  # (b,3,h,w) in [-1,1], of any size
+        hole:Tensor, # (b,1,h,w), above 0 where to fill
+        seeds=None, steps=None,
+    )->Tensor:       # (b,3,h,w)
+        "Fill holes in windows"
+        each = zip(img, hole.expand(len(img), -1, -1, -1), seeds or [0]*len(img))
+        return torch.cat([continue_background(x[None], h[None], seed=int(s), cfg=self.cfg) for x,h,s in each])
+
     def paint(self,
         img:Tensor, # (b,3,H,W) in [-1,1], the photo, once for each picture wanted
         plan:Plan,
@@ -446,7 +455,7 @@ class BackgroundInpainter(Inpainter):
         if not plan.todo: return Painted(out, torch.zeros(1,1,*img.shape[2:]), done)
         if self.segmenter is not None and plan.source=='segmenter': plan = look_closer(img[:1], plan, self.segmenter)
         alpha = removal_alpha(plan, cfg.edge)
-        others = [i for i in range(len(plan.people)) if i not in plan.todo]
+        others = [i for i in range(len(plan.everybody)) if i not in plan.todo]
         stay = plan.mask(others) if others else None
         for j,seed in enumerate(seeds):
             fill = continue_background(img[j:j+1], alpha, stay, int(seed), self.cfg)
@@ -473,7 +482,7 @@ def look_closer(
         p = segmenter.look(to_pil(img[part]))[1].cpu()
         p = F.interpolate(p, (b-t,r-l), mode='bilinear', align_corners=False)
         other = torch.zeros_like(p)
-        for j,o in enumerate(people):
+        for j,o in enumerate([*people, *plan.others]):
             if j!=i: torch.maximum(other, o.mask[part], out=other)
         mine = people[i].mask[part]
         more = ((p-.5)*5+.5).clamp(0, 1)*(other<.5)

@@ -11,15 +11,17 @@ from statistics import median
 import torch, torch.nn.functional as F
 from torch import nn, Tensor
 from .images import ConfigError, command
-from .training import hardware, commit_id, write_json, precision
+from torch.nn.attention import sdpa_kernel, SDPBackend
+from .training import hardware, commit_id, find_weights, write_json, precision
 from .unet import UNet, UNetCfg, unet_cfg, attend
 from .consistency import Denoiser, sample_consistency, sample_heun
 
 # %% auto #0
-__all__ = ['bench_cfg', 'parts', 'race', 'ratio', 'peak_memory', 'rival', 'shaken', 'call', 'apart', 'peak_of_call', 'bench_unet',
-           'bench_sampling', 'kept_by_block', 'train_memory', 'bench_train_memory', 'bench_growth', 'attention_memory',
-           'bench_attention', 'matmul_rate', 'bench_card', 'table', 'show_table', 'run_bench', 'messi_bench',
-           'main_bench']
+__all__ = ['bench_cfg', 'parts', 'race', 'ratio', 'peak_memory', 'rival', 'published', 'shaken', 'call', 'apart', 'peak_of_call',
+           'bench_unet', 'bench_sampling', 'kept_by_block', 'train_memory', 'bench_train_memory', 'bench_growth',
+           'attention_memory', 'bench_attention', 'matmul_rate', 'gpu_nets', 'gflop', 'gpu_flash', 'gpu_parity',
+           'gpu_memory', 'gpu_sampling', 'gpu_speed', 'bench_gpu', 'gpu_table', 'table', 'show_table', 'run_bench',
+           'messi_bench', 'main_bench']
 
 # %% ../nbs/13_bench.ipynb #4b2fa395
 def race(
@@ -82,12 +84,34 @@ def rival(
     "diffusers' network of the same shape"
     try: from diffusers import UNet2DModel
     except ImportError: raise ConfigError('the comparison needs diffusers: `pip install diffusers`, or leave it out with --what') from None
-    if cfg.patch>1 or cfg.cond or cfg.context: raise ConfigError('diffusers has no network with a folded stem, a condition or a context')
-    at = [s in cfg.attention for s in cfg.sides]
-    return UNet2DModel(sample_size=cfg.size, layers_per_block=cfg.blocks, block_out_channels=cfg.widths, attention_head_dim=cfg.head_dim,
+    if cfg.context: raise ConfigError('this network of diffusers takes no context')
+    at,fold = [s in cfg.attention for s in cfg.sides],cfg.patch**2
+    return UNet2DModel(sample_size=cfg.grid, in_channels=(3+cfg.cond)*fold, out_channels=3*fold, layers_per_block=cfg.blocks, block_out_channels=cfg.widths, attention_head_dim=cfg.head_dim,
         down_block_types=[('Attn' if a else 'Resnet')+f'Down{"" if a else "sample"}Block2D' for a in at], up_block_types=[('Attn' if a else 'Resnet')+f'Up{"" if a else "sample"}Block2D' for a in at[::-1]],
         resnet_time_scale_shift='scale_shift', upsample_type='resnet', downsample_type='resnet', attn_norm_num_groups=32)
 
+
+# %% ../nbs/13_bench.ipynb #ead88728
+def published(
+    cfg:UNetCfg,
+    folder, # a checkout of the published code, with `cm/unet.py`
+)->nn.Module: # called with (x, t)
+    "The U-Net of the published consistency models, of the same shape; its attention by a matrix of scores where the package flash_attn is absent"
+    import importlib, importlib.util, types
+    if cfg.context: raise ConfigError('the published network takes no context')
+    if not (Path(folder)/'cm/unet.py').is_file(): raise ConfigError(f'{folder}: no cm/unet.py there; give a checkout of the published consistency models')
+    if str(folder) not in sys.path: sys.path.insert(0, str(folder))
+    sys.modules.setdefault('cm.fp16_util', types.SimpleNamespace(convert_module_to_f16=None, convert_module_to_f32=None)) # asks for MPI, and is not used here
+    m = importlib.import_module('cm.unet')
+    if importlib.util.find_spec('flash_attn') is None:
+        f = m.AttentionBlock.__init__
+        f.__defaults__ = tuple('plain' if o=='flash' else o for o in f.__defaults__)
+    fold = cfg.patch**2
+    return m.UNetModel(cfg.grid, (3+cfg.cond)*fold, cfg.channels, 3*fold, cfg.blocks, [cfg.grid//s for s in cfg.attention], channel_mult=cfg.mult,
+                       num_head_channels=cfg.head_dim, use_scale_shift_norm=cfg.scale_shift, resblock_updown=cfg.updown=='block', use_new_attention_order=True)
+
+
+# %% ../nbs/13_bench.ipynb #66fdd0a4
 def shaken(net): # with no parameter left at zero
     for p in net.parameters():
         if not p.any(): nn.init.normal_(p, std=.02)
@@ -95,19 +119,21 @@ def shaken(net): # with no parameter left at zero
 
 # %% ../nbs/13_bench.ipynb #71815de0
 def call(
-    who:str,      # 'ours' or 'theirs'
+    who:str,      # 'ours', 'theirs' (diffusers) or 'original'
     cfg:UNetCfg, batch:int,
     what:str,     # 'forward' or 'step': a forward and a backward pass
     layout:str='last', # 'last' for channels last, or 'first'
     dtype:str='fp32', device='cpu', compile:bool=False,
+    original='',  # see `published`
 ):                # a function without arguments
     "One thing to measure"
     torch.manual_seed(0)
     fmt = torch.channels_last if layout=='last' else torch.contiguous_format
-    net = shaken(UNet(cfg) if who=='ours' else rival(cfg)).to(device, memory_format=fmt)
+    net = shaken(UNet(cfg) if who=='ours' else rival(cfg) if who=='theirs' else published(cfg, original)).to(device, memory_format=fmt)
     f = torch.compile(net) if compile else net
     x = torch.randn(batch, 3, cfg.size, cfg.size, device=device).contiguous(memory_format=fmt)
     t,cond = torch.zeros(batch, device=device),[torch.randn(batch, cfg.cond, cfg.size, cfg.size, device=device)] if cfg.cond else []
+    if who!='ours': x,cond = F.pixel_unshuffle(torch.cat([x, *cond], 1), cfg.patch).contiguous(memory_format=fmt),[]
     def run():
         with precision(device, dtype): y = f(x, t, *cond); y = getattr(y, 'sample', y)
         if what=='step': net.zero_grad(set_to_none=True); y.float().square().mean().backward()
@@ -257,19 +283,149 @@ def matmul_rate(
     took = race({'a/':lambda: a@a}, rounds, device=device)['a/']
     return round(2*n**3/min(took)/1e12, 2)
 
-def bench_card(
-    device, batches=dict(base=32, paper=16), rounds:int=5,
-)->dict: # TFLOP/s of a training step, and its share of the matrix rate
-    "How much of a GPU the presets use"
+
+# %% ../nbs/13_bench.ipynb #7ef61126
+def gpu_nets(
+    tiny:bool=False, # the smallest there are, to try the code
+)->dict: # name -> network, pictures in a forward pass, pictures in a training step
+    "What is measured on a GPU: the presets, without labels and conditions, as others have them"
+    if tiny: return {k: (UNetCfg(size=16, patch=p, channels=32, mult=(1,1), blocks=1, attention=(16//p//2,), head_dim=16, cond=0),2,2) for k,p in dict(small=2, base=1, paper=1).items()}
+    batches = dict(small=(256,128), paper=(8,4), base=(64,32), tiny=(512,256))
+    return {k: (replace(unet_cfg(k), cond=0, classes=0),*v) for k,v in batches.items()}
+
+def gflop(cfg:UNetCfg)->float:
+    "Of a forward pass for one picture; a multiplication and an addition are two"
     from torch.utils.flop_counter import FlopCounterMode
-    rate,out = matmul_rate(device),{}
-    for name,batch in batches.items():
-        run = call('ours', unet_cfg(name, checkpointing=name=='paper'), batch, 'step', 'last', 'bf16', device, compile=True)
-        with FlopCounterMode(display=False) as f: call('ours', unet_cfg(name), 1, 'step', 'last', 'bf16', device)()
-        sec = median(race({'a/':run}, rounds, device=device)['a/'])
-        out[name] = dict(batch=batch, seconds=round(sec, 4), tflops=round(f.get_total_flops()*batch/sec/1e12, 1), share=round(f.get_total_flops()*batch/sec/1e12/rate, 3), gib=round(torch.cuda.max_memory_allocated(device)/2**30, 1))
-        del run; gc.collect(); torch.cuda.empty_cache()
-    return dict(matmul_tflops=rate, **out)
+    with torch.device('meta'), torch.no_grad(), FlopCounterMode(display=False) as f:
+        UNet(cfg)(torch.zeros(1,3,cfg.size,cfg.size), torch.zeros(1), *([torch.zeros(1,cfg.cond,cfg.size,cfg.size)] if cfg.cond else []))
+    return f.get_total_flops()/1e9
+
+
+# %% ../nbs/13_bench.ipynb #d2711976
+def gpu_flash(device, sizes=(8,32,40,64,128), tokens:int=200)->dict:
+    "Largest errors of attention by the flash kernel alone against the formula, and of its gradients; fails where the kernel cannot run"
+    out = {}
+    for d in sizes:
+        q,k,v = (torch.randn(2, 4, tokens, d, device=device) for _ in range(3))
+        def both(f, dtype):
+            leaves = [o.to(dtype).requires_grad_() for o in (q,k,v)]
+            y = f(*leaves); y.float().square().sum().backward()
+            return [y.detach().float(), *(o.grad.float() for o in leaves)]
+        with sdpa_kernel(SDPBackend.FLASH_ATTENTION): got = both(attend, torch.bfloat16)
+        want = both(lambda q,k,v: (q@k.transpose(-1,-2)/math.sqrt(d)).softmax(-1)@v, torch.float32)
+        out[str(d)] = [round(float((a-b).norm()/b.norm()), 4) for a,b in zip(got, want)]
+    net = shaken(UNet(gpu_nets(True)['small'][0])).to(device)
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION), precision(device, 'bf16'): net(torch.randn(2,3,16,16, device=device), torch.zeros(2, device=device)).float().sum().backward()
+    return dict(relative_errors=out, network=True)
+
+
+# %% ../nbs/13_bench.ipynb #21ca5933
+def gpu_parity(device, weights='messi', n:int=4)->dict:
+    "How far pictures of a device are from those of the CPU, from the same seeds, by the weights that ship: mean difference, of 2"
+    net = UNet.from_pretrained(find_weights(weights)).eval()
+    cond = torch.cat([torch.zeros(n,3,net.cfg.size,net.cfg.size), torch.ones(n,1,net.cfg.size,net.cfg.size)], 1)
+    def paint(dev, dtype):
+        kw = dict(cond=cond.to(dev), label=torch.ones(n, dtype=torch.long, device=dev))
+        with precision(dev, dtype): return sample_consistency(Denoiser(net.to(dev)), (3,net.cfg.size,net.cfg.size), range(n), (80.,1.2), dev, **kw).float().clamp(-1,1).cpu()
+    ours = paint('cpu', 'fp32')
+    kinds = ('fp32','bf16') if torch.device(device).type=='cuda' else ('fp32',)
+    return dict(size=net.cfg.size, steps=2, spread=round(float(ours.std()), 4), **{k: round(float((paint(device, k)-ours).abs().mean()), 5) for k in kinds})
+
+
+# %% ../nbs/13_bench.ipynb #c9c4888b
+def gpu_memory(device, cfg:UNetCfg, batch:int=16)->dict: # GiB
+    "Peak memory of a training step with checkpointing, AdamW included, beside the computed one"
+    torch.manual_seed(0)
+    net = shaken(UNet(replace(cfg, checkpointing=True))).to(device, memory_format=torch.channels_last)
+    opt = torch.optim.AdamW(net.parameters(), fused=True)
+    x,t = torch.randn(batch, 3, cfg.size, cfg.size, device=device),torch.zeros(batch, device=device)
+    def step():
+        with precision(device): y = net(x, t)
+        y.float().square().mean().backward(); opt.step(); opt.zero_grad(set_to_none=True)
+    step() # the moments of AdamW are there from here on
+    there = sum(p.numel()*12 for p in net.parameters())/2**20
+    more = peak_memory(step, device)
+    return dict(batch=batch, size=cfg.size, params=sum(p.numel() for p in net.parameters()), computed=train_memory(cfg, batch, state=16)['total'], measured=more and round((more+there)/2**10, 2))
+
+def gpu_sampling(device, cfg:UNetCfg, batch:int=8, rounds:int=2, compile:bool=True)->dict: # pictures a second
+    "Rates of one and two steps, and of forty of Heun's"
+    net = shaken(UNet(cfg)).to(device, memory_format=torch.channels_last).eval()
+    denoise,shape,seeds = Denoiser(torch.compile(net) if compile else net),(3,cfg.size,cfg.size),range(batch)
+    def go(f):
+        with precision(device): f()
+    runs = {'1/': lambda: go(lambda: sample_consistency(denoise, shape, seeds, (80.,), device)), '2/': lambda: go(lambda: sample_consistency(denoise, shape, seeds, (80.,.8), device)),
+            '40/': lambda: go(lambda: sample_heun(denoise, shape, seeds, 40, device))}
+    took = race(runs, rounds, device=device)
+    return dict(batch=batch, size=cfg.size, a_second={k[:-1]: round(batch/median(v), 2) for k,v in took.items()})
+
+
+# %% ../nbs/13_bench.ipynb #e4cb90f3
+def gpu_speed(
+    device, cfg:UNetCfg, batch:int, what:str, # 'forward' or 'step'
+    rate:float=0.,   # TFLOP/s of large matrices; 0 where it is not known
+    original='', rounds:int=5, compile:bool=True,
+)->dict:             # a row
+    "Ours beside others' networks of the same shape, in turn"
+    dtype,runs,without = 'bf16' if torch.device(device).type=='cuda' else 'fp32',{},{}
+    for who in ('ours','theirs','original'):
+        if who=='original' and not original: continue
+        try: runs[f'{who}/'] = call(who, cfg, batch, what, 'last', dtype, device, compile, original)
+        except ConfigError as e: without[who] = str(e)
+    took = race(runs, rounds, device=device)
+    sec,work = median(took['ours/']),gflop(cfg)*batch*(3 if what=='step' else 1)/1e3
+    return dict(what=what, batch=batch, size=cfg.size, dtype=dtype, compiled=compile, pictures_a_second=round(batch/sec, 2), tflops=round(work/sec, 2), share=round(work/sec/rate, 3) if rate else None,
+                by={k[:-1]: ratio(took, 'ours', k[:-1]) for k in took if k!='ours/'}, **(dict(without=without) if without else {}))
+
+
+# %% ../nbs/13_bench.ipynb #0cad143e
+def bench_gpu(
+    device='cuda',
+    minutes:float=0, # begin nothing that would end after this; 0 for all
+    before:dict=None,# what an earlier call has measured
+    note=None,       # called with the record after each part
+    original='',     # a checkout of the published consistency models, see `published`
+    tiny:bool=False, # the smallest networks, to try the code
+    compile:bool=None, # None: on a GPU
+)->dict:
+    "All that is worth knowing of a GPU, the most important first"
+    start,rec,nets = time.time(),{k: v for k,v in (before or {}).items() if k not in ('left','failed')},gpu_nets(tiny)
+    fast = torch.device(device).type=='cuda' if compile is None else compile
+    rate = lambda: rec.get('matmul', {}).get('tflops', 0)
+    jobs = dict(matmul=(5, lambda: dict(tflops=matmul_rate(device, *((256,2) if tiny else ())))), flash=(10, lambda: gpu_flash(device)), parity=(20, lambda: gpu_parity(device)),
+                memory=(25, lambda: gpu_memory(device, nets['paper'][0], 2 if tiny else 16)))
+    for k,(cfg,many,few) in nets.items(): # compilation takes most of the time
+        for what in ('step','forward'): jobs[f'{k} {what}'] = (240 if k=='paper' and what=='step' else 120, lambda a=(cfg, few if what=='step' else many, what): gpu_speed(device, *a, rate(), original, 2 if tiny else 5, fast))
+        if k in ('paper','base'): jobs[f'{k} sampling'] = (60, lambda cfg=cfg: gpu_sampling(device, cfg, 1 if tiny else 8, 1, fast))
+    rec['left'],rec['failed'] = [],{}
+    for k,(least,job) in jobs.items():
+        if k in rec: continue
+        if minutes and time.time()-start+(0 if tiny else least)>60*minutes: rec['left'].append(k); continue
+        t = time.time()
+        try: rec[k] = dict(job(), took=round(time.time()-t, 1))
+        except (RuntimeError, AssertionError) as e: rec['failed'][k] = f'{type(e).__name__}: {str(e)[:300]}' # the rest is worth having
+        gc.collect()
+        if torch.device(device).type=='cuda': torch.cuda.empty_cache(); torch.compiler.reset()
+        if note: note(rec)
+    return rec
+
+
+# %% ../nbs/13_bench.ipynb #24b55f34
+def gpu_table(g:dict)->list: # of `bench_gpu` -> rows of (what, number, goal, details)
+    "A GPU's record in rows"
+    rows = []
+    if m := g.get('matmul'): rows.append(('matrices, bf16', f'{m["tflops"]:.0f} TFLOP/s', '', ''))
+    if m := g.get('flash'): rows.append(('attention by the flash kernel: largest relative error', f'{max(o for v in m["relative_errors"].values() for o in v):.4f}', '<0.02', 'forward and backward'))
+    if m := g.get('parity'): rows.append(('pictures of GPU and CPU: mean difference', f'{m["fp32"]:.4f}', '<0.01', f'of 2; in bf16 {m.get("bf16")}, spread of the pictures {m["spread"]}'))
+    if m := g.get('memory'): rows.append((f'training memory of paper, {m["batch"]} of {m["size"]} px, with checkpointing', f'{m["measured"]} GiB', '<=74 GiB', f'{m["computed"]} computed'))
+    for k,v in g.items():
+        if 'a_second' in v: rows.append((f'{k}, {v["size"]} px: pictures a second in two steps', f'{v["a_second"]["2"]}', '>=1', ', '.join(f'{o}: {n}' for o,n in v['a_second'].items())))
+        if 'pictures_a_second' not in v: continue
+        goal = '40%' if k=='paper step' else ''
+        rows.append((f'{k}: pictures a second', f'{v["pictures_a_second"]}', '', f'batch {v["batch"]}, {v["tflops"]} TFLOP/s'))
+        if v['share']: rows.append((f'{k}: share of the rate of matrices', f'{v["share"]:.0%}', goal, ''))
+        rows += [(f'{k}: throughput by {"diffusers" if o=="theirs" else "the published network"}', f'{r["ratio"]:.2f}x', '>=1.5x', f'rounds {r["low"]:.2f} to {r["high"]:.2f}') for o,r in v['by'].items()]
+    return rows+[('not measured yet', ', '.join(g['left']), '', '')]*bool(g.get('left'))+[(f'{k} failed', v, '', '') for k,v in g.get('failed', {}).items()]
+
 
 # %% ../nbs/13_bench.ipynb #f6368b04
 def table(
@@ -277,7 +433,7 @@ def table(
 )->list:      # (what, ratio or number, goal, details)
     "The record in rows"
     rows = []
-    goal = 1.5 if 'card' in rec else 1.25
+    goal = 1.25
     for r in rec.get('unet', []):
         rows.append((f'U-Net {r["what"]}, {r["dtype"]}: throughput by diffusers', f'{r["ratio"]:.2f}x', f'>={goal}x' if r['dtype']=='bf16' else '', f'batch {r["batch"]}, rounds {r["low"]:.2f} to {r["high"]:.2f}'))
         if r['memory']: rows.append((f'U-Net {r["what"]}, {r["dtype"]}: peak memory by diffusers', f'{r["memory"]:.2f}x', '<=1x', f'{r["mib"][0]:.0f} and {r["mib"][1]:.0f} MiB'))
@@ -288,9 +444,7 @@ def table(
     if (a := rec.get('attention')) and a[0]['fused']:
         p = [o for o in a if o['plain']][-1]
         rows.append((f'attention memory, {a[-1]["tokens"]} by {a[0]["tokens"]} tokens', f'{a[-1]["fused"]/a[0]["fused"]:.1f}x', f'<={a[-1]["tokens"]/a[0]["tokens"]:.0f}x', f'{a[0]["fused"]:.1f} to {a[-1]["fused"]:.1f} MiB; textbook formula {p["plain"]:.0f} MiB at {p["tokens"]}'))
-    for k in ('base','paper'):
-        if k in rec.get('card', {}): rows.append((f'{k}: share of the matrix rate, training', f'{rec["card"][k]["share"]:.0%}', '', f'{rec["card"][k]["tflops"]} TFLOP/s, {rec["card"][k]["gib"]} GiB'))
-    return rows
+    return rows+(gpu_table(rec['gpu']) if 'gpu' in rec else [])
 
 # %% ../nbs/13_bench.ipynb #ca66d9d8
 def show_table(rec):
@@ -302,21 +456,21 @@ def show_table(rec):
     for r in rows: print(f'{r[0]:{a}}  {r[1]:>{b}}  {r[2]:>{c}}  {r[3]}'.rstrip())
 
 # %% ../nbs/13_bench.ipynb #cac30b87
-parts = ('unet','sampling','memory','growth','attention','card')
+parts = ('unet','sampling','memory','growth','attention','gpu')
 
 def run_bench(
     what=parts[:-1], # which parts
     device='cpu', rounds:int=5, threads:int=1,
     command:str=None, # for the record
+    **gpu,           # options of `bench_gpu`
 )->dict:
     "Measure the parts, one after the other"
     bad = set(what)-set(parts)
     if bad: raise ConfigError(f'no part called {", ".join(sorted(bad))}; there are {", ".join(parts)}')
     if rounds<1: raise ConfigError(f'rounds={rounds}: at least one is needed')
-    if 'card' in what and torch.device(device).type!='cuda': raise ConfigError("the part 'card' needs --device cuda")
     before = torch.get_num_threads(); torch.set_num_threads(threads)
     do = dict(unet=lambda: bench_unet(device, rounds=rounds), sampling=lambda: bench_sampling(device, rounds=min(rounds,3)), memory=lambda: bench_train_memory(device),
-              growth=lambda: bench_growth(device), attention=lambda: bench_attention(device), card=lambda: bench_card(device))
+              growth=lambda: bench_growth(device), attention=lambda: bench_attention(device), gpu=lambda: bench_gpu(device, tiny=torch.device(device).type!='cuda', **gpu))
     try: from diffusers import __version__ as version
     except ImportError: version = None
     try: return dict(command=command, commit=commit_id(), hardware=hardware(device), diffusers=version, net=asdict(bench_cfg), **{k: do[k]() for k in what})
@@ -324,20 +478,26 @@ def run_bench(
 
 # %% ../nbs/13_bench.ipynb #b2bab820
 def messi_bench(
-    what:str='all',    # parts to run, with commas: unet,sampling,memory,growth,attention,card; 'all' for those that this machine can run
+    what:str='all',    # parts to run, with commas: unet,sampling,memory,growth,attention,gpu; 'all' for all but the last, which on a CPU only tries its code
     device:str='cpu',  # cpu or cuda
     rounds:int=5,      # how often the candidates take turns
     threads:int=1,     # of a CPU
-    out:str='',        # write the record to this .json file
+    out:str='',        # write the record to this .json file; for the part 'gpu' an earlier one there is gone on with
+    minutes:float=0,   # gpu: begin nothing that would take longer; 0 for all of it
+    original:str='',   # gpu: a checkout of the published consistency models, to compare with
 ):
     "Measure speed and memory as ratios against named peers, and print a table"
     if torch.device(device).type=='cuda' and not torch.cuda.is_available(): raise ConfigError('no CUDA device here: say --device cpu')
-    todo = parts if what=='all' else tuple(o.strip() for o in what.split(','))
-    if what=='all' and device=='cpu': todo = parts[:-1]
+    todo = parts[:-1] if what=='all' else tuple(o.strip() for o in what.split(','))
     if what=='all':
         try: rival(bench_cfg)
         except ConfigError as e: print(f'without the comparison of networks: {e}'); todo = tuple(o for o in todo if o!='unet')
-    rec = run_bench(todo, device, rounds, threads, f'messi_bench --what {what} --device {device} --rounds {rounds} --threads {threads}')
+    how,gpu = f'messi_bench --what {what} --device {device} --rounds {rounds} --threads {threads}',{}
+    if 'gpu' in todo:
+        about = dict(command=how, commit=commit_id(), hardware=hardware(device), diffusers=None)
+        gpu = dict(minutes=minutes, original=original, note=(lambda r: write_json(out, dict(about, gpu=r))) if out else None) # kept, should the machine be taken away
+        if out and Path(out).is_file(): gpu['before'] = json.loads(Path(out).read_text()).get('gpu')
+    rec = run_bench(todo, device, rounds, threads, how, **gpu)
     if out: write_json(out, rec)
     show_table(rec)
 

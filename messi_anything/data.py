@@ -591,7 +591,7 @@ def prep_coco(
     "Make a folder of photos with people and their masks from COCO annotations"
     if max_people<1 or workers<1 or min(retries, most)<0 or not timeout>0 or not 0<=min_area<=1: raise ConfigError(f'max_people={max_people} and workers={workers} must be at least 1, retries={retries} and most={most} at least 0, timeout={timeout} above 0, min_area={min_area} from 0 to 1')
     if images is not None and not Path(images).is_dir(): raise DataError(f'{images}: no such folder of images: check the path, or leave it out to download them')
-    folder = Path(out).expanduser()
+    folder = user_path(out)
     if os.path.realpath(annotations)==os.path.realpath(folder/'annotations.json'): raise ConfigError(f'{annotations} would be written over with what is kept of it: choose another folder than {out}')
     ims,strays = read_coco(annotations)
     make_folder(folder)
@@ -827,7 +827,7 @@ def content_hash(
     "A name for what is in a file (its bytes) or in a picture (its pixels); the same content has the same name everywhere"
     h = hashlib.sha256()
     if isinstance(src, (str, os.PathLike)):
-        try: h.update(Path(src).expanduser().read_bytes())
+        try: h.update(regular_file(src).read_bytes())
         except OSError as e: raise DataError(f'{src} cannot be read: {e.strerror}') from None
     else:
         im = load_image(src)

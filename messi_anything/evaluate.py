@@ -11,7 +11,7 @@ import numpy as np, torch
 from PIL import Image
 from fastcore.basics import store_attr
 from tqdm.auto import tqdm
-from .images import Box, ConfigError, DataError, command, list_images, load_image, to_tensor
+from .images import Box, ConfigError, DataError, command, list_images, load_image, made_here, to_tensor
 from .faces import BACKENDS, Face, find_faces, read_landmarks
 from .headspace import control_points, between_eyes, head_space, light_of, oval_radius, place_head, texture_of
 from .heads import aligned_crop
@@ -116,7 +116,7 @@ def target_center(
 )->np.ndarray:    # (128,)
     "The robust middle of a person's photos in a face embedding: the largest face of each, strangers left out"
     embed = embed or FaceEmbedding()
-    files = list_images(photos) if isinstance(photos, (str, Path)) else list(photos)
+    files = list_images(photos, leave_out=made_here) if isinstance(photos, (str, Path)) else list(photos)
     found = []
     for p in tqdm(files[:most], 'target', leave=False):
         img = load_image(p)
@@ -194,7 +194,7 @@ def messi_evaluate(
     "Replace the people of a folder's photos and say how often the target is recognised, by size and yaw"
     cfg = ReplaceCfg(target=target, seed=seed, mode=mode or None)
     judge = FaceJudge(target_center(target_photos) if target_photos else None, backend=backend)
-    rows,chance = evaluate_target(list_images(photos), cfg, judge)
+    rows,chance = evaluate_target(list_images(photos, leave_out=made_here), cfg, judge)
     table = face_table(rows)
     how = f'messi_evaluate {Path(photos).name} {Path(target_photos).name} --target {Path(target).name} --mode {mode} --backend {backend} --seed {seed}'
     write_json(out, dict(command=how, light_by_chance=chance, bands=table, faces=[asdict(r) for r in rows]))

@@ -18,14 +18,14 @@ from .training import precision
 from .faces import Face, find_faces
 from .segment import Segmenter
 from .consistency import karras_sigmas, sample_consistency
+from .background import BackgroundInpainter
 from .inpaint import Inpainter, PixelInpainter, Edge, hole_condition, match_colours, soft_alpha
 
 # %% auto #0
-__all__ = ['known_part', 'leaves_nothing', 'Scene', 'make_scene', 'replacement_fill', 'ZeroShot', 'rim_jump', 'patch_places',
-           'patch_sources', 'patch_round', 'NearestPatch', 'paint_window', 'Cutout', 'spread_colours', 'read_cutout',
-           'facing', 'hidden_facing', 'Placement', 'place', 'neck', 'robe', 'lay', 'fit_head', 'match_lab',
-           'rim_correction', 'merge', 'StaticFill', 'sureness', 'generated_cutout', 'load_reference', 'Reference',
-           'fill_table']
+__all__ = ['known_part', 'leaves_nothing', 'Scene', 'make_scene', 'replacement_fill', 'ZeroShot', 'rim_jump', 'paint_window',
+           'Cutout', 'spread_colours', 'read_cutout', 'facing', 'hidden_facing', 'Placement', 'place', 'neck', 'robe',
+           'lay', 'fit_head', 'match_lab', 'rim_correction', 'merge', 'StaticFill', 'sureness', 'generated_cutout',
+           'load_reference', 'Reference', 'fill_table']
 
 # %% ../nbs/07b_fills.ipynb #baa701ad
 def known_part(
@@ -144,123 +144,6 @@ def rim_jump(
     if not len(across) or not len(within): raise ConfigError('a hole that is empty or everything has no rim to look at')
     return float(across.mean()/within.mean().clamp(min=1e-6))
 
-# %% ../nbs/07b_fills.ipynb #1f75f7eb
-def patch_places(
-    x:Tensor,      # (3,h,w), 0 where not known
-    known:Tensor,  # (h,w) bool
-    trust:Tensor,  # (h,w): 1 in the photo, less the further in
-    patch:int,     # side, odd
-    rng,           # numpy's Generator; decides between equals
-)->Tensor:         # (k,) flat indices
-    "Where to go on: on the rim, where much is known and has contrast; no two patches overlap"
-    mean = lambda t: F.avg_pool2d(t[None,None], patch, 1, patch//2)[0,0]
-    k = known.float()
-    rim = ~known & (F.max_pool2d(k[None,None], 3, 1, 1)[0,0]>0)
-    n,grey = mean(k).clamp(min=1e-6),x.mean(0)*k
-    spread = (mean(grey**2)/n-(mean(grey)/n)**2).clamp(min=0).sqrt()
-    rank = torch.where(rim, mean(trust)*(.1+spread)+1e-6*torch.from_numpy(rng.random(k.shape)).float(), 0.)
-    best = F.max_pool2d(rank[None,None], 2*patch-1, 1, patch-1)[0,0]
-    return ((rank>0)&(rank==best)&(rank>.5*rank.max())).flatten().nonzero()[:,0]
-
-# %% ../nbs/07b_fills.ipynb #27dfc482
-def patch_sources(
-    x:Tensor,     # (3,h,w)
-    known:Tensor, # (h,w) bool
-    guide,        # (3,h,w), or None at the coarsest size
-    patch:int,    # side wanted; smaller where the hole leaves no whole patch
-    most:int,     # at most so many, a random choice
-    rng,
-):                # side of the patches, and a dict of the patches
-    "All patches of the photo that the hole does not touch"
-    h,w = known.shape
-    def whole(p): return (F.avg_pool2d(known.float()[None,None], p, 1, p//2)[0,0]>1-1e-6).flatten().nonzero()[:,0]
-    while patch>1 and (patch>min(h,w) or len(whole(patch))<16): patch -= 2
-    at = whole(patch)
-    if len(at)>most: at = at[torch.from_numpy(np.sort(rng.permutation(len(at))[:most]))]
-    px = F.unfold(x[None], patch, padding=patch//2)[0].T[at]                  # (n,3*p*p)
-    out = dict(at=at, px=px, sq=px*px)
-    if guide is not None:
-        out['all'] = F.unfold(F.pad(guide[None], (patch//2,)*4, mode='replicate'), patch)[0].T # (h*w,3*p*p)
-        out['guide'] = out['all'][at]
-    return patch, out
-
-# %% ../nbs/07b_fills.ipynb #ef052fce
-def patch_round(
-    x:Tensor, known:Tensor, trust:Tensor, origin:Tensor, # (3,h,w), (h,w) bool, (h,w), (h,w) where each pixel is from: changed in place
-    patch:int, src:dict,                  # from `patch_sources`
-    rng,
-    close:float=.1, # patches this share worse than the best may be taken as well
-    far:float=.05,  # what a patch a whole picture away costs, against squared differences
-):
-    "Go on at several places at once: look up the patch that fits best, copy from it what is not yet known"
-    h,w = known.shape
-    at = patch_places(x, known, trust, patch, rng)
-    o = torch.arange(patch)-patch//2
-    Y,X = (at//w)[:,None]+o.repeat_interleave(patch), (at%w)[:,None]+o.repeat(patch)
-    inside,idx = (Y>=0)&(Y<h)&(X>=0)&(X<w), Y.clamp(0,h-1)*w+X.clamp(0,w-1)     # (k,p*p)
-    have = known.flatten()[idx]&inside
-    m = have.float().repeat(1,3)                                               # (k,3*p*p), a channel after the other
-    t = x.flatten(1)[:,idx].transpose(0,1).flatten(1)*m
-    d = (m@src['sq'].T-2*t@src['px'].T+(t*t).sum(1, keepdim=True))/m.sum(1, keepdim=True)
-    if 'guide' in src:
-        g,s = src['all'][at],src['guide']
-        d = d+.5*((s*s).sum(1)-2*g@s.T+(g*g).sum(1, keepdim=True))/g.shape[1]
-    d = d.clamp(min=0)+far*(((at//w)[:,None]-src['at']//w)**2+((at%w)[:,None]-src['at']%w)**2)/h**2
-    fits = d<=d.min(1, keepdim=True).values*(1+close)+1e-6
-    pick = src['at'][torch.where(fits, torch.from_numpy(rng.random(d.shape)).float(), -1.).argmax(1)]
-    new,there = inside&~have, pick[:,None]+(o[:,None]*w+o).flatten()
-    x.view(3,-1)[:,idx[new]] = x.view(3,-1)[:,there[new]]; origin.view(-1)[idx[new]] = there[new]
-    share = (have*trust.flatten()[idx]).mean(1, keepdim=True).expand_as(m[:,:patch*patch])
-    trust.view(-1)[idx[new]] = share[new]; known.view(-1)[idx[new]] = True
-
-# %% ../nbs/07b_fills.ipynb #a761b7b8
-class NearestPatch(Inpainter):
-    "Fill holes with pieces of the photo's own surroundings: texture goes on, no person appears"
-    name,mode,deed = 'nearest patch','classical','removed'
-    def __init__(self,
-        size:int=128,   # side of the pictures, pixels
-        patch:int=7,    # side of what is copied, odd
-        work:int=None,  # side at which patches are looked up, `size` or a whole part of it; None for about 128
-        most:int=6000,  # patches to choose from, at most
-        coarsest:int=24,# the hole is first filled at about this size; `size` or more for a single one
-    ):
-        if work is None: work = size//max(1, size//128) if size>0 and size%max(1, size//128)==0 else size
-        if patch<1 or patch%2==0 or work<patch or size%work or most<1 or coarsest<1: raise ConfigError(f'patch={patch} must be odd and at most work={work}, which divides size={size}; most={most} and coarsest={coarsest} at least 1')
-        self.size,self.patch,self.work,self.most,self.coarsest = size,patch,work,most,coarsest
-
-    def __call__(self, img, hole, seeds=None, steps=None):
-        x,h,seeds = known_part(self, img, hole, seeds)
-        leaves_nothing('the patch fill', h)
-        out = torch.stack([self.one(a, ~b[0], s) for a,b,s in zip(x, h, seeds)])
-        return torch.where(h, out, x)
-
-# %% ../nbs/07b_fills.ipynb #cf134440
-@patch
-def one(self:NearestPatch, x:Tensor, known:Tensor, seed:int)->Tensor: # (3,s,s), (s,s) bool -> (3,s,s)
-    "Fill one picture, coarse to fine"
-    rng,k,levels = np.random.default_rng(seed),self.size//self.work,[]
-    small,w = x[None],known[None,None].float()
-    def shrink(x, w, k): n = F.avg_pool2d(w, k, ceil_mode=True); return F.avg_pool2d(x*w, k, ceil_mode=True)/n.clamp(min=1e-6), n
-    small,w = shrink(small, w, k)
-    sharp = bool((w>1-1e-6).any())                                            # else what is left of the photo is too thin: take what there is
-    while True:
-        levels.append((small, ((w>1-1e-6) if sharp else w>0).float()))
-        if levels[-1][0].shape[-1]<2*self.coarsest: break
-        small,w = shrink(*levels[-1], 2)
-        if not (w>1-1e-6).any(): break
-    out = None
-    for small,w in reversed(levels):
-        guide = None if out is None else F.interpolate(out[None], small.shape[2:], mode='bilinear', align_corners=False)[0]
-        out,have = small[0].clone(),w[0,0]>.5
-        trust,origin = have.float(),torch.arange(have.numel()).view(have.shape)
-        patch,src = patch_sources(out, have, guide, self.patch, self.most, rng)
-        while not have.all(): patch_round(out, have, trust, origin, patch, src, rng)
-    if k==1: return out
-    if not sharp: return F.interpolate(out[None], scale_factor=k, mode='bilinear', align_corners=False)[0]
-    big = lambda t: t.repeat_interleave(k, 0).repeat_interleave(k, 1)*k
-    o = torch.arange(self.size)%k
-    return x[:,big(origin//self.work)+o[:,None],big(origin%self.work)+o]
-
 # %% ../nbs/07b_fills.ipynb #7de89af9
 def paint_window(
     paint,             # a painter
@@ -271,7 +154,7 @@ def paint_window(
     **about            # `seen`, `face`, `person` in the pixels of `img`; what the painter requires of them is passed on
 )->Tensor:             # (1,3,s,s): the photo outside, bit for bit
     "Let a painter fill a picture of another size than its own"
-    s,n,h = img.shape[-1],paint.size,hole>.5
+    s,n,h = img.shape[-1],paint.size or img.shape[-1],hole>.5                   # a painter without a size takes any
     if img.shape!=(1,3,s,s) or hole.shape!=(1,1,s,s): raise ConfigError(f'paint_window: a square picture (1,3,s,s) and its hole (1,1,s,s) are needed; got {tuple(img.shape)} and {tuple(hole.shape)}')
     x = torch.where(h, 0., img)
     def to(t, side): return t if t.shape[-1]==side else F.interpolate(t, (side,side), mode='bilinear', antialias=side<t.shape[-1], align_corners=False)
@@ -567,7 +450,7 @@ class StaticFill(Inpainter):
         blend:str='poisson', # or 'feather'; see `merge`
         strength:float=.25,  # of the colour match
         flip=None,           # True or False; None: so that it looks the way the hidden person did
-        background=None,     # a painter for what the cut-out leaves of the hole; `NearestPatch` by default
+        background=None,     # a painter for what the cut-out leaves of the hole; `BackgroundInpainter` by default
         size:int=512,        # side of the window, pixels
         reach:float=.02,     # how far the seam is hidden, as a share of `size`
         find=find_faces,
@@ -576,10 +459,10 @@ class StaticFill(Inpainter):
         if not 0<=strength<=1 or not 0<reach<=1: raise ConfigError(f'strength={strength} must be in [0,1] and reach={reach} in (0,1]')
         if not isinstance(size, int) or size<8: raise ConfigError(f'size={size} must be a whole number of pixels, at least 8')
         self.cutout = read_cutout(cutout, face=face, find=find)
-        self.blend,self.strength,self.flip,self.background,self.size,self.reach,self.find = blend,strength,flip,background or NearestPatch(size),size,reach,find
+        self.blend,self.strength,self.flip,self.background,self.size,self.reach,self.find = blend,strength,flip,background or BackgroundInpainter(),size,reach,find
 
     def __call__(self, img, hole, seeds=None, steps=None,
-        seen=None,   # (b,3,s,s), to see which way the hidden person looks
+        seen=None,   # (b,3,s,s), the hidden person: which way they look, and the body below a bust
         face=None,   # `Box` of their face, or a list of one for each picture
         person=None, # `Box` around them, or a list
     ):
@@ -602,15 +485,25 @@ def placement(self:StaticFill,
     return fit_head(self.cutout, p, h, person.top+.3*person.height, (person.center[0], person.bottom))
 
 @patch
+def stays(self:StaticFill, h:Tensor, p:Placement)->Tensor: # (1,s,s) bool
+    "What of the hole lies below a bust: there the hidden person's body stays"
+    below = torch.arange(h.shape[-1])>=p.top+p.scale*self.cutout.image.shape[2]
+    return h&below[:,None]&self.cutout.cut
+
+@patch
 def one(self:StaticFill, x:Tensor, h:Tensor, seed:int, seen=None, face=None, person=None)->Tensor: # (3,s,s), (1,s,s) bool
     "Fill one picture"
     if not h.any(): return x
-    rgb,a = lay(self.cutout, self.placement(h, seen, face, person), self.size)
+    p = self.placement(h, seen, face, person)
+    rgb,a = lay(self.cutout, p, self.size)
     if not (a*h).max()>.5: raise ImageError('the cut-out does not reach into the hole where it was placed: check the boxes of face and person, or leave them out')
     rgb = match_lab(rgb, a*h, x, ~h, self.strength)
     bare = h&(a<.995)
     if bare.any() and h.all(): leaves_nothing('what the cut-out does not cover', h[None])
     ground = paint_window(self.background, x[None], h[None].float(), seed)[0] if bare.any() or self.blend=='feather' and not h.all() else x
+    if seen is not None:                                                      # after the fill, which would copy the body
+        body = self.stays(h, p)
+        ground,h = torch.where(body, seen, ground),h&~body
     return merge(rgb, a, ground, h, self.blend, self.reach*self.size).clamp(-1,1)
 
 # %% ../nbs/07b_fills.ipynb #9ee429f1

@@ -128,7 +128,13 @@ def match_sharpness(
     mine,theirs = gradient_energy(rgb, face),gradient_energy(old, face)
     if min(mine, theirs)<=0: return rgb
     if theirs<mine: return blur(rgb, .8*math.sqrt(min(6, (mine/theirs)**2-1)))
-    return rgb+(min(most, theirs/mine)-1)*(rgb-blur(rgb, max(.8, 1.2*scale)))
+    detail = rgb-blur(rgb, max(.8, 1.2*scale))
+    low,high = 0.,most-1
+    for _ in range(6):                                                     # energies do not add up: the gain is searched for
+        gain = (low+high)/2
+        less = gradient_energy(rgb+gain*detail, face)<theirs
+        low,high = (gain,high) if less else (low,gain)
+    return rgb+low*detail
 
 # %% ../nbs/07e_heads.ipynb #b37a0c11
 def throat(at:Placement)->np.ndarray: # (4,2) pixels of the photo
@@ -306,7 +312,7 @@ def look_below(
     H,W = img.shape[2:]
     l,t,r,b = (int(o) for o in head.box.astuple())
     w,h = r-l,b-t
-    box = Box(float(max(0, l-w//5)), float(max(0, t-h//8)), float(min(W, r+w//5)), float(min(H, b+h//2)))
+    box = Box(float(max(0, l-w//5)), float(max(0, t-h//3)), float(min(W, r+w//5)), float(min(H, b+h//2)))
     L,T,R,B = (int(o) for o in box.astuple())
     k = min(1, side/max(R-L, B-T))
     size = [max(4, round(o*k)) for o in (B-T,R-L)]
@@ -475,7 +481,7 @@ class HeadInpainter(Inpainter):
             if at is not None: places[i] = at
         if not places: return Painted(img.clone(), torch.zeros(1,1,*img.shape[2:]), done)
         parts = dict(zip(places, head_parts(img[:1], [faces[i].mesh for i in places])))
-        everybody = plan.mask(range(len(plan.people)))
+        everybody = plan.mask(range(len(plan.everybody)))
         out,changed = img.clone(),torch.zeros(1,1,*img.shape[2:])
         for j in range(len(img)):
             drawn = (make_head(img[:1]/2+.5, at, parts[i], self.space, self.target, plan.seeds[i][j], self.temperature)

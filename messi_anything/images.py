@@ -23,7 +23,7 @@ __all__ = ['in_float32', 'RASTER', 'KINDS', 'synthetic_source', 'image_suffixes'
            'is_raw', 'to_pil', 'load_image', 'LoadedPhoto', 'load_photo', 'with_alpha', 'to_tensor', 'load_mask',
            'mask_to_pil', 'image_grid', 'Box', 'square_window', 'resize', 'crop', 'link_target', 'atomic_path', 'sweep',
            'atomic_write', 'read_provenance', 'NotedImage', 'noted', 'note_of', 'save_image', 'told', 'messi_check',
-           'main_check', 'made_here', 'is_image_file', 'is_service_folder', 'list_images']
+           'main_check', 'made_here', 'check_free', 'is_image_file', 'is_service_folder', 'list_images']
 
 # %% ../nbs/00_images.ipynb #9a9dec22
 def _clip(
@@ -737,6 +737,7 @@ def load_mask(
     *,
     max_pixels:int=100_000_000, # more pixels than this are refused
     name:str=None,   # what errors call the mask
+    faint:bool=False,# values that all stay under a half are meant so, rather than somebody's labels
 )->Tensor:           # (1,1,h,w) float32 in [0,1], 1 = person = paint here
     "A mask from a file or from memory; raises `ImageError`"
     name = name or _name(src)
@@ -746,7 +747,7 @@ def load_mask(
         turned = ' (the mask lies on its side?)' if (h,w)==tuple(size) else ''
         raise ImageError(f'{name}: the mask is {w}x{h} pixels and the photo {size[0]}x{size[1]}{turned}: give a mask of the photo\'s own size')
     out = _unit(a, name)
-    if a.dtype.kind!='f' and 0<out.max()<.5: _no_mask(a, name)
+    if not faint and 0<out.max()<.5: _no_mask(a, name)
     return torch.from_numpy(out)[None,None]
 
 # %% ../nbs/00_images.ipynb #b6ab129e
@@ -1277,6 +1278,18 @@ def made_here(path)->bool:
             f.seek(max(0, size-(1<<16)))
             return re.search(rb'messi:(record|kind)', head+f.read()) is not None
     except OSError: return False
+
+# %% ../nbs/00_images.ipynb #e66226c9
+def check_free(
+    path,            # of a file that is about to be written
+    ours:bool=False, # it is known to be this program's; pictures say so themselves, see `made_here`
+)->Path:
+    "A `ConfigError` for a file that is there already and that this program did not write"
+    path = user_path(path, ConfigError)
+    if (path.exists() or path.is_symlink()) and not (ours or made_here(path)):
+        raise ConfigError(f'{path} is there already, no work of this program, and would be lost: choose another folder with --out')
+    return path
+
 
 # %% ../nbs/00_images.ipynb #2bfc1834
 def is_image_file(path)->bool:

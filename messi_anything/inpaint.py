@@ -70,6 +70,11 @@ class Inpainter:
         if strength==1: return self
         raise ConfigError(f'mode image needs a generator, not {self._called()}')
 
+    def with_kit(self, kit)->'Inpainter':
+        "The same, in clothes of your choice; None leaves the choice"
+        if kit is None: return self
+        raise ConfigError(f'{self._called()} changes no clothes: a kit belongs to mode person')
+
 # %% ../nbs/07_inpaint.ipynb #6e33c328
 STEPS = {1: (80.,), 2: (80.,1.2), 3: (80.,4.,.6), 4: (80.,5.,1.2,.25), 5: (80.,5.,1.5,.4,.12), 6: (80.,10.,4.,1.5,.5,.15)} # noise levels for a number of steps
 
@@ -410,14 +415,20 @@ class Plan:
     seeds:list  # for each person an integer for each picture
     notes:list  # '' for those who are to be painted, else why not, ending in 'left as is'
     source:str='segmenter' # where the masks are from, or 'user': those are binding
+    look:tuple=None # the `Segmenter` and its maps of the photo, where one has looked
+    others:list=field(default_factory=list) # of `Person`: who else is in the photo
 
     @property
     def todo(self)->list: # indices of the people to paint, small ones (far away) first
         return sorted((i for i,o in enumerate(self.notes) if not o), key=lambda i: self.people[i].box.area)
 
-    def mask(self, which=None)->Tensor: # (1,1,H,W), of the people with these indices; None for those to paint
-        out = torch.zeros_like(self.people[0].mask)
-        for i in (self.todo if which is None else which): torch.maximum(out, self.people[i].mask, out=out) # one mask at a time
+    @property
+    def everybody(self)->list: # of `Person`: those of the plan, then the others
+        return [*self.people, *self.others]
+
+    def mask(self, which=None)->Tensor: # (1,1,H,W), of those of `everybody` with these indices; None for those to paint
+        out,people = torch.zeros_like(self.people[0].mask),self.everybody
+        for i in (self.todo if which is None else which): torch.maximum(out, people[i].mask, out=out) # one mask at a time
         return out
 
 # %% ../nbs/07_inpaint.ipynb #61b3aaa3
@@ -428,6 +439,7 @@ class Painted:
     changed:Tensor # (1,1,H,W) weight of what was painted; where it is 0 the photo's pixels are untouched
     done:list      # what was done, a sentence for each person of the plan
     timings:dict=field(default_factory=dict) # seconds of parts of the work, such as 'generator'
+    parts:dict=field(default_factory=dict)   # name -> (1,1,H,W) weight of what was painted of each part: 'head', 'clothes', 'skin'
 
 # %% ../nbs/07_inpaint.ipynb #89aec96e
 @patch
@@ -593,7 +605,9 @@ def _paint_window(out, who, box, which, plan, painter, seeds, cfg, room): # chan
     small = lambda im: im if k==1 else im.resize(size, Image.LANCZOS, reducing_gap=2.)
     x = torch.cat([to_tensor(small(out.image[j].crop((l,t,r,b)))) for j in which])
     part = Plan([_person_in(plan.people[i], box, k, size) for i in who], [_face_in(plan.faces[i], box, k) for i in who],
-                [[plan.seeds[i][j] for j in which] for i in who], ['']*len(who))
+                [[plan.seeds[i][j] for j in which] for i in who], ['']*len(who), plan.source,
+                others=[_person_in(p, box, k, size) for i,p in enumerate(plan.everybody)
+                        if i not in who and p.box.intersection(box).area])
     made = painter.paint(x, part, [seeds[j] for j in which], cfg)
     weight = made.changed if k==1 else F.interpolate((2*made.changed).clamp(0, 1), (b-t, r-l), mode='bilinear', align_corners=False)
     for j,o in zip(which, made.image):

@@ -17,7 +17,7 @@ from fastcore.meta import delegates
 from .images import (Box, MessiError, ImageError, DataError, ConfigError, WeightsError, load_image,
                                    load_mask, load_photo, LoadedPhoto, noted, save_image, with_alpha, mask_to_pil, image_grid,
                                    list_images,
-                                   check_writable, in_float32, made_here, read_json, regular_file, say, short_name, user_path,
+                                   check_free, check_writable, in_float32, made_here, read_json, regular_file, say, short_name, user_path,
                                    command, positional)
 from .training import find_weights, make_folder, pick_device
 from .faces import Face, find_faces
@@ -41,7 +41,7 @@ def example_photo()->Image.Image:
     return Image.fromarray(data.astronaut())
 
 # %% ../nbs/09_pipeline.ipynb #452103b0
-MODES = ('head', 'generated', 'image', 'static', 'remove')
+MODES = ('person', 'head', 'generated', 'image', 'static', 'remove')
 DEFAULT_MODE = 'head' # where nothing else that is said implies one
 NOBODY = 'nobody'     # the target that only removes people
 
@@ -68,7 +68,8 @@ class ReplaceCfg:
     seed:int = option(0, 'the same seed gives the same picture', int, least=0)
     steps:int = option(5, 'of the generator, 1 to 6', int, least=min(STEPS), most=max(STEPS))
     people:object = option('all', 'whom: all, largest, left, right, surest, a number from the left (from 0), or several: 0,2')
-    mode:str = option(None, 'how: head (the body stays), generated, image (starts from the person who is there), '
+    mode:str = option(None, 'how: person (head, clothes and skin), head (the body stays), generated, image (starts '
+                            'from the person who is there), '
                             'static (a cut-out is pasted) or remove (the person disappears)', choices=MODES)
     strength:float = option(None, 'of mode image: 1 keeps nothing of the person, towards 0 more and more', float,
                             least=0, most=1)
@@ -77,6 +78,8 @@ class ReplaceCfg:
     guidance:float = option(2., 'of mode generated, how strictly the text is followed: 1 as learned, more is stricter', float,
                             least=0, most=10)
     tries:int = option(4, 'generate each head so often, and keep the one with the surest face', int, least=1, most=16)
+    kit:object = option(None, "of mode person: the name of one of the target's kits, or a JSON file with one of yours; "
+                              'without it the seed chooses')
     figure:object = option(None, 'of mode static: a picture of the target to cut out; without it the weights make one',
                            where=('command',))
     segmenter:object = option('segment-tiny', 'who finds the people: a name, a folder or a hub id',
@@ -148,6 +151,7 @@ def _check_mode(self:ReplaceCfg):
     mode = self.effective_mode
     if self.strength not in (None, 1) and mode!='image':
         raise ConfigError(f'a strength of {self.strength} belongs to mode image, not {mode}')
+    if self.kit is not None and mode!='person': raise ConfigError(f'a kit belongs to mode person, not {mode}')
     if self.figure is not None and mode!='static': raise ConfigError(f'a figure belongs to mode static, not {mode}')
     if self.text and mode in ('remove','static'):
         raise ConfigError(f'a text tells a generator what to paint; mode {mode} has none')
@@ -241,6 +245,8 @@ class Found:
     faces:list  # of `Face`, None for those who show none, or were not looked at
     mask:Tensor # (1,1,h,w) in [0,1], all of them together
     source:str  # where the mask is from: 'segmenter' or 'user'
+    look:tuple=None # the `Segmenter` that has looked, and its maps of the photo
+    others:list=field(default_factory=list) # of `Person`: who else is in the photo
 
 # %% ../nbs/09_pipeline.ipynb #26cd7873
 class Laps(dict):
@@ -265,16 +271,19 @@ def find(
 )->Found:
     "Who is in the photo, and where their faces are"
     laps = Laps() if laps is None else laps
-    everybody = _everybody(img, cfg, mask, laps)
+    everybody,looked = _everybody(img, cfg, mask, laps)
     chosen = everybody.select(cfg.people) if everybody.people else everybody
     if faces is not None:
         theirs = dict(zip(map(id, everybody.people), given_faces(everybody.people, faces)))
         seen = [theirs[id(p)] for p in chosen.people]
     else: seen = faces_of(img, chosen) if with_faces else [None]*len(chosen.people)
     laps.lap('faces')
-    return Found(chosen.people, seen, chosen.mask, chosen.source)
+    look = (looked,everybody.features) if looked and everybody.features else None
+    others = [p for p in everybody.people if all(p is not o for o in chosen.people)]
+    return Found(chosen.people, seen, chosen.mask, chosen.source, look, others)
 
-def _everybody(img, cfg, mask, laps): # a `Segmentation`
+def _everybody(img, cfg, mask, laps): # a `Segmentation`, and the `Segmenter` whose maps it holds
+    seg = None
     if mask is not None: out = from_mask(load_mask(mask, img.size))
     else:
         seg = cfg.segmenter if callable(cfg.segmenter) else load_segmenter(cfg.segmenter, cfg.device)
@@ -286,12 +295,12 @@ def _everybody(img, cfg, mask, laps): # a `Segmentation`
             out = seg.finish(img, *seen, inner)
             laps.inside('mask', 'faces', inner.get('faces', 0))
     laps.lap('mask')
-    return out
+    return out,(seg if isinstance(seg, Segmenter) else None)
 
 # %% ../nbs/09_pipeline.ipynb #8335a7bc
 def _stamp(name, kind='weights'): # changes when the weights in a folder do, so that what was trained again is loaded again
     f = find_weights(name, kind)
-    files = f.glob('*.safetensors') if isinstance(f, Path) else ()
+    files = (*f.glob('*.safetensors'), *f.glob('kits.json')) if isinstance(f, Path) else ()
     return max((o.stat().st_mtime_ns for o in files), default=0)
 
 @lru_cache(maxsize=6)
@@ -316,6 +325,12 @@ def load_inpainter(
     if mode=='head':
         from messi_anything.heads import HeadInpainter
         kind = HeadInpainter
+    elif mode=='person':
+        from messi_anything.person import PersonInpainter
+        kind = PersonInpainter
+    else:
+        from messi_anything.pixels import AlignedInpainter, is_aligned
+        kind = AlignedInpainter if is_aligned(name) else kind
     return _load(kind, name, pick_device(device), _stamp(name, 'target'))
 
 def remover(
@@ -350,14 +365,15 @@ def inpainter(
     "Whoever paints, as the options say"
     mode,out = cfg.effective_mode,cfg.target
     if isinstance(out, Inpainter) and (mode!='remove' or out.mode==mode):
-        if mode in ('head','static') and out.mode!=mode: raise ConfigError(f'mode {mode} is none of {out._called()}')
+        if mode in ('person','head','static') and out.mode!=mode: raise ConfigError(f'mode {mode} is none of {out._called()}')
     elif mode=='static': out = static_fill(cfg.target, cfg.figure, cfg.seed)
     elif mode=='remove' or out==NOBODY: out = remover(cfg)
     else: out = load_inpainter(cfg.target, mode, cfg.device)
+    if cfg.kit is not None: out = out.with_kit(cfg.kit)
     if mode=='image': out = out.with_strength(.6 if cfg.strength is None else cfg.strength)
-    if cfg.text and mode=='head':
+    if cfg.text and mode in ('head','person'):
         from messi_anything.directions import told
-        out = told(out, cfg.text)
+        out = out.with_heads(told(out.heads, cfg.text)) if mode=='person' else told(out, cfg.text)
     elif cfg.text: out = out.with_prompt(cfg.text, cfg.guidance)
     return BestOf(out, cfg.tries) if cfg.tries>1 and out.close and mode in ('generated','image') else out
 
@@ -371,7 +387,8 @@ def plan(
     one = lambda s, i: int(np.random.SeedSequence([s, i]).generate_state(1)[0])
     seeds = [[one(s, i) for s in cfg.seeds] for i in range(len(found.people))]
     faceless = f'no face seen: {LEFT}' if 'mesh' in painter.requires else ''
-    return Plan(found.people, found.faces, seeds, ['' if f else faceless for f in found.faces], found.source)
+    notes = ['' if f else faceless for f in found.faces]
+    return Plan(found.people, found.faces, seeds, notes, found.source, found.look, found.others)
 
 # %% ../nbs/09_pipeline.ipynb #99716bc9
 @dataclass
@@ -391,6 +408,7 @@ class Result:
     mode:str='generated' # see `MODES`
     strength:float=1.    # of mode 'image'
     text:str=''          # what the generator was told to paint
+    parts:dict=field(default_factory=dict) # of mode person: 'head', 'clothes', 'skin' -> (1,1,h,w) weight of what was painted
     about:str=''         # what of the photo was not used, such as its other frames
 
     def __post_init__(self):
@@ -408,6 +426,7 @@ def in_words(
     left = Counter(d.removesuffix(LEFT).rstrip(': ') for d in done if d.endswith(LEFT))
     def count(d, n):
         what,_,deed = d.rpartition(' ')
+        if 'clothes' in d: return f'{d} of {n} {"person" if n==1 else "people"}'
         who = ('person' if n==1 else 'people') if not what else what+'s'*(n>1)
         return f'{n} {who} {deed}'
     said = [count(*o) for o in did.items()]
@@ -495,7 +514,7 @@ def results(
     did = [i for i,d in enumerate(painted.done) if not d.endswith(LEFT)]
     mask = found.mask if len(did)==len(found.people) else todo.mask(did)
     about = dict(target=painter.name, steps=cfg.steps, source=found.source, timings=laps, mode=cfg.effective_mode,
-                 strength=painter.strength, text=painter.text)
+                 strength=painter.strength, text=painter.text, parts=painted.parts)
     one = lambda x, seed: Result(x if did else img.copy(), img, mask, painted.changed, found.people,
                                  painted.done, seed=seed, **about)
     return Variants(one(x, s) for x,s in zip(painted.image, cfg.seeds))
@@ -566,6 +585,8 @@ def read_manifest(
             d = json.loads(l)
             out[d['name'],d['sha1']] = d
         except (ValueError, KeyError, TypeError): continue
+    if lines and not out and not lines[0].startswith('{"name"'):
+        raise DataError(f'{path} is no list of ours, and would be lost: move it away, or choose another folder with --out')
     return out
 
 # %% ../nbs/09_pipeline.ipynb #1643a5bd
@@ -600,7 +621,8 @@ def fingerprint(photo)->str: # of what a photo is
 def _settings(cfg, mask=None, **more)->str: # a hash of all that decides the pictures
     plain = lambda v: v if isinstance(v, (str,int,float,bool,type(None))) else repr(v)
     said = {k: plain(getattr(cfg, k)) for k in cfg.options() if k!='device'}
-    for k,v in dict(mask=mask, figure=cfg.figure).items():
+    own = cfg.kit if str(cfg.kit).endswith('.json') else None
+    for k,v in dict(mask=mask, figure=cfg.figure, kit=own).items():
         if v is not None: said[k] = _file_hash(v) if isinstance(v, (str,Path)) else plain(v)
     weights = [(v, kind) for v,kind in ((cfg.target,'target'), (cfg.segmenter,'weights'))
                if isinstance(v, (str,Path)) and v!=NOBODY]
@@ -626,8 +648,8 @@ def _refuse_to_overwrite(plan, photos, out, cfg, save_mask, cutout):
     mine = {o for d in read_manifest(out).values() for o in d.get('files', ()) if isinstance(o, str)}
     theirs = {p.resolve() for p in (o[1] if isinstance(o, tuple) else o for o in photos) if isinstance(p, Path)}
     for f in there:
-        if f.resolve() in theirs or not (f.name in mine or made_here(f)):
-            raise ConfigError(f'{f} is there already, no work of this program, and would be lost: choose another folder with --out')
+        check_free(f, f.name in mine and f.resolve() not in theirs)
+        if f.resolve() in theirs: raise ConfigError(f'{f} is one of the photos, and would be lost: choose another folder with --out')
 
 def _paths(photos, out): # yields (name, photo, tail -> path): no two photos get the same file
     used = set()
@@ -708,6 +730,7 @@ def settings_text(
     from messi_anything import __version__
     said = {k: getattr(cfg, k) for k in cfg.options('settings')}
     d = {k: v for k,v in said.items() if v is not None}
+    if dataclasses.is_dataclass(d.get('kit')): d['kit'] = dataclasses.asdict(d['kit'])
     if isinstance(d['people'], tuple): d['people'] = [d['people']]              # a point, not two numbers
     if photo is not None or mark: d['photo'] = mark or fingerprint(photo)
     if mask is not None: d['mask'] = base64.b64encode(_png(mask_to_pil(load_mask(mask)))).decode()

@@ -14,16 +14,17 @@ from .images import Box, ConfigError, DataError, crop, atomic_path
 from .data import Packed, Photo, Frame, photo_mask, mask_box, person_window, face_frame
 from .augment import grow, box_hole, blob_hole, stroke_hole, wear, random_props
 from .captions import fact_names, fact_row, view_facts, mirrored, caption
-from .training import Trainer, TrainCfg, find_weights
+from .training import Trainer, TrainCfg, find_weights, pick_device
 from .unet import UNet, UNetCfg, unet_cfg
 from .text import Worded, TextEncoder, listening, read_words
 from .consistency import Denoiser, EDMLoss, ECTLoss, Guided, bcast, ode_step
 from .inpaint import STEPS, hole_condition
 
 # %% auto #0
-__all__ = ['ROOM', 'recipes', 'Views', 'close_frame', 'pack_views', 'below', 'above', 'HoleSet', 'FillLoss', 'balance',
-           'GuidedECTLoss', 'Critic', 'moved', 'AdversarialLoss', 'RecipeCfg', 'recipe_cfg', 'recipe_net',
-           'drawn_shares', 'stages', 'stage_loss', 'train_generator', 'Latents', 'FusedLoss', 'fusion_trial']
+__all__ = ['ROOM', 'recipes', 'Views', 'close_frame', 'pack_views', 'below', 'above', 'HoleSet', 'condition_of', 'FillLoss',
+           'balance', 'GuidedECTLoss', 'Critic', 'moved', 'AdversarialLoss', 'RecipeCfg', 'recipe_cfg', 'recipe_net',
+           'drawn_shares', 'stages', 'stage_loss', 'train_stages', 'train_generator', 'Latents', 'FusedLoss',
+           'fusion_trial']
 
 # %% ../nbs/07a_recipe.ipynb #a66c81da
 @dataclass
@@ -184,6 +185,19 @@ class HoleSet(torch.utils.data.Dataset):
         text = '' if rng.random()<self.silent and not whole else caption(mirrored(p.facts[i]) if flip else p.facts[i], rng, self.name, must=('view',)*whole)
         return dict(out, words=self.words.ids([text])[0])
 
+# %% ../nbs/07a_recipe.ipynb #66be45e6
+def condition_of(
+    batch:dict, # 'image' and 'hole'; where there are, 'sketch' (b,1,s,s) and 'light' (b,3,n,n) of a head, see `pixels`
+)->Tensor:      # (b,c,s,s)
+    "All that a generator is shown beside the noise"
+    parts = [hole_condition(batch['image'], batch['hole'])]
+    for k in ('sketch','light'):
+        if k not in batch: continue
+        v,size = batch[k],batch['image'].shape[2:]
+        parts.append(v if v.shape[2:]==size else F.interpolate(v, size, mode='bilinear', align_corners=False))
+    return torch.cat(parts, 1)
+
+
 # %% ../nbs/07a_recipe.ipynb #1024b12c
 class FillLoss:
     "A loss of `consistency`, shown the photo's surroundings, with ten times more weight inside the hole than outside"
@@ -193,9 +207,9 @@ class FillLoss:
     @progress.setter
     def progress(self, v): self.loss.progress = v
     def __call__(self, net, batch):
-        img,hole = batch['image'],batch['hole']
         text = dict(context=[batch['words']]) if 'words' in batch else {}
-        return self.loss(Denoiser(net), dict(image=img, cond=hole_condition(img, hole), label=batch['label'], weight=.1+.9*hole, seed=batch['seed'].tolist(), **text))
+        weight = (.1+.9*batch['hole'])*batch.get('inside', 1)                 # beyond the photo nobody knows
+        return self.loss(Denoiser(net), dict(image=batch['image'], cond=condition_of(batch), label=batch['label'], weight=weight, seed=batch['seed'].tolist(), **text))
 
 # %% ../nbs/07a_recipe.ipynb #05361567
 def balance(
@@ -330,10 +344,10 @@ class AdversarialLoss(FillLoss):
         self.seen,self.ratio = s['seen'],s['ratio']
 
     def paint(self, net, b, gen): # -> answers, and what surrounds them
-        img,hole = b['image'],b['hole']
+        img = b['image']
         sigma = self.levels[torch.multinomial(self.often, len(img), True, generator=gen)].to(img.device)
         noise = lambda x: torch.randn(x.shape, generator=gen).to(x.device)
-        told = dict(cond=hole_condition(img, hole), label=b['label'], **(dict(context=b['words']) if 'words' in b else {}))
+        told = dict(cond=condition_of(b), label=b['label'], **(dict(context=b['words']) if 'words' in b else {}))
         def f(x, s, i=slice(None)): kw = {k: v[i] for k,v in told.items()}; return Denoiser(net)(x, s, **{**kw, **({'context': [kw['context']]} if 'context' in kw else {})})
         i = ((sigma<self.levels[0])&(torch.rand(len(img), generator=gen).to(img.device)<self.own)).nonzero()[:,0]
         if len(i):
@@ -403,6 +417,7 @@ class RecipeCfg:
     save_every:int=100     # steps between checkpoints
     accumulate:int=1       # parts in which a batch is computed, where it does not fit into memory at once
     checkpointing:bool=False # less memory for a third more time, see `UNetCfg`
+    compile:bool=False     # by torch.compile, where there is a GPU
 
     def __post_init__(self):
         for k in ('ema','shares'): object.__setattr__(self, k, tuple(getattr(self, k)))
@@ -458,7 +473,7 @@ def _after(t): # the network after a stage: the best one, where the evaluations 
 # %% ../nbs/07a_recipe.ipynb #b73a216a
 def stages(cfg:RecipeCfg)->list: # of (folder, network -> loss, TrainCfg)
     "What is asked of the network, one thing after the other"
-    common = dict(bs=cfg.bs, schedule='cosine', log_every=max(1, min(25, cfg.steps//4)), save_every=cfg.save_every, keep=1, eval_every=cfg.eval_every, best=cfg.best, accumulate=cfg.accumulate)
+    common = dict(compile=cfg.compile, bs=cfg.bs, schedule='cosine', log_every=max(1, min(25, cfg.steps//4)), save_every=cfg.save_every, keep=1, eval_every=cfg.eval_every, best=cfg.best, accumulate=cfg.accumulate)
     out = [('edm', lambda net: EDMLoss(-.6, 1.5, .05), TrainCfg(steps=cfg.steps, lr=cfg.lr, warmup=min(60, cfg.steps//4), ema=cfg.ema[:1], **common))]
     bell = dict(p_mean=-.5, p_std=1.7, q_end=cfg.q_end, top=.06)
     tuned = lambda net: GuidedECTLoss(guidance=cfg.guidance, text=cfg.text if cfg.words else cfg.guidance, teacher=Denoiser(net), **bell) if cfg.guidance!=1 else ECTLoss(**bell)
@@ -474,6 +489,7 @@ def stage_loss(
 )->FillLoss:
     "The loss of a stage: with a critic in the second, where the recipe has one"
     loss = make(net)
+    if cfg.compile and hasattr(loss, '_teacher'): loss._teacher.net.compile()
     if name!='ect' or not cfg.critic: return FillLoss(loss)
     if encoder is None:
         from messi_anything.segment import Segmenter
@@ -487,6 +503,41 @@ def _begin(start, cfg): # -> network, and its text encoder or None
     if not isinstance(start, (str,Path)): return start or UNet(recipe_net(cfg)), None
     where = find_weights(start)
     return UNet.from_pretrained(where), read_words(where)
+
+# %% ../nbs/07a_recipe.ipynb #df6efb08
+def train_stages(
+    net,              # a `UNet` or `Worded`
+    data,             # a dataset of pictures with holes, such as `HoleSet`
+    drawn:np.ndarray, # (n,) how often each is drawn
+    out,              # folder of the run; an interrupted run goes on from there
+    cfg:RecipeCfg,
+    evaluate=None,    # (net) -> {name: number}, see `RecipeCfg.eval_every` and `best`
+    minutes:float=None, # stop after about this long
+    device=None, workers:int=0,
+    about:dict=None,  # what else the records should say
+    command=None,     # for the record
+    progress:bool=True,
+    encoder=None,     # see `stage_loss`
+):                    # the network with averaged weights; None when it was stopped before the end
+    "One stage after the other"
+    import time
+    begun,unet = time.time(),lambda o: getattr(o, 'net', o)
+    cfg = replace(cfg, compile=cfg.compile and torch.device(pick_device(device)).type=='cuda')
+    was = unet(net).cfg.checkpointing
+    unet(net).cfg = replace(unet(net).cfg, checkpointing=was or cfg.checkpointing)
+    for name,make,train in stages(cfg):
+        loss = stage_loss(name, make, net, cfg, encoder)
+        settings = {k: v for k,v in asdict(loss.loss).items() if k!='progress'}
+        said = dict(net=asdict(net.cfg), views=len(data), loss=dict(name=type(loss.loss).__name__, **settings), recipe={k: v for k,v in asdict(cfg).items() if k not in _how}, **(about or {}))
+        t = Trainer(net.train(), loss, data, train, Path(out)/name, drawn, evaluate, said, workers, device, command)
+        t.fit(minutes and max(1e-9, minutes-(time.time()-begun)/60), progress)
+        if t.done<train.steps: return None
+        net = _after(t)
+    unet(net).cfg = replace(unet(net).cfg, checkpointing=was)                  # how it was trained is no part of what it is
+    return net
+
+_how = ('steps','tune','save_every','eval_every','best','accumulate','checkpointing','compile') # fields that a run may go on with when they differ
+
 
 # %% ../nbs/07a_recipe.ipynb #21ccf4e3
 def train_generator(
@@ -504,25 +555,11 @@ def train_generator(
     encoder=None,     # see `stage_loss`
 ):                    # with averaged weights, a `Worded` or, without words, a `UNet`; None when it was stopped before the end
     "Train a generator that fills holes: to remove noise, then to do so in a few steps"
-    import time
-    begun = time.time()
     torch.manual_seed(0)
     net,words = _begin(start, cfg)
     if cfg.words: net = listening(net, name, words, cfg.words); name = net.words.cfg.target
-    unet = lambda o: getattr(o, 'net', o)
-    was = unet(net).cfg.checkpointing
-    unet(net).cfg = replace(unet(net).cfg, checkpointing=was or cfg.checkpointing)
     data = HoleSet(views, net.cfg.size, cfg.everything, cfg.free, cfg.unsaid, net.cfg.classes, net.words if cfg.words else None, name, cfg.silent, cfg.bodies)
-    for name,make,train in stages(cfg):
-        loss = stage_loss(name, make, net, cfg, encoder)
-        settings = {k: v for k,v in asdict(loss.loss).items() if k!='progress'}
-        said = dict(net=asdict(net.cfg), views=len(views), loss=dict(name=type(loss.loss).__name__, **settings), recipe={k: v for k,v in asdict(cfg).items() if k not in ('steps','tune','save_every','eval_every','best','accumulate','checkpointing')}, **(about or {}))
-        t = Trainer(net.train(), loss, data, train, Path(out)/name, drawn_shares(views, cfg), evaluate, said, workers, device, command)
-        t.fit(minutes and max(.01, minutes-(time.time()-begun)/60), progress)
-        if t.done<train.steps: return None
-        net = _after(t)
-    unet(net).cfg = replace(unet(net).cfg, checkpointing=was)                  # how it was trained is no part of what it is
-    return net
+    return train_stages(net, data, drawn_shares(views, cfg), out, cfg, evaluate, minutes, device, workers, about, command, progress, encoder)
 
 # %% ../nbs/07a_recipe.ipynb #49d26727
 class Latents:

@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from PIL import Image, ImageDraw, ImageFont
 from .images import (Box, MessiError, ImageError, ConfigError, DataError, WeightsError, load_image, load_mask,
                                    note_of, noted, save_image, mask_to_pil, list_images, to_tensor, command, positional,
-                                   check_writable, in_float32, made_here, regular_file, say, short_name, user_path)
+                                   check_free, check_writable, in_float32, made_here, read_json, regular_file, say, short_name, user_path)
 from .data import Packed, letterbox, mask_box, photo_mask
 from .augment import warp, recolour
 from .training import Pretrained, Trainer, TrainCfg, precision, find_weights, load_weights, load_into, make_folder, write_json, pick_device
@@ -896,6 +896,12 @@ def people_sheet(
     return noted(out, note_of(cuts[0]), note_of(cuts[0]).get('kind', 'composite'))
 
 # %% ../nbs/04_segment.ipynb #48a6ba43
+_about = 'people found by messi_anything'
+
+def _ours(path)->bool: # whether a COCO file is of an earlier call
+    try: return read_json(path)['info']['description']==_about
+    except (MessiError, KeyError, TypeError): return False
+
 def _written(out, coco)->set: # paths that an earlier call wrote
     try: return {(out/o).resolve() for i in json.loads(regular_file(out/coco).read_bytes())['images'] for o in i['files']}
     except (MessiError, OSError, ValueError, KeyError, TypeError): return set()
@@ -910,7 +916,8 @@ def _plan(photos, out, coco)->list: # (path, name of its outputs)
     for _,name in plan:
         taken = {p for p in mine if p.parent==out.resolve() and re.fullmatch(re.escape(name)+r'_(sheet|person[0-9]+)\.png', p.name)}
         for file in (*(out/f'{name}_{o}.png' for o in ('mask','cutout','overlay')), *sorted(taken)):
-            if file.exists() and (file.resolve() in mine or not (file.resolve() in earlier or made_here(file))): raise ConfigError(f'{file.name} in {out} is there already, no work of this program, and would be lost: choose another folder for what is written')
+            if file.resolve() not in mine: check_free(file, file.resolve() in earlier)
+            elif file.exists(): raise ConfigError(f'{file} is one of the photos, and would be lost: choose another folder with --out')
     return plan
 
 # %% ../nbs/04_segment.ipynb #c87d689e
@@ -936,6 +943,7 @@ def segment_many(
     check_choice(people)
     out,find,images,annotations = check_writable(make_folder(out)),segmenter or Segmenter.from_pretrained(),[],[]
     check_writable(make_folder((out/coco).parent))
+    if coco: check_free(out/coco, _ours(out/coco))
     for path,name in _plan([Path(p) for p in photos], out, coco):
         try:
             img = load_image(path)
@@ -949,7 +957,7 @@ def segment_many(
             images.append(dict(id=len(images)+1, file_name=path.as_posix(), width=img.width, height=img.height, files=[o.name for o in files]))
             if coco: annotations += coco_entries(found, len(images), len(annotations)+1)
             yield path, found, files
-    if coco: write_json(out/coco, dict(info=dict(description='people found by messi_anything'), images=images, annotations=annotations, categories=[dict(id=1, name='person', supercategory='person')]))
+    if coco and images: write_json(out/coco, dict(info=dict(description=_about), images=images, annotations=annotations, categories=[dict(id=1, name='person', supercategory='person')]))
 
 # %% ../nbs/04_segment.ipynb #0919d4ee
 def messi_segment(

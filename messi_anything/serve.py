@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from . import __version__
 from .images import (Box, MessiError, ImageError, ConfigError, WeightsError, load_image, load_mask, load_photo, mask_to_pil,
-                                   command, is_raw, note_of, open_picture, raster, _most, _plugin, _plugins, _quiet, _save_options, _why_not, _words)
+                                   command, home_folder, is_raw, note_of, open_picture, raster, _most, _plugin, _plugins, _quiet, _save_options, _why_not, _words)
 from .training import pick_device
 from .segment import check_choice, choice, coco_entries, from_mask
 from .pipeline import DEFAULT_MODE, MODES, ReplaceCfg, inpainter, load_segmenter, replace
@@ -71,7 +71,7 @@ class Refusal(Exception):
 def listed_targets()->dict: # name -> folder
     "Targets that may be asked for by name"
     import messi_anything
-    home = Path(os.environ.get('MESSI_HOME', Path.home()/'.cache'/'messi_anything'))
+    home = home_folder()
     out = dict(nobody='nobody')
     for d in (Path(messi_anything.__file__).parent/'weights', home):        # your own come last, and count
         for f in sorted(d.glob('*/target.json')) if d.is_dir() else ():

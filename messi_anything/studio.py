@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 from fastcore.basics import patch
 from fastcore.meta import delegates
 from .images import (MessiError, ImageError, DataError, ConfigError, LoadedPhoto, load_image, load_photo, mask_to_pil,
-                                   image_grid, command, is_image_file, note_of, _plugin, _plugins, _save_options)
+                                   image_grid, command, is_image_file, note_of, user_path, _plugin, _plugins, _save_options)
 from .training import make_folder, pick_device, plot_curve
 from .segment import choice
 from .target import target_report, thumbnail, review
@@ -131,9 +131,10 @@ def open_path(self:Sitting, path:str)->str:
     "The same for a file on this machine, where that is allowed"
     if not self.paths: raise ConfigError('paths are not taken on this page: upload the photo')
     try:
-        p = Path(path.strip().strip('"')).expanduser()
+        p = user_path(path.strip().strip('"'), ImageError)
         size = p.stat().st_size if p.is_file() else 0
-    except (OSError, ValueError, RuntimeError) as e: raise ImageError(f'{path.strip()[:80]}: cannot be opened ({getattr(e, "strerror", None) or type(e).__name__}): check the path') from None
+    except ImageError: raise
+    except (OSError, ValueError) as e: raise ImageError(f'{path.strip()[:80]}: cannot be opened ({getattr(e, "strerror", None) or type(e).__name__}): check the path') from None
     if size>self.cfg.max_mb*2**20: raise ImageError(f'{p.name} is larger than the {self.cfg.max_mb:g} MB that a photo may have: scale it down, or save it as JPEG')
     load_image(p)                                                            # says what is wrong with a path
     return self.open(p.read_bytes(), p.name)
@@ -759,8 +760,9 @@ def _masked(self:Studio):
     self.edits[2].disabled = not s.past
 
 # %% ../nbs/12_studio.ipynb #b1e7d1f1
-_modes = dict(head='new head, the body stays', generated='paint the whole person',
-              image='start from the person who is there', static='paste a cut-out', remove='only remove the person')
+_modes = dict(person='new head, clothes and skin', head='new head, the body stays',
+              generated='paint the whole person', image='start from the person who is there',
+              static='paste a cut-out', remove='only remove the person')
 
 def _option(kind, label, name, **kw): # a field for an option, as `ReplaceCfg` declares it
     f = ReplaceCfg.options()[name]

@@ -647,7 +647,7 @@ def _write_crops(report, plans, out, workers, progress): # `plans`: (plan, frame
 # %% ../nbs/03b_target.ipynb #167d8bb5
 def _check_place(folder, out):
     "Refuse a folder where crops would be written over something that is not ours"
-    source,photos = os.path.realpath(Path(folder).expanduser()),os.path.realpath(out/'photos')
+    source,photos = os.path.realpath(user_path(folder, DataError)),os.path.realpath(out/'photos')
     if source==photos or source.startswith(photos+os.sep): raise ConfigError(f'{out}: the crops would be written to {out/"photos"}, among the photos themselves: choose another folder')
     if (out/'photos.csv').exists(): return
     for o in (out/'photos', out/'face_boxes.csv'):

@@ -13,7 +13,8 @@ from .training import make_folder, pick_device
 # %% auto #0
 __all__ = ['target_photos', 'generator_views', 'segmenter_photos', 'segmenter_weights', 'score_segmenter', 'face_photos',
            'faceless_places', 'face_sets', 'score_face_finder', 'segmenter_sets', 'SegmentHow', 'train_segment',
-           'landmark_faces', 'score_landmarks', 'train_landmarks', 'messi_train', 'main_train']
+           'mesh_rows', 'validation_photos', 'landmark_faces', 'score_landmarks', 'train_landmarks', 'photo_parts',
+           'head_photos', 'head_pack', 'train_head_pixels', 'messi_train', 'main_train']
 
 # %% ../nbs/09a_train.ipynb #7130e9a5
 def _flagged(root, name)->set: # paths of photos to leave out
@@ -279,17 +280,27 @@ def train_segment(data, out, preset, steps, bs, encoder='', pretrain=0, teacher=
     with atomic_path(run/'curve.png') as tmp: fig.savefig(tmp, format='png', dpi=100)
     return net
 
-# %% ../nbs/09a_train.ipynb #ada8e1d2
-def landmark_faces(root, apart=400, seed=0)->dict: # 'train', 'val' and 'people_val' -> list of (photo's path, (478,3) points in pixels)
-    "The faces of the tables `mesh.npz`, split"
+# %% ../nbs/09a_train.ipynb #a5524d59
+def mesh_rows(root)->list: # of (photo's path, (478,3) points in pixels)
+    "The tables of dense landmarks"
     root,rows = Path(root),[]
     for name in ('messi','faces','people'):
         if (f := root/name/'mesh.npz').exists():
             with np.load(f) as z: rows += [(root/p, q.astype(np.float32)/10) for p,q in zip(z['path'].tolist(), z['points'])]
     if not rows: raise DataError(f'{root}: no table of dense landmarks: messi/mesh.npz, faces/mesh.npz or people/mesh.npz')
-    f = root/'people/annotations/person_val.json'
-    val = {Path(o['file_name']).stem for o in json.loads(f.read_text())['images']} if f.exists() else set()
-    people = [p.parent==root/'people/images' and p.stem in val for p,_ in rows]
+    return rows
+
+def validation_photos(root)->set: # paths
+    "The photos of people that the segmenter is judged by: nothing learns from them"
+    f = Path(root)/'people/annotations/person_val.json'
+    return {Path(root)/'people/images'/o['file_name'] for o in json.loads(f.read_text())['images']} if f.exists() else set()
+
+
+# %% ../nbs/09a_train.ipynb #ada8e1d2
+def landmark_faces(root, apart=400, seed=0)->dict: # 'train', 'val' and 'people_val' -> list of (photo's path, (478,3) points in pixels)
+    "The faces of the tables `mesh.npz`, split"
+    rows,val = mesh_rows(root),validation_photos(root)
+    people = [p in val for p,_ in rows]
     free = np.flatnonzero(~np.array(people))
     held = set(np.random.default_rng(seed).permutation(free)[:min(apart, len(free)//5)].tolist())
     photos = {rows[i][0] for i in held}
@@ -337,10 +348,98 @@ def train_landmarks(data, run, steps, bs, command=''): # the network, its record
     write_json(make_folder(run)/'record.json', dict(command=command, faces=len(crops), steps=steps, windows=steps*bs, hardware=hardware(torch.device('cpu')), wall_seconds=round(time.time()-start), curve=curve, scores=scores))
     return net
 
+# %% ../nbs/09a_train.ipynb #c1557c43
+def photo_parts(root, path)->np.ndarray: # (h,w) uint8, see `pixels.HeadPack`
+    "What is hair or skin in a photo, from the parts and masks that lie beside it"
+    from messi_anything.images import open_picture
+    from messi_anything.pixels import OTHER, HEAD, UNSURE
+    root,path = Path(root),Path(path).relative_to(root).as_posix()
+    beside = (lambda k: path.replace('messi/', f'messi/{k}/', 1)) if path.startswith('messi/') else (lambda k: path.replace('/images/', f'/{k}/'))
+    read = lambda k, mode: np.asarray(open_picture((root/beside(k)).with_suffix('.png')).convert(mode) if mode else open_picture((root/beside(k)).with_suffix('.png')))
+    if not (root/beside('parts')).with_suffix('.png').exists(): return np.where(read('masks', 'L')>127, UNSURE, OTHER).astype(np.uint8)
+    p = read('parts', None)
+    return np.where(np.isin(p, (1,2)), HEAD, np.where(np.isin(p, (3,4,255)), UNSURE, OTHER)).astype(np.uint8)
+
+
+# %% ../nbs/09a_train.ipynb #551a634c
+def head_photos(
+    root,          # folder laid out as above
+    farthest=.55,  # embedding distance from which a face among the target's photos is taken for somebody else's
+)->list:           # of (path, (478,3) points, whether it is the target, whether it is kept apart)
+    "Whose heads the generator of upright heads learns from; of the target and of portraits, one face a photo"
+    import csv
+    from messi_anything.data import split_photos
+    root,out_of = Path(root),validation_photos(root)|{Path(root)/o for o in _flagged(root, 'messi')}
+    if (f := root/'messi/embedding_distance.csv').exists():
+        with open(f, newline='', encoding='utf-8') as g: out_of |= {root/r['path'] for r in csv.DictReader(g) if float(r['distance'])>farthest}
+    heads = []
+    for path,mesh in mesh_rows(root):
+        if path in out_of or not path.is_file(): continue
+        if root/'people' not in path.parents: out_of.add(path)
+        heads.append((path, mesh, root/'messi' in path.parents))
+    side = split_photos([p for p,_,t in heads if t], progress=False)
+    held = lambda i, p, t: side[p]!='train' if t else i%25==0
+    return [(p, m, t, held(i, p, t)) for i,(p,m,t) in enumerate(heads)]
+
+
+# %% ../nbs/09a_train.ipynb #94fb69b0
+def head_pack(
+    data,         # folder laid out as above
+    out,          # folder for the pack
+    size:int=128, # of the network
+)->Path:          # the pack, made once for these photos
+    "Everything the generator of upright heads needs, in one file of at most 60 MB"
+    from messi_anything.pixels import pack_heads
+    heads = head_photos(data)
+    key = hashlib.sha1(repr([(str(p), t, h, p.stat().st_mtime_ns) for p,_,t,h in heads]).encode()).hexdigest()[:8]
+    path = Path(out)/f'heads-{size}-{key}.npz'
+    if not path.exists():
+        pack = pack_heads(heads, lambda p: photo_parts(data, p), size)
+        make_folder(out)
+        pack.save(path)
+        print(f'{len(pack)} of {len(heads)} heads, {int(pack.label.sum())} of the target, {int(pack.held.sum())} kept apart: {path.stat().st_size/1e6:.1f} MB')
+    return path
+
+
+# %% ../nbs/09a_train.ipynb #3206dbce
+def train_head_pixels(data, out, run, cfg, start='', minutes=0, device=None, workers=0, command=''): # the network, or None when it was stopped
+    "The whole recipe, from a folder or a pack; after each call `preview.png` shows heads that were kept apart"
+    from messi_anything.pixels import HeadPack, HeadHoles, pixel_net, preview, train_pixels
+    from messi_anything.training import checkpoints, load_checkpoint
+    from messi_anything.unet import UNet
+    path = Path(data) if Path(data).suffix=='.npz' else head_pack(data, out, cfg.size)
+    pack = HeadPack.load(path)
+    about = dict(start=Path(start).name, heads=len(pack), pack=hashlib.sha1(path.read_bytes()).hexdigest()[:12])
+    first = UNet.from_pretrained(start) if start else None
+    net = train_pixels(pack, run, cfg, first, minutes or None, device, workers, about, command)
+    few = net is not None and cfg.tune>0 or bool(checkpoints(run/'ect'))
+    seen = net
+    if seen is None:
+        seen = UNet(pixel_net(cfg))
+        seen.load_state_dict(load_checkpoint(checkpoints(run/('ect' if few else 'edm'))[-1])['ema'][0])
+    preview(seen, HeadHoles(pack, cfg.size), few, device=device).save(run/'preview.png')
+    if net is None: any(_finished(run/k, n) for k,n in (('edm',cfg.steps), ('ect',cfg.tune)) if n and checkpoints(run/k)) # says how far it is
+    return net
+
+
+# %% ../nbs/09a_train.ipynb #a6334702
+def _head_card(run, cfg): # the model card of weights made by `train_head_pixels`
+    recs = [json.loads((run/k/'record.json').read_text()) for k in ('edm','ect') if (run/k/'record.json').exists()]
+    how = ', then '.join(f"{r['about']['loss']['name']}: {r['images']:,} pictures in {r['wall_seconds']/60:.0f} minutes on {r['hardware']['device']}" for r in recs)
+    return f"""# A generator of upright heads, {cfg.size} pixels
+
+Paints the target's head (label 1) or somebody's (label 0) into a hole, given the outline, the landmarks and eight numbers of light. It never sees the face that was there.
+
+Learned from {recs[0]['about']['heads']:,} heads. {how}. Command: `{recs[-1]['command']}`.
+
+It knows no more of anybody than those photos show; likenesses of people who have not agreed are not to be made with it. What it paints must be said to be synthetic.
+"""
+
+
 # %% ../nbs/09a_train.ipynb #587cf226
 def messi_train(
-    what:str,           # 'segment', 'generator', 'faces' or 'landmarks'
-    data:str,           # folder of photos, laid out as the table above says
+    what:str,           # 'segment', 'generator', 'pixels', 'pack', 'faces' or 'landmarks'; 'pack' makes the one file that 'pixels' needs
+    data:str,           # folder of photos, laid out as the table above says; for 'pixels' also such a file
     out:str='runs',     # folder for checkpoints, records and weights; an interrupted run goes on from there
     preset:str='tiny',  # of the network
     steps:int=0,        # of the segmenter, of the face finder, or of the generator's first stage (denoising); 0 for 3600, for the generator what its preset says
@@ -359,12 +458,16 @@ def messi_train(
     teacher:str='',     # segmenter: weights (a name, a folder or a hub id) that mark the photos of --unlabelled
     unlabelled:str='',  # segmenter: folder of photos without masks, to learn from with a teacher's
     device:str='auto',  # cpu, cuda or mps
+    minutes:float=0,    # pixels: stop after about so long, with status 1; the same command again goes on exactly there. 0 for no end
+    workers:int=0,      # pixels: processes that prepare pictures
 ):
-    "Train the segmenter, the generator, the face finder's or the landmarks' network, and leave weights that --target or --segmenter can name"
+    "Train the segmenter, a generator, the face finder's or the landmarks' network, and leave weights that --target or --segmenter can name"
     from messi_anything.training import TrainCfg, write_json
     dev,run = pick_device(device),Path(out)/f'{what}-{preset}'
-    from messi_anything.recipe import recipe_cfg
-    cfg = recipe_cfg(preset, **{k: v for k,v in (('steps',steps or None), ('tune',None if tune<0 else tune), ('bs',bs or None), ('accumulate',accumulate), ('checkpointing',checkpointing)) if v is not None}) if what=='generator' else None
+    from messi_anything.recipe import recipe_cfg, recipes
+    from messi_anything.pixels import pixel_recipes
+    cfg,among = None,dict(generator=recipes, pixels=pixel_recipes, pack=pixel_recipes).get(what)
+    if among: cfg = recipe_cfg(preset, among, **{k: v for k,v in (('steps',steps or None), ('tune',None if tune<0 else tune), ('bs',bs or None), ('accumulate',accumulate), ('checkpointing',checkpointing)) if v is not None})
     steps,bs = (cfg.steps,cfg.bs) if cfg else (steps or 3600, bs or 32)
     how = f'messi_train {what} DATA --preset {preset} --steps {steps} --bs {bs}'+(f' --accumulate {accumulate}' if accumulate>1 else '')+' --checkpointing'*checkpointing
     if what=='segment':
@@ -392,8 +495,17 @@ def messi_train(
         if not _finished(run, steps): return 1
         rec = json.loads((run/'record.json').read_text())
         write_json(run/'record.json', {**rec, 'scores': score_face_finder(FaceFinder(net.cpu()), val, data), 'kept_apart': sorted(p.relative_to(data).as_posix() for p in val)})
+    elif what=='pack':
+        print(head_pack(data, out, cfg.size))
+        return
+    elif what=='pixels':
+        how += f' --tune {cfg.tune}'+(f' --start {Path(start).name}' if start else '')
+        net = train_head_pixels(data, out, run, cfg, start, minutes, dev, workers, how)
+        if net is None: return 1
+        write_json(make_folder(run/'weights')/'target.json', dict(name='messi', label=1, close=False))
+        (run/'weights/README.md').write_text(_head_card(run, cfg), encoding='utf-8')
     elif what=='landmarks': net = train_landmarks(data, run, steps, 2*bs, how)
-    else: raise ConfigError(f"what={what!r}: say 'segment', 'generator', 'faces' or 'landmarks'")
+    else: raise ConfigError(f"what={what!r}: say 'segment', 'generator', 'pixels', 'pack', 'faces' or 'landmarks'")
     if what=='generator' and cfg.words: save_words(net.words, make_folder(run/'weights')); net = net.net
     net.save_pretrained(run/'weights')
     print(f'weights in {run/"weights"}, record in {run}')

@@ -531,7 +531,7 @@ class Trainer:
     ):
         "Go on from a checkpoint as if there had been no stop"
         s = load_checkpoint(path) if state is None else state
-        mine = {k:v for k,v in asdict(self.cfg).items() if k not in ('steps','log_every','eval_every','save_every','keep','history','best','keep_bytes','explode','eval_all','keep_memory')}
+        mine = {k:v for k,v in asdict(self.cfg).items() if k not in ('steps','log_every','eval_every','save_every','keep','history','best','keep_bytes','explode','eval_all','keep_memory','compile')}
         diff = [k for k,v in mine.items() if s['cfg'].get(k)!=v]
         if diff: raise ConfigError(f'{path} belongs to a run with another {", ".join(diff)}: give the same settings to go on with it, or another folder to start anew')
         if json.loads(s['about'])!=json.loads(json.dumps(self.about)): raise ConfigError(f'{path} belongs to a run on another network or other data ({s["about"]}): give another folder to start anew')

@@ -11,7 +11,8 @@ import numpy as np, torch, torch.nn.functional as F
 from torch import nn, Tensor
 from PIL import Image
 from fastcore.basics import patch
-from .images import Box, ConfigError, DataError, load_image, load_mask, noted, save_image, to_tensor, to_pil, image_grid, command
+from .images import (Box, ConfigError, DataError, load_image, load_mask, noted, save_image, to_tensor, to_pil,
+                                   image_grid, check_free, command, short_name, user_path)
 from .captions import split_words, phrase_book
 from .training import make_folder, pick_device
 from .text import check_text
@@ -66,7 +67,8 @@ class Pictures(list):
     def save(self, folder)->list: # paths
         "Write the pictures as words_SEED.png, each saying that it is synthetic and from which words"
         d = make_folder(folder)
-        return [save_image(o, d/f'words_{self.seed+i}.png') for i,o in enumerate(self)]
+        files = [check_free(d/f'words_{self.seed+i}.png') for i in range(len(self))]
+        return [save_image(o, f) for o,f in zip(self, files)]
 
 # %% ../nbs/11_words.ipynb #d693ee42
 def generate(
@@ -483,7 +485,7 @@ def messi_words(
     _plain_warnings()
     pics = generate(text, n, seed, steps, guidance, target, device)
     files = pics.save(out)
-    files.append(save_image(pics.grid(), Path(out)/'words.png'))
+    files.append(save_image(pics.grid(), check_free(Path(out)/'words.png')))
     print(f'{len(pics)} pictures -> {out}')
     return 0
 
@@ -502,16 +504,17 @@ def messi_edit(
     guidance:float=2.,    # how strictly the target's words are followed
     steps:int=5,          # 1 to 6
     seed:int=0,           # the same seed gives the same picture
-    people:str='all',     # whom: all, largest, left, right, surest, or a number from the left (from 0)
+    people:str='all',     # whom: all, largest, left, right, surest, a number from the left (from 0), or several: 0,2
     generator:str='messi',# who paints: a target's name, a folder or a hub id
     out:str='.',          # folder
     device:str='auto',    # cpu, cuda or mps
 )->int:
     "Change a photo from what it shows to what it should show: writes messi_NAME_edit.png and a before/mask/after strip"
     _plain_warnings()
+    edited,strip = (check_free(user_path(out)/f'messi_{short_name(Path(photo).stem)}_{o}.png') for o in ('edit','edit_strip'))
     r = edit(photo, source, target, where, strength, guidance, steps, seed, generator, people=choice(people), device=device)
-    d = make_folder(out)
-    files = [r.save(d/f'messi_{Path(photo).stem}_edit.png'), save_image(r.strip(), d/f'messi_{Path(photo).stem}_edit_strip.png')]
+    make_folder(out)
+    files = [r.save(edited), save_image(r.strip(), strip)]
     print(f'{r.note} -> {", ".join(map(str, files))}')
     return 0
 
