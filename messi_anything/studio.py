@@ -780,7 +780,7 @@ def _how_part(self:Studio)->list:
     self.steps = _option(W.IntSlider, 'Steps', 'steps')
     self.seed = _option(W.BoundedIntText, 'Seed', 'seed', max=2**31-1)
     self.n = _option(W.IntSlider, 'Variants', 'n', value=1, max=min(6, s.cfg.max_variants))
-    self.text = _option(W.Text, 'Description', 'text', placeholder='if wanted: in a white shirt')
+    self.text = _option(W.Text, 'Description', 'text', placeholder='if wanted: smiling, with a red cap')
     self.guidance = _option(W.FloatSlider, 'Guidance', 'guidance', min=1, max=6, step=.5)
     draw = lambda: setattr(self.seed, 'value', int(np.random.default_rng().integers(2**31)))
     self.dice = _button('Another seed', draw, 'Draw a seed')
@@ -797,7 +797,7 @@ def _how_part(self:Studio)->list:
     return [_title('3. Who, and how'), *how, _row(self.go), says]
 
 # %% ../nbs/12_studio.ipynb #c25ce747
-_silent = ('head','static','remove') # modes without words
+_silent = ('static','remove') # modes without words
 
 @patch
 def _moded(self:Studio):
@@ -806,7 +806,8 @@ def _moded(self:Studio):
     mode = self.mode.value
     show(self.strength, mode=='image')
     show(self.steps, mode not in ('static','remove'))
-    for o in (self.text, self.guidance): show(o, mode not in _silent)
+    show(self.text, mode not in _silent)
+    show(self.guidance, mode in ('generated','image'))
 
 @patch
 def _asked(self:Studio)->dict: # for `Sitting.run`
@@ -1081,14 +1082,13 @@ class WordsTab:
         self.studio,self.worker,self.made = studio,Worker(lambda: None),[]
         self.worker.cancel.layout.display = 'none'                           # it takes a second or two
         s,line = studio.sitting,lambda label,hint: _field(W.Text, label, placeholder=hint)
-        self.text,self.source,self.wanted = line('Description', 'with a hat, in a white shirt'),line('It shows', 'a person'),line('It should show', 'a person with a hat')
-        names = sorted(n for n,d in listed_targets().items() if (Path(d)/'model.safetensors').is_file()) # words need a generator
+        self.text,self.source,self.wanted = line('Description', 'smiling, in a white shirt'),line('It shows', 'what the photo says'),line('It should show', 'smiling, with sunglasses')
+        names = [n for n in sorted(listed_targets()) if n!='nobody']
         self.who = _field(W.Dropdown, 'Target', options=names, value=s.target if s.target in names else names[0])
-        self.where = _field(W.Dropdown, 'Where', options=[('head and hair','face'), ('the whole person','person'), ('the mask of the first tab','mask')])
-        self.strength,self.guidance = _field(W.FloatSlider, 'Strength', value=.8, min=.05, max=1, step=.05),_field(W.FloatSlider, 'Guidance', value=2., min=0, max=6, step=.5)
+        self.where = _field(W.Dropdown, 'Where', options=[('the head','head'), ('the mask of the first tab','mask')])
+        self.strength = _field(W.FloatSlider, 'Strength', value=1., min=-1.5, max=1.5, step=.1)
         self.seed,self.n = _field(W.BoundedIntText, 'Seed', value=0, min=0, max=2**31-1),_field(W.IntSlider, 'Pictures', value=4, min=1, max=8)
         self.paint,self.change = _button('Paint', self._paint),_button('Change the photo', self._change)
-        self.source.value = 'a person'
         self.into,self.phrase,self.known = _field(W.Dropdown, 'Add words to', options=[('Description',0), ('It shows',1), ('It should show',2)]),_field(W.Dropdown, 'Words', options=['']),W.HTML()
         self.sheet,self.compare = W.HTML(),Compare()
         self.save = Save(lambda k: (f'messi_words_{k}.png', 'image/png', png_bytes(*self.made[int(k)])))
@@ -1096,7 +1096,7 @@ class WordsTab:
         self.who.observe(lambda c: self._vocabulary(), 'value'); self._vocabulary()
         self.phrase.observe(self._add, 'value')
         side = W.VBox([_title('A picture from a description'), self.text, self.n, _row(self.paint), _title('The photo of the first tab, changed'), self.source, self.wanted, self.where, self.strength, _row(self.change),
-                       _title('For both'), self.who, self.guidance, self.seed, self.into, self.phrase, self.known]).add_class('messi-side')
+                       _title('For both'), self.who, self.seed, self.into, self.phrase, self.known]).add_class('messi-side')
         self.box = W.VBox([self.worker.box, W.Box([side, W.VBox([self.sheet, self.compare, self.save]).add_class('messi-wide')]).add_class('messi-cols')])
 
 # %% ../nbs/12_studio.ipynb #570f7e74
@@ -1127,23 +1127,23 @@ def _work(self:WordsTab, f, then):
 # %% ../nbs/12_studio.ipynb #fdcdd210
 @patch
 def _paint(self:WordsTab):
-    a = dict(text=self.text.value.strip(), n=self.n.value, seed=self.seed.value, guidance=self.guidance.value, target=self.who.value)
+    a = dict(text=self.text.value.strip(), n=self.n.value, seed=self.seed.value, target=self.who.value)
     def then(imgs):
-        self.made = [(im, dict(target=a['target'], seed=str(a['seed']+i), text=a['text'], guidance=f'{a["guidance"]:g}', mode='words', kind='generated')) for i,im in enumerate(imgs)]
+        self.made = [(im, dict(target=a['target'], seed=str(a['seed']+i), text=a['text'], mode='words', kind='generated')) for i,im in enumerate(imgs)]
         self.sheet.value = '<div class="messi-sheet">'+''.join(figure(png_bytes(im, m), f'painted from: {a["text"]}', f'seed {m["seed"]}') for im,m in self.made)+'</div>'
         self.compare.after,self.save.items = b'',[[str(i), f'seed {m["seed"]}'] for i,(_,m) in enumerate(self.made)]
-        return f'{len(imgs)} painted'
-    self._work(lambda: generate(**a, device=self.studio.sitting.device), then)
+        return imgs.note
+    self._work(lambda: generate(**a), then)
 
 @patch
 def _change(self:WordsTab):
     s = self.studio.sitting
     if s.photo is None: return self.worker.line.say('there is no photo yet: give one in the tab Replace', True)
-    a = dict(source=self.source.value.strip(), target=self.wanted.value.strip(), strength=self.strength.value, guidance=self.guidance.value, seed=self.seed.value, generator=self.who.value)
+    a = dict(source=self.source.value.strip(), target=self.wanted.value.strip(), strength=self.strength.value)
     def work():
-        if self.where.value=='mask': return edit_photo(s.photo, where=s.painted(), **a, device=s.device)
         people = sorted(s.chosen) or s.selection()['people']                 # which says that nobody is chosen
-        return edit_photo(s.photo, where=self.where.value, people=people, **a, device=s.device, segmenter=lambda _: s.found)
+        only = s.painted() if self.where.value=='mask' else None
+        return edit_photo(s.photo, where=only, people=people, **a, device=s.device, segmenter=lambda _: s.found)
     def then(r):
         self.made,self.sheet.value,self.save.items = [(r.image, r.provenance() if r.replaced else None)],'',[['0','Picture']]
         with self.compare.hold_sync(): self.compare.before,self.compare.after,self.compare.alt = _shown(r.original),_shown(r.image, r.provenance()),f'the photo, changed: {r.note}'
