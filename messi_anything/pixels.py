@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
 from torch import Tensor
 from PIL import Image, ImageDraw
+from scipy.ndimage import maximum_filter
 from .images import ConfigError, DataError, WeightsError, atomic_path, image_grid, load_image, open_picture, read_json, to_pil, to_tensor
 from .landmarks import FACE_OVAL
-from .augment import grow, box_hole, blob_hole, stroke_hole
+from .augment import box_hole, blob_hole, stroke_hole
 from .training import find_weights, precision
 from .unet import UNet, UNetCfg
 from .consistency import Denoiser, sample_consistency, sample_heun
@@ -63,12 +64,10 @@ def sketch(
     "Draw a face's landmarks"
     im,p = Image.new('L', (2*size,)*2),np.asarray(points, float)*2
     pen = ImageDraw.Draw(im)
-    for line,closed,ink in LINES:
-        at = [tuple(p[i]) for i in (*line, *line[:closed])]
-        pen.line(at, fill=ink, width=max(1, round(size/48)))
+    for line,closed,ink in LINES: pen.line(p[[*line, *line[:closed]]].ravel().tolist(), fill=ink, width=max(1, round(size/48)))
     r = size/40
-    for x,y in p[-2:]: pen.ellipse((x-r, y-r, x+r, y+r), fill=255)
-    return torch.from_numpy(np.array(im.resize((size,)*2, Image.BOX))).float()[None]/255
+    for x,y in p[-2:].tolist(): pen.ellipse((x-r, y-r, x+r, y+r), fill=255)
+    return torch.from_numpy(np.array(im.reduce(2))).float()[None]/255
 
 # %% ../nbs/07p_pixels.ipynb #a5103d74
 def head_light(
@@ -107,9 +106,9 @@ def head_hole(
     x,y = (oval.min(0)+oval.max(0))/2
     a,b = around*unit,1.3*around*unit
     if around: pen.ellipse((x-a, y-.25*unit-b, x+a, y-.25*unit+b), fill=255)
-    out = grow(torch.maximum((head>.5).float(), torch.from_numpy(np.array(im)).float()[None]/255)[None], max(1, round(margin*s)))[0]
-    out[:,max(0, round(oval[:,1].max()+below*unit)):] = 0
-    return (out>.5).float()
+    out = maximum_filter(np.maximum(head[0].numpy()>.5, np.asarray(im)>0).astype(np.uint8), 2*max(1, round(margin*s))+1)
+    out[max(0, round(oval[:,1].max()+below*unit)):] = 0
+    return torch.from_numpy(out).float()[None]
 
 # %% ../nbs/07p_pixels.ipynb #680a18d6
 ROOM = 1.125                        # a packed picture shows this much more than the network will, for shifts and scales
@@ -228,15 +227,15 @@ class HeadHoles(torch.utils.data.Dataset):
 
     def look(self, i, side, x, y, flip=False): # picture (3,s,s), head, seen (1,s,s), points (152,2), light (3,16,16)
         p,s,n = self.pack,self.size,self.pack.size
-        img = torch.from_numpy(self.image[i,y:y+side,x:x+side]).permute(2,0,1).float()/127.5-1
-        part = torch.from_numpy(self.part[i,y:y+side,x:x+side])
-        maps = torch.stack([(part==HEAD)|(part==UNSURE), part!=BEYOND]).float()
-        both = torch.cat([img, maps])
-        if side!=s: both = F.interpolate(both[None], (s,s), mode='bilinear', antialias=True)[0]
+        part,box = self.part[i],(x, y, x+side, y+side)
+        maps = np.stack([(part==HEAD)|(part==UNSURE), part!=BEYOND, part!=BEYOND], 2).astype(np.uint8)*255
+        img,maps = (np.array(Image.fromarray(o).resize((s,s), Image.BILINEAR, box=box)) for o in (self.image[i], maps))
+        both = torch.from_numpy(np.concatenate([img, maps[...,:2]], 2)).permute(2,0,1).float()/255
+        both[:3] = both[:3]*2-1
         light = light_map(p.light[i], ((x/n-.5)*ROOM+.5, (y/n-.5)*ROOM+.5, side/n*ROOM))
         points = (p.points[i]-(x,y))*s/side
         if flip: both,light,points = both.flip(2),light.flip(2),points*(-1,1)+(s,0)
-        return both[:3].clamp(-1,1),both[3:4],(both[4:]>.5).float(),points,light
+        return both[:3],both[3:4],(both[4:]>.5).float(),points,light
 
     def item(self, i, seen, hole, label, seed):
         img,head,inside,points,light = seen
