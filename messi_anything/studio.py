@@ -26,9 +26,10 @@ from .target import target_report, thumbnail, review
 from .inpaint import Wrapper
 from .pipeline import (DEFAULT_MODE, MODES, ReplaceCfg, Result, Variants, dress, example_photo, fingerprint,
                                      load_inpainter, load_segmenter, replace, settings_text, static_fill)
-from .customize import check_name, fits, targets_home
+from .registry import check_name, listed_targets, targets_home
+from .customize import CONSENT
 from .words import edit as edit_photo, generate, vocabulary
-from .serve import ServeCfg, check_picture, known_host, listed_targets, loopback, png_bytes, same_origin, _socket
+from .serve import ServeCfg, check_picture, known_host, loopback, png_bytes, same_origin, _socket
 
 # %% ../nbs/12_studio.ipynb #39673944
 try: from anywidget import AnyWidget
@@ -773,9 +774,8 @@ def _option(kind, label, name, **kw): # a field for an option, as `ReplaceCfg` d
 @patch
 def _how_part(self:Studio)->list:
     s,names = self.sitting,sorted(listed_targets())
-    first = lambda target: 'remove' if target=='nobody' else DEFAULT_MODE
     self.target = _option(W.Dropdown, 'Target', 'target', options=names, value=s.target)
-    self.mode = _option(W.Dropdown, 'Mode', 'mode', options=[(_modes[m],m) for m in MODES], value=first(s.target))
+    self.mode = _option(W.Dropdown, 'Mode', 'mode', options=[(_modes[m],m) for m in MODES], value=DEFAULT_MODE)
     self.strength = _option(W.FloatSlider, 'Strength', 'strength', value=.6, min=.05, step=.05)
     self.steps = _option(W.IntSlider, 'Steps', 'steps')
     self.seed = _option(W.BoundedIntText, 'Seed', 'seed', max=2**31-1)
@@ -790,7 +790,7 @@ def _how_part(self:Studio)->list:
     self.mode.observe(lambda c: self._moded(), 'value')
     self._moded()
     def aimed(c):
-        if c['new']=='nobody' or self.mode.value=='remove': self.mode.value = first(c['new'])
+        if self.mode.value=='remove': self.mode.value = DEFAULT_MODE
     self.target.observe(aimed, 'value')
     says = W.HTML('<p>The same settings make the same picture. Every picture says in itself that it is synthetic.</p>')
     how = [self.target, self.mode, self.strength, self.steps, self.seed, _row(self.dice), self.n, self.text, self.guidance]
@@ -908,7 +908,7 @@ class Tailor:
     most,most_mb = 1000,2000. # files, and all of them together
     def __init__(self, cfg=ServeCfg(), device:str=None):
         self.cfg,self.device,self.place,self.report,self.process,self.fitted = cfg,pick_device(device),None,None,None,False
-        self.curve,self.heard,self.names,self.size = [],lambda said, share: None,set(),0
+        self.step,self.last,self.heard,self.names,self.size = '','',lambda said, share: None,set(),0
         atexit.register(self.leave)
 
     @property
@@ -965,47 +965,43 @@ def _readable(self:Tailor, r): return bool(r['id']) and r['id'] in self.report.f
 def hear(self:Tailor, line:str):
     "Understand one line of what `messi_customize` says"
     line = line.strip()
-    bar = re.search(r'(\d+)/(\d+) \[', line)
-    if (m := re.search(r'loss=([0-9.e+-]+)', line)) and bar:
-        step,loss = int(bar[1]),float(m[1])
-        if not self.curve or step<self.curve[-1][-1][0]: self.curve.append([])   # a new stage counts anew
-        if not self.curve[-1] or step>self.curve[-1][-1][0]: self.curve[-1].append((step, loss))
-    if bar: self.heard('training' if m else 'looking at photos', int(bar[1])/max(1, int(bar[2])))
-    elif line and '%|' not in line: self.last = line; self.heard(line[:160], None)
+    bar,step = re.search(r'(\d+)/(\d+) \[', line),re.match(r'(\d) of 5: (.*)', line)
+    if step: self.step = step[2]
+    if bar: self.heard(self.step, int(bar[1])/max(1, int(bar[2])))
+    elif line and '%|' not in line:
+        self.last = line
+        self.heard(line[:160], int(step[1])/5 if step else None)
 
 @patch
 def fit(self:Tailor,
     name:str,            # of the new target
-    preset:str='tiny',   # how long to train
-    minutes:float=0,     # stop after about so long; 0 for never
+    consent:str,         # one of `CONSENT`
     flagged:bool=False,  # use doubtful photos as well
 )->str:
-    "Make a target of the photos; the report is looked at first"
+    "Make a target of the photos; they are looked at first"
     check_name(name)
+    if consent not in CONSENT: raise ConfigError('say first who the person is to you, and that they agree')
     if self.report is None: self.look()
-    cmd = [sys.executable, '-c', 'from messi_anything.customize import main_customize; raise SystemExit(main_customize())', name, str(self.photos), '--out', str(self.fit_folder), '--preset', preset, '--device', self.device]
-    cmd += ['--minutes', str(minutes)]*bool(minutes)+['--flagged']*flagged+['--base', 'none']*(preset=='smoke') # which is there to be tried, and makes nothing that could be used
-    self.curve,self.last,self.fitted = [],'',True
-    self.process = subprocess.Popen(cmd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, 'PYTHONUNBUFFERED': '1'}, cwd=self.place)
+    code = 'from messi_anything.customize import main_customize; raise SystemExit(main_customize())'
+    cmd = [sys.executable, '-c', code, name, str(self.photos), '--out', str(self.fit_folder), '--consent', consent]+['--flagged']*flagged
+    self.step,self.last,self.fitted = 'starting','',True
+    self.process = subprocess.Popen(cmd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=self.place,
+                                    env={**os.environ, 'PYTHONUNBUFFERED': '1'})
     rest = ''
     while block := os.read(self.process.stdout.fileno(), 4096):
         *lines,rest = re.split('[\r\n]+', rest+block.decode('utf-8', 'replace'))
         for l in lines: self.hear(l)
     rc = self.process.wait()
     if rc==2: raise MessiError(self.last.removeprefix('messi_customize: '))
-    if rc and rc not in (1, -15): raise MessiError(f'the training ended with an error: {self.last}')
-    return f'stopped; press the button again to go on' if rc else f'{name} is a target now: choose it in the tab Replace'
+    if rc==-15: return 'stopped; press the button again to go on'
+    if rc: raise MessiError(f'it ended with an error: {self.last}')
+    return f'{name} is a target now: choose it in the tab Replace'
 
 @patch
-def plot(self:Tailor)->bytes: # PNG
-    "The loss, stage by stage"
-    from matplotlib.figure import Figure
-    f = Figure(figsize=(6,2.4), layout='constrained'); ax = f.subplots(); at = 0
-    for c,stage in zip(self.curve, ('learning to remove noise','learning to do it in a few steps')):
-        ax.plot([at+s for s,_ in c], [l for _,l in c], '.-', label=stage); at += c[-1][0]
-    ax.set(xlabel='step', ylabel='loss'); ax.legend(fontsize=8) if self.curve else None
-    b = io.BytesIO(); f.savefig(b, format='png', dpi=90)
-    return b.getvalue()
+def page(self:Tailor)->str: # HTML
+    "The report, without its head"
+    f = self.fit_folder/'report.html'
+    return f.read_text(encoding='utf-8').partition('</style>')[2] if f.is_file() else ''
 
 # %% ../nbs/12_studio.ipynb #693e6cea
 class TailorTab:
@@ -1015,15 +1011,17 @@ class TailorTab:
         self.worker,self.zips,self.lost = Worker(self.tailor.stop),[],[]
         self.drop = Drop(self._dropped, label='Drop photos of one person here, a folder or a zip of them, or choose files', hint='100 to 200 photos are good, 20 may do', accept='image/*,.zip', many=True, most=500*2**20)
         self.look,self.forget = _button('Look at the photos', self._look),_button('Remove these photos', self._forget)
-        self.sheet,self.review,self.plot = W.HTML(),W.VBox(),W.Image(format='png', layout=W.Layout(display='none'))
+        self.sheet,self.review,self.report = W.HTML(),W.VBox(),W.HTML()
         self.name = _field(W.Text, 'Name', placeholder='of the new target')
-        self.preset = _field(W.Dropdown, 'Training', options=[(f'{k}: {v.steps} + {v.tune} steps'+(', only to try it'*(k=='smoke')), k) for k,v in fits.items()], value='tiny')
-        self.minutes = _field(W.BoundedFloatText, 'Minutes', value=0, min=0, max=10_000)
+        said = [('choose: who is the person to you?', '')]+[(f'{k}: {v}', k) for k,v in CONSENT.items()]
+        self.consent = _field(W.Dropdown, 'Consent', options=said, value='')
         self.flagged = W.Checkbox(False, description='use doubtful photos as well', indent=False)
         self.make = _button('Make the target', self._make); self.make.add_class('messi-go')
         self.worker.starters += [self.drop, self.look, self.forget, self.make]
-        self.box = W.VBox([self.worker.box, _title('1. Photos'), self.drop, _row(self.look, self.forget), self.sheet, self.review, _title('2. Training'), self.name, self.preset, self.minutes,
-                           W.HTML('<p>0 minutes: until it is done. A training that was stopped goes on when the button is pressed again.</p>'), self.flagged, _row(self.make), self.plot])
+        about = W.HTML('<p>A target can put a face into any photo: make one only of yourself, or of people who know and agree. '
+                       'For people who did not agree there is the target <b>nobody</b>.</p>')
+        self.box = W.VBox([self.worker.box, _title('1. Photos'), self.drop, _row(self.look, self.forget), self.sheet, self.review,
+                           _title('2. The target'), about, self.name, self.consent, self.flagged, _row(self.make), self.report])
 
 # %% ../nbs/12_studio.ipynb #7c08fbe3
 @patch
@@ -1065,17 +1063,16 @@ def _looked(self:TailorTab, said):
 
 @patch
 def _make(self:TailorTab):
-    def hear(stage, share):
-        self.worker.show(stage, share)
-        if stage=='training': self.plot.value,self.plot.layout.display = self.tailor.plot(),None
-    self.tailor.heard = hear
-    a = dict(name=self.name.value.strip(), preset=self.preset.value, minutes=self.minutes.value, flagged=self.flagged.value)
+    self.tailor.heard = self.worker.show
+    a = dict(name=self.name.value.strip(), consent=self.consent.value, flagged=self.flagged.value)
     self.worker.start(lambda: self.tailor.fit(**a), self._made)
 
 @patch
 def _made(self:TailorTab, said):
     names,was = sorted(listed_targets()),self.studio.target.value
-    self.studio.target.options = names; self.studio.target.value = was
+    self.studio.target.options = names
+    self.studio.target.value = was
+    self.report.value = self.tailor.page()
     return said
 
 # %% ../nbs/12_studio.ipynb #e8ae427e
