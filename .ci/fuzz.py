@@ -242,7 +242,7 @@ def zipped(entries, rng):
 
 @kind(120)
 def zip_file(rng):
-    from messi_anything.customize import check_target, unzip_target
+    from messi_anything.registry import check_target, unzip_target
     from messi_anything.serve import ServeCfg
     from messi_anything.studio import pictures_in
     names = ('a.png', 'A.PNG', '../../up.png', '/abs.png', 'C:\\x.png', 'config.json', 'model.safetensors', 'target.json', 'x.pkl', 'a/b/c.png', 'x'*300+'.png', 'nul\0.png', '..')

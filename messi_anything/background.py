@@ -428,7 +428,7 @@ def _fill_window(x, hole, out, cfg, seed): # (3,h,w), changed in place; (h,w) bo
 # %% ../nbs/07aa_background.ipynb #ce86aa76
 class BackgroundInpainter(Inpainter):
     "Takes people away and continues what is behind them"
-    name,mode,deed = 'nobody','remove','removed'
+    name,mode,deed = 'none','remove','removed'
 
     def __init__(self,
         cfg:FillCfg=FillCfg(),

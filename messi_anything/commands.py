@@ -12,9 +12,9 @@ import messi_anything
 
 # %% ../nbs/14_commands.ipynb #b3efc053
 COMMANDS = dict( # and the room of each
-    messi_replace='pipeline', messi_check='images', messi_segment='segment', messi_prep_coco='data', messi_prep_target='target', messi_train='train',
-    messi_customize='customize', messi_targets='customize', messi_words='words', messi_edit='words', messi_studio='studio',
-    messi_serve='serve', messi_fid='fid', messi_bench='bench', messi_evaluate='evaluate')
+    messi_replace='pipeline', messi_animate='animate', messi_check='images', messi_segment='segment', messi_click='click', messi_prep_coco='data', messi_prep_target='target', messi_train='train',
+    messi_customize='customize', messi_targets='registry', messi_words='words', messi_edit='words', messi_studio='studio',
+    messi_serve='serve', messi_fid='fid', messi_sample='sample', messi_bench='bench', messi_evaluate='evaluate')
 
 # %% ../nbs/14_commands.ipynb #cbc67059
 PAGES = Path(messi_anything.__file__).parent/'help.json'

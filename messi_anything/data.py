@@ -21,12 +21,12 @@ from .images import (Box, ConfigError, DataError, ImageError, MessiError, atomic
 
 # %% auto #0
 __all__ = ['Photo', 'photo_mask', 'mask_box', 'CocoImage', 'read_coco', 'coco_rle', 'judge', 'coco_people', 'check_image',
-           'is_public', 'download_image', 'file_names', 'Prepared', 'write_csv', 'prep_coco', 'main_prep_coco',
-           'read_faces', 'folder_people', 'person_window', 'Frame', 'eye_angle', 'face_frame', 'person_frame',
-           'centre_frame', 'best_frame', 'content_hash', 'side_of', 'phash', 'photo_hashes', 'hamming', 'hash_distance',
-           'near_pairs', 'near_groups', 'read_split', 'split_photos', 'Packed', 'pack_crops', 'letterbox',
-           'pack_photos', 'pack_shards', 'Shards', 'PhotoFiles', 'as_source', 'write_tars', 'TarShards', 'PairDataset',
-           'TargetDataset', 'loader_speed']
+           'is_public', 'download_image', 'file_names', 'Prepared', 'write_csv', 'prep_coco', 'people_facts',
+           'plot_people', 'main_prep_coco', 'read_faces', 'folder_people', 'person_window', 'Frame', 'eye_angle',
+           'face_frame', 'person_frame', 'centre_frame', 'best_frame', 'content_hash', 'side_of', 'phash',
+           'photo_hashes', 'hamming', 'hash_distance', 'near_pairs', 'near_groups', 'read_split', 'split_photos',
+           'Packed', 'pack_crops', 'letterbox', 'pack_photos', 'pack_shards', 'Shards', 'PhotoFiles', 'as_source',
+           'write_tars', 'TarShards', 'PairDataset', 'TargetDataset', 'loader_speed']
 
 # %% ../nbs/01_data.ipynb #424603f8
 @dataclass(frozen=True)
@@ -611,12 +611,54 @@ def prep_coco(
     write_csv(folder/'report.csv', rows, _columns)
     return Prepared(folder, rows)
 
+# %% ../nbs/01_data.ipynb #4d365016
+def people_facts(
+    photos, # list of `Photo` with masks, of `coco_people` or `folder_people`; or a COCO annotation file
+)->dict:    # name, people, width, height, share, largest: lists, an entry for each photo
+    "What photos of people are like, in numbers; two entries of one photo are two people"
+    from pycocotools import mask as coco
+    if isinstance(photos, (str, os.PathLike)): photos = coco_people(photos, Path(photos).parent/'images', union=False, faults=[])
+    found = {}
+    for p in photos:
+        if p.mask is None: raise DataError(f'{p.path.name} has no mask, so nothing is known of the people in it')
+        area = float(coco.area(p.mask)) if isinstance(p.mask, dict) else float((photo_mask(p)>.5).sum())
+        found.setdefault(p.path, (p.size, []))[1].append(area/(p.size[0]*p.size[1]))
+    if not found: raise DataError('there are no photos of people to look at')
+    names = file_names([o.as_posix() for o in found])
+    rows = [(n, len(a), *size, min(1., sum(a)), max(a)) for n,(size,a) in zip(names, found.values())]
+    return dict(zip(('name','people','width','height','share','largest'), map(list, zip(*rows))))
+
+# %% ../nbs/01_data.ipynb #4181aab1
+def plot_people(
+    facts:dict,     # of `people_facts`; or {name: facts} to lay several beside each other
+)->'Figure':        # matplotlib's
+    "People in a photo, sizes of the photos, and how much of them is person"
+    from matplotlib.figure import Figure
+    sets = facts if isinstance(next(iter(facts.values())), dict) else {'': facts}
+    fig = Figure(figsize=(9,2.4), dpi=80, layout='constrained')
+    a,b,c = fig.subplots(1, 3)
+    most = min(10, max(max(f['people']) for f in sets.values()))
+    for k,(name,f) in enumerate(sets.items()):
+        n = len(f['people'])
+        share = [sum(min(o, most)==i for o in f['people'])/n for i in range(1, most+1)]
+        a.bar(np.arange(1, most+1)+.8*(k+.5)/len(sets)-.4, share, .8/len(sets), label=f'{name} ({n})' if name else f'{n} photos')
+        b.scatter(f['width'], f['height'], s=8, alpha=.5)
+        c.hist(f['share'], bins=np.linspace(0, 1, 21), weights=np.full(n, 1/n), alpha=.6)
+    a.set(xlabel='people in a photo'+(f' ({most}: or more)' if most==10 else ''), ylabel='share of the photos')
+    a.legend(fontsize=8)
+    b.set(xlabel='width', ylabel='height, pixels')
+    c.set(xlabel='share of the photo that is person')
+    for o in (a,b,c): o.spines[['top','right']].set_visible(False)
+    return fig
+
 # %% ../nbs/01_data.ipynb #fe6ff986
 def main_prep_coco(argv=None):
     f = copy_func(prep_coco); f.__name__ = 'messi_prep_coco'
     r = command(f, argv)
     if not isinstance(r, Prepared): return r
     print(r)
+    if r.count('kept'):
+        with atomic_path(r.folder/'report.png') as tmp: plot_people(people_facts(r.folder/'annotations.json')).savefig(tmp, format='png')
     return int(r.count('failed')>0 or not r.count('kept'))
 
 # %% ../nbs/01_data.ipynb #b3d5d7cb

@@ -22,10 +22,10 @@ from .headspace import (CROP, EYES_APART, VIEWS, WARPED, HeadSpace, HeadView, be
 from .heads import aligned_crop, blur, old_outline, seen_faces, smooth_step, without_sunglasses
 
 # %% auto #0
-__all__ = ['SHAPES', 'TEXTURES', 'READ', 'PHRASES', 'NOTHING', 'HAIR', 'HATS', 'SUNGLASSES', 'MASKS', 'SHIRTS', 'own_frame',
-           'out_of_frame', 'mesh_of', 'turn_head', 'shape_numbers', 'texture_numbers', 'DirectionsCfg', 'Directions',
-           'load_directions', 'fit_directions', 'Wish', 'known_phrases', 'understand', 'Change', 'change_of',
-           'move_mesh', 'recolour_hair', 'numbers_of', 'change_head', 'Told', 'told']
+__all__ = ['SHAPES', 'TEXTURES', 'READ', 'PHRASES', 'NOTHING', 'HAIR', 'HATS', 'SUNGLASSES', 'GLASSES', 'MASKS', 'SHIRTS',
+           'own_frame', 'out_of_frame', 'mesh_of', 'turn_head', 'shape_numbers', 'texture_numbers', 'DirectionsCfg',
+           'Directions', 'load_directions', 'fit_directions', 'Wish', 'known_phrases', 'understand', 'Change',
+           'change_of', 'move_mesh', 'recolour_hair', 'numbers_of', 'change_head', 'Told', 'told']
 
 # %% ../nbs/07m_directions.ipynb #1f7ab2d5
 def own_frame(
@@ -189,7 +189,7 @@ def _fit_view(out, name, view, points, textures, seen, ridge, held_out): # fills
     r2 = 1-left/(y[apart]-y[apart].mean(0)).square().sum(0)
     return dict(heads=len(z), held_out=int(apart.sum()), r2={a: round(b, 3) for a,b in zip((*SHAPES, *TEXTURES), r2.tolist())})
 
-# %% ../nbs/07m_directions.ipynb #eb720414
+# %% ../nbs/07m_directions.ipynb #ab38a139
 PHRASES = { # what is said -> attribute and how much of it, in standard deviations of people; degrees of a turn
     'smiling': dict(smile=1.7), 'smile': dict(smile=1.7), 'happy': dict(smile=1.7), 'grinning': dict(smile=2.2),
     'laughing': dict(smile=1.9, mouth=1.6), 'laugh': dict(smile=1.9, mouth=1.6),
@@ -217,12 +217,13 @@ HATS = {'hat': 'cap', 'cap': 'cap', 'beanie': 'beanie', 'sun hat': 'sun hat', 's
         'bucket hat': 'bucket hat'}
 SUNGLASSES = {'sunglasses': 'square', 'dark glasses': 'square', 'shades': 'square', 'round sunglasses': 'round',
               'aviator sunglasses': 'aviator', 'sport sunglasses': 'sport'}
+GLASSES = {'glasses': 'square', 'spectacles': 'square', 'round glasses': 'round', 'aviator glasses': 'aviator'}
 MASKS = {'mask': 'surgical', 'medical mask': 'surgical', 'face mask': 'surgical', 'surgical mask': 'surgical',
          'cloth mask': 'cloth', 'n95 mask': 'N95'}
 SHIRTS = ('shirt','t shirt','tee','jersey','top','sweater')
 
-# %% ../nbs/07m_directions.ipynb #b1313545
-_also = {'gray': 'grey', 'dark blue': 'navy', 'lightblue': 'light blue', 'darkblue': 'navy', 'light grey': 'light grey'}
+# %% ../nbs/07m_directions.ipynb #2a137c64
+_also = {'gray': 'grey', 'pale blue': 'light blue', 'sky blue': 'light blue', 'dark blue': 'navy', 'lightblue': 'light blue', 'darkblue': 'navy', 'light grey': 'light grey'}
 _fill = set('''a an light dark and or but with in on of at to is was who wearing wears has having person man woman boy girl somebody someone
     people photo picture portrait close up plain head shoulders his her their him he she this that player another'''.split())
 _not,_so_far = {'no','not','without','never'},{'but','with','in','wearing','on'}
@@ -248,11 +249,11 @@ def known_phrases()->dict: # kind -> phrases
     "All that is understood, by kind"
     of = lambda *names: [k for k,v in PHRASES.items() if set(v)&set(names)]
     return dict(expression=of('smile','mouth','eyes','brows'), turn=of('yaw','pitch'), face=of('width'), beard=of('beard'), skin=of('skin'),
-                light=of('light'), hair=[f'{c} hair' for c in HAIR], hats=list(HATS), glasses=[*SUNGLASSES, 'glasses'], masks=list(MASKS),
+                light=of('light'), hair=[f'{c} hair' for c in HAIR], hats=list(HATS), glasses=[*SUNGLASSES, *GLASSES], masks=list(MASKS),
                 shirts=[*SHIRTS[:1], 'striped shirt', *SHIRTS[1:]], background=['background'], colours=list(colours),
                 how=[*_much, 'no', 'without'])
 
-# %% ../nbs/07m_directions.ipynb #18cfcbd5
+# %% ../nbs/07m_directions.ipynb #00d4a007
 def understand(
     text:str,
     names=(),    # words that mean whoever is shown
@@ -277,7 +278,7 @@ def _named(unknown): return ', '.join(w+(f' (did you mean {n}?)' if n else '') f
 
 @functools.lru_cache(1)
 def _book(): # words of a phrase -> (kind, phrase), the long ones first
-    kinds = [(PHRASES,'move'), (HATS,'hat'), (SUNGLASSES,'sun'), (MASKS,'mask'), (SHIRTS,'shirt'), (('glasses','spectacles'),'glasses'),
+    kinds = [(PHRASES,'move'), (HATS,'hat'), (SUNGLASSES,'sun'), (MASKS,'mask'), (SHIRTS,'shirt'), (GLASSES,'glasses'),
              (('background','ground'),'ground'), (('hair',),'hair'), (('stripes',),'shirt'), (_also,'colour'), (colours,'colour')]
     book = {tuple(w for w in p.lower().split() if w!='the'): (kind, p) for phrases,kind in kinds for p in phrases}
     for c in HAIR: book[c,'hair'] = 'haircolour',c
@@ -300,13 +301,13 @@ def _hear(wish, tokens, i, state, own): # reads on at `i` -> where to go on
 
 def _nearest(word):
     words = {w for p in _book() for w in p}
-    return next(iter(difflib.get_close_matches(word, sorted(words), 1, .7)), None)
+    return next(iter(difflib.get_close_matches(word, sorted(words-{word}), 1, .7)), None)
 
-# %% ../nbs/07m_directions.ipynb #0a9f57b5
+# %% ../nbs/07m_directions.ipynb #7261ddcf
 def _take(wish, kind, phrase, state): # a phrase that was found
     if kind=='colour': return state['colours'].append(_also.get(phrase, phrase))
     tints,no = [c for c in state['colours'] if c in colours],state['no']
-    said = ' '.join([*(['no'] if no else []), *(' and '.join(tints).split()), *(['striped'] if state['striped'] and kind=='shirt' else []), phrase])
+    said = ' '.join([*(['no'] if no else []), *(' and '.join(tints).split()), *(['striped'] if state['striped'] and kind=='shirt' else []), phrase+' hair'*(kind=='haircolour')])
     if kind=='move': _ask(wish, phrase, no, state['much'])
     elif kind=='haircolour' or kind=='hair': _ask_hair(wish, phrase if kind=='haircolour' else next(iter(tints), ''), said)
     elif kind=='shirt': _set(wish, 'shirt', tuple(colours[c] for c in tints[:2 if state['striped'] or phrase=='stripes' else 1]))
@@ -344,11 +345,11 @@ def _ask_prop(wish, kind, phrase, tints, no):
     tint = next(iter(tints), None)
     prop = (hat(HATS[phrase], tint or dict(beanie='blue').get(HATS[phrase], 'beige' if HATS[phrase]=='sun hat' else 'black' if HATS[phrase]=='top hat' else 'red'))
             if kind=='hat' else sunglasses(SUNGLASSES[phrase], tint or 'black') if kind=='sun'
-            else medical_mask(MASKS[phrase], tint) if kind=='mask' else eyeglasses('square', tint or 'black'))
+            else medical_mask(MASKS[phrase], tint) if kind=='mask' else eyeglasses(GLASSES[phrase], tint or 'black'))
     if slot in wish.props and wish.props[slot]!=prop: raise ConfigError(f'{wish.text[:60]!r} asks for two different things in one place, or for something and its opposite: say one')
     wish.props[slot] = prop
 
-# %% ../nbs/07m_directions.ipynb #eca6d877
+# %% ../nbs/07m_directions.ipynb #b0684ad3
 @dataclass
 class Change:
     "How far a head is to be moved"
@@ -360,7 +361,7 @@ class Change:
     props:list=field(default_factory=list)
 
 _relative = ('width','light','skin','pitch') # moved from where they are, not to a goal
-_least,_most = dict(mouth=.9, smile=.9, eyes=1., brows=1.2, beard=1.), dict(mouth=4.2, smile=3., eyes=3., brows=3., beard=5.5)
+_least,_most = dict(mouth=.9, smile=.9, eyes=1., brows=1.2, beard=1.8), dict(mouth=4.2, smile=3., eyes=3., brows=3., beard=5.5)
 
 def change_of(
     source:Wish, target:Wish,
@@ -519,13 +520,14 @@ def _open_mouth(img, head, layer, alpha): # teeth keep their length; what opens 
     m = (1-front)*blur(tensor(inside*np.clip((gap_here-was_here-.5)/1.5, 0, 1))[None,None], max(.4, .5*head.at.scale))
     return layer*(1-m)+fill[None]*m,torch.maximum(alpha, smooth_step(m, 0., .02))
 
-# %% ../nbs/07m_directions.ipynb #fe742e44
+# %% ../nbs/07m_directions.ipynb #14828290
 def _retextured(head, layer, alpha, texture): # adds what the directions do to the texture
     view,ways = head.view,load_directions()
     own = view.average[None]
     base = head.from_texture(view.decode(own), edge='border').clamp(min=.08)
     matte = head.from_texture(smooth_step(blur(view.matte[None,None], .7), .5, .8), 'bilinear')*head.inside
-    matte = matte*(1-smooth_step(head.parts.on(head.box)[4], .6, .85)[None,None])
+    parts = head.parts.on(head.box)
+    matte = matte*(1-smooth_step(parts[4], .6, .85)-smooth_step(parts[0], .3, .7)).clamp(min=0)[None,None]
     face = (head.from_texture(face_region(view.where.shape[0])[None,None].float(), 'bilinear')>.5)[0,0]
     here,there = layer[0][:,face].mean(),base[0][:,face].mean()
     gain = (here/there).clamp(.3, 1.3)
@@ -554,7 +556,7 @@ def _where(head, k): # (1,1,h,w): beards and smiles are below the nose; a beard 
         below = below*smooth_step(r, .7, 1.2)
     return head.from_texture(below[None,None].contiguous(), 'bilinear')
 
-# %% ../nbs/07m_directions.ipynb #92e9ac8d
+# %% ../nbs/07m_directions.ipynb #487eb018
 def recolour_hair(
     img:Tensor,  # (1,3,h,w) in [0,1]
     hair:Tensor, # (1,1,h,w) in [0,1]
@@ -566,6 +568,9 @@ def recolour_hair(
     luma = (img*weights).sum(1, keepdim=True)
     on = hair>.6
     if on.sum()<30: return img
+    sure = luma[hair>=min(.9, float(hair.max()))]
+    sure = sure[::max(1, len(sure)//50_000)]
+    luma = luma.clamp(*sure.quantile(torch.tensor([.01,.85])))                       # at the edge, the background shines through
     tint = torch.tensor(HAIR[colour])[:,None,None]*light
     mean = (tint*weights).sum()
     shade = mean+(luma-luma[on].mean())*(.24*mean.sqrt()/luma[on].std().clamp(min=.02)).clamp(.5, 2.2)
@@ -573,7 +578,7 @@ def recolour_hair(
     new = new+(shade-(new*weights).sum(1, keepdim=True)).clamp(min=0)
     return torch.lerp(img, new.clamp(0, 1), hair)
 
-# %% ../nbs/07m_directions.ipynb #f5403fec
+# %% ../nbs/07m_directions.ipynb #9a31c3b6
 def numbers_of(
     img:Tensor,  # (1,3,H,W) in [0,1]
     mesh:Tensor, # (478,3)
@@ -602,10 +607,11 @@ def change_head(
     "Move a head of a photo from one description to another"
     space = head_space()
     change = change_of(source or Wish(), target, numbers_of(img, mesh, space), strength)
-    if still: change = replace(change, shape={}, yaw=0., pitch=0.)
+    if still: change = replace(change, shape={}, yaw=0., pitch=0., texture={k: v for k,v in change.texture.items() if k!='smile'})
     new = move_mesh(mesh, change)
     out,changed = img.clone(),torch.zeros(1,1,*img.shape[2:])
     if strength==0: return out,changed
+    if change==Change(props=change.props) and not change.props: return out,changed
     head = _look(img, mesh, new, space, parts)
     layer,alpha = img[head.part],torch.zeros(1,1,*head.crop.shape[:2])
     layer,alpha = _coloured(layer, alpha, head, change)
@@ -644,7 +650,7 @@ def _worn(img, changed, mesh, props, person): # puts props on
     on = wear(img*2-1, six_points(mesh[None,:,:2].numpy())[0], props, person=person)
     return on.image/2+.5,torch.maximum(changed, on.changed)
 
-# %% ../nbs/07m_directions.ipynb #b5d97871
+# %% ../nbs/07m_directions.ipynb #789d47d0
 class Told(Wrapper):
     "A painter of heads that was told what they should show"
     def __init__(self, inner, wish:Wish):
@@ -677,6 +683,7 @@ def told(
     text:str, # see `understand`
 ):
     "The same painter, told what the heads should show"
+    if painter.mode!='head': return painter.with_prompt(text)                     # says that it cannot be told
     target = getattr(painter, 'target', None)
     wish = understand(text, (painter.name, getattr(getattr(target, 'cfg', None), 'label', '')))
     if wish.shirt or wish.ground: warnings.warn('shirts and backgrounds stay as the photo has them; `generate` hears such words', stacklevel=2)

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['frechet_distance', 'frechet_rows', 'jackknife', 'fid_inf', 'kid', 'precision_recall', 'density_coverage',
            'NearestTrain', 'nearest_train', 'FeatureStats', 'load_stats', 'Extractor', 'inception_weights', 'inception',
-           'timm_extractor', 'offline', 'get_extractor', 'Samples', 'read_boxes', 'Cropper', 'extract', 'Report',
-           'compare', 'versions', 'measure', 'source_of', 'band_of', 'target_samples', 'cache_dir', 'messi_fid',
-           'main_fid']
+           'timm_extractor', 'offline', 'get_extractor', 'Samples', 'read_boxes', 'Cropper', 'holds_pictures',
+           'load_npz', 'extract', 'Report', 'compare', 'versions', 'measure', 'source_of', 'band_of', 'target_samples',
+           'cache_dir', 'messi_fid', 'main_fid']
 
 # %% ../nbs/08_fid.ipynb #60731de5
 import csv, difflib, hashlib, json, math, os, platform, sys, time, warnings
@@ -495,6 +495,7 @@ class Samples:
     seed:int=0          # of the first; the others follow
     name:str='sampler'  # what reports call it
     key:str=''          # what tells it from others, where its statistics are cached; a fingerprint of its weights, say
+    labels:list=None    # the class of each picture, for the file of samples
     def __len__(self): return self.n
     def __iter__(self): return self.batches()
     def batches(self, start=0):
@@ -626,6 +627,33 @@ class _TensorSource:
                 s = min(h,w); x = x[:,:,(h-s)//2:(h-s)//2+s,(w-s)//2:(w-s)//2+s]
             yield [x],ls,len(x)
 
+# %% ../nbs/08_fid.ipynb #e05356b2
+def holds_pictures(
+    path, # anything
+)->bool:  # whether it is an `.npz` of pictures
+    "Tell a file of samples from one of statistics"
+    if not isinstance(path, (str,Path)) or Path(path).suffix!='.npz' or not Path(path).is_file(): return False
+    try:
+        with np.load(path, allow_pickle=False) as f: return 'arr_0' in f.files
+    except Exception: return False                                        # `load_stats` says what is wrong with it
+
+# %% ../nbs/08_fid.ipynb #1dbb994a
+def load_npz(
+    path,    # a file of samples, `.npz`
+)->tuple:    # (n,3,h,w) uint8, and labels (n,) or None; `DataError` if broken
+    "Pictures as guided diffusion and the published consistency models write them: `arr_0`, and labels in `arr_1`"
+    path = Path(path)
+    if not path.is_file(): raise DataError(f'no file of samples at {path}')
+    try:
+        with np.load(path, allow_pickle=False) as f: x,labels = f['arr_0'],f['arr_1'] if 'arr_1' in f.files else None
+    except KeyError: raise DataError(f'{path.name} holds no samples: an .npz with an array arr_0 of shape (n,h,w,3) is expected') from None
+    except Exception as e: raise DataError(f'{path.name} cannot be read as samples ({type(e).__name__}): write it again') from None
+    if x.ndim!=4 or x.shape[3]!=3 or x.dtype!=np.uint8 or not len(x):
+        raise DataError(f'{path.name}: arr_0 has shape {x.shape} and type {x.dtype}; pictures are (n,h,w,3) of uint8')
+    if labels is not None and labels.shape!=(len(x),):
+        raise DataError(f'{path.name}: {len(x)} pictures, but labels of shape {labels.shape}')
+    return torch.from_numpy(x).permute(0,3,1,2), None if labels is None else torch.from_numpy(labels.astype(np.int64))
+
 # %% ../nbs/08_fid.ipynb #cdfebe52
 def _keep(st, path)->bool:
     "Save statistics where they are only kept for another time: what cannot be written there is worth a warning, and not the work"
@@ -650,11 +678,14 @@ def extract(
 )->FeatureStats:
     "Statistics of a set of pictures"
     if isinstance(src,FeatureStats): return src
-    if isinstance(src,(str,Path)) and Path(src).suffix=='.npz': return load_stats(src)
+    if holds_pictures(src): src,name = load_npz(src)[0],Path(src).name
+    elif isinstance(src,(str,Path)) and Path(src).suffix=='.npz': return load_stats(src)
+    else: name = None
     if bad not in ('raise','skip'): raise ConfigError(f"bad={bad!r}: choose 'raise' or 'skip'")
     ext,crop = get_extractor(extractor), crop if isinstance(crop,Cropper) else Cropper(crop)
     is_files = isinstance(src,(str,Path)) or (isinstance(src,(list,tuple)) and src and all(isinstance(o,(str,Path)) for o in src))
     source = _FileSource(src,crop,labels,bs,bad,workers) if is_files else _TensorSource(src,crop,bs)
+    if name: source.name = name
     key = source.key and hashlib.sha1(json.dumps([source.key,ext.id,keep,seed,bad]).encode()).hexdigest()[:16]
     info = dict(source=source.name, extractor=ext.name, dims=ext.dims, size=ext.size, resize=ext.resize, id=ext.id,
                 crop=crop.name if is_files else 'as drawn'+('' if crop.how=='none' else ', centre square'), key=key)
@@ -840,7 +871,7 @@ def measure(
     **kw                   # see `compare`
 )->Report:
     "Compare two sets of pictures"
-    known = [s for s in (real,generated) if isinstance(s,FeatureStats) or (isinstance(s,(str,Path)) and Path(s).suffix=='.npz')]
+    known = [s for s in (real,generated) if isinstance(s,FeatureStats) or (isinstance(s,(str,Path)) and Path(s).suffix=='.npz' and not holds_pictures(s))]
     ext = get_extractor(extractor) if len(known)<2 or train is not None else None
     go = lambda src,c,l: extract(src, ext, c, bs, keep, l, cache, bad, workers, progress=progress)
     start = time.perf_counter()
@@ -908,7 +939,7 @@ def _prune(folder, limit=2e9): # the oldest go first
 
 # %% ../nbs/08_fid.ipynb #6527e18d
 def messi_fid(
-    a:positional('real pictures: a folder, or an .npz of statistics', '?')=None,
+    a:positional('real pictures: a folder, or an .npz of pictures or of statistics', '?')=None,
     b:positional('generated pictures: the same', '?')=None,
     real:str=None,             # real pictures, instead of the first
     generated:str=None,        # generated pictures, instead of the second
@@ -949,7 +980,7 @@ def messi_fid(
             if cache: raise
             folder = None
             print(f'no statistics are kept: {e}', file=sys.stderr)
-    ready = [o for o in (real,generated) if o and str(o).endswith('.npz')]
+    ready = [o for o in (real,generated) if o and str(o).endswith('.npz') and not holds_pictures(o)]
     ext = None if len(ready)==2 and not train else get_extractor(extractor, weights, resize, device)
     cropper = Cropper(crop, zoom, (0.,down)); plain = Cropper('center') if cropper.boxes else cropper
     opts = dict(bs=bs, bad='skip' if skip else 'raise', cache=folder, progress=_counter)

@@ -20,8 +20,9 @@ from .background import FillCfg, continue_background, continue_into, hole_window
 
 # %% auto #0
 __all__ = ['BEHIND_HAIR', 'blur', 'smooth_step', 'NewHead', 'aligned_crop', 'match_tone', 'gradient_energy', 'match_sharpness',
-           'throat', 'without_sunglasses', 'old_outline', 'fit_outline', 'even_hair', 'make_head', 'colour_density',
-           'Below', 'look_below', 'erase', 'seen_faces', 'HeadInpainter', 'put_in']
+           'throat', 'without_sunglasses', 'old_outline', 'fit_outline', 'even_hair', 'HeadPlace', 'DrawnHead',
+           'make_head', 'colour_density', 'Below', 'look_below', 'erase', 'seen_faces', 'steady_temperature',
+           'HeadInpainter', 'put_in']
 
 # %% ../nbs/07e_heads.ipynb #c4c8c2f9
 def blur(
@@ -207,6 +208,22 @@ def even_hair(
         out.append(x+share*w*(mean-near))
     return to_rgb(*out)
 
+# %% ../nbs/07e_heads.ipynb #5a0d04eb
+@dataclass
+class HeadPlace:
+    "A place for a new head, and what may be known there"
+    at:Placement
+    known:Tensor     # (1,13) pose, expression, light: see `known_of`
+    outline:Tensor   # (1,21) of the old head, as multiples of `EYES_APART`
+    old:Tensor       # (1,3,n,n) the old face as a texture: its light is read off it; nothing else may go into a new head
+
+@dataclass
+class DrawnHead:
+    "A head that was drawn for a place"
+    texture:Tensor   # (1,3,n,n) in about [0,1]
+    outline:Tensor   # (1,21) as multiples of `EYES_APART`
+    matte:Tensor=None# (1,1,m,m) what of the texture is head; None for that of the space
+
 # %% ../nbs/07e_heads.ipynb #cc237aa3
 _chin = FACE_OVAL.index(152)
 
@@ -214,28 +231,29 @@ def make_head(
     img:Tensor,      # (1,3,H,W) in [0,1]
     at:Placement,
     parts,           # `HeadParts` of this head
-    space:HeadSpace, target:HeadTarget,
+    space:HeadSpace,
+    draw,            # (`HeadPlace`, seed) -> `DrawnHead`, such as `HeadInpainter.draw`
     seed:int,
-    temperature:float=.5, # see `sample_heads`
 )->NewHead:
     "Draw a head for a place in a photo"
     view,size = space.views[at.view],space.cfg.size
     old = _old_texture(img, at, view, size)
-    known = known_of(at.landmarks, old)
-    texture,outline = sample_heads(space, target, at.view, known, [seed], temperature)
-    texture,tone = match_tone(even_hair(texture), old)
-    outline = fit_outline(outline, old_outline(parts, at))
+    place = HeadPlace(at, known_of(at.landmarks, old), old_outline(parts, at), old)
+    drawn = draw(place, seed)
+    texture,tone = match_tone(even_hair(drawn.texture), old)
+    outline = fit_outline(drawn.outline, place.outline)
+    matte = view.matte[None,None] if drawn.matte is None else drawn.matte
     uv,inside,box = _window(img, at, view, outline, size)
     fewer = .5*math.sqrt(max(0., 1/at.scale**2-1))                       # shrunk: first blurred, so that nothing is skipped
     grid = ((uv+.5)/size*2-1)[None]
     sample = lambda t, mode='bilinear', pad='zeros': F.grid_sample(t, grid, mode, pad, align_corners=False)
-    rgb = sample(blur(texture, fewer), 'bicubic', 'border')
+    rgb = sample(blur(texture, fewer*texture.shape[-1]/size), 'bicubic', 'border')
     below = (uv[...,1]-view.shape[_chin,1])[None,None]                  # pixels of the texture below the chin
     background,hair,skin,clothes,front = (o[None,None] for o in parts.on(box))
     eyes = ((uv[...,0]-size/2)/(.3*size))**2+((uv[...,1]-.47*size)/(.1*size))**2
     glasses = ((uv[...,0]-size/2)/(.36*size))**2+((uv[...,1]-.48*size)/(.14*size))**2<1
     front = smooth_step(front, .6, .85)*~glasses                           # they go with the old face
-    alpha = sample(blur(smooth_step(blur(view.matte[None,None], .7), .5, .8), fewer))*inside
+    alpha = sample(blur(smooth_step(blur(matte, .7), .5, .8), fewer))*inside
     alpha = alpha*smooth_step(-below, -20., -5.)*(1-clothes*smooth_step(below, -4., 3.))*(1-front)
     if at.scale>1: alpha = blur(alpha, .5*at.scale)
     above = smooth_step(-below, -10., 0.)
@@ -447,6 +465,14 @@ def seen_faces(
     read = iter(read_landmarks(to_pil(img), [f.box for f in blank]))
     return [next(read) if f is not None and f.mesh is None else f for f in faces]
 
+# %% ../nbs/07e_heads.ipynb #91f694c4
+def steady_temperature(
+    target:HeadTarget,
+)->float:
+    "0.5 for a target of 70 heads and more; the ways of few photos are their accidents, so less is drawn from them"
+    n = max(target.cfg.heads)
+    return .5 if not n else round(min(.5, .3+.003*n), 2)
+
 # %% ../nbs/07e_heads.ipynb #5f6c830c
 class HeadInpainter(Inpainter):
     "Gives people the head of a target"
@@ -457,8 +483,9 @@ class HeadInpainter(Inpainter):
     def __init__(self,
         target:HeadTarget,
         space:HeadSpace=None,   # None for the one that ships
-        temperature:float=.5,   # how much heads vary, see `sample_heads`
+        temperature:float=None, # how much heads vary, see `sample_heads`; None for .5, less where the target has few photos
     ):
+        if temperature is None: temperature = steady_temperature(target)
         if not 0<=temperature<=1.5: raise ConfigError(f'temperature={temperature}: give a number from 0 to 1.5')
         self.target,self.space,self.temperature = target,space or head_space(),temperature
         self.name = target.cfg.name
@@ -484,21 +511,28 @@ class HeadInpainter(Inpainter):
         everybody = plan.mask(range(len(plan.everybody)))
         out,changed = img.clone(),torch.zeros(1,1,*img.shape[2:])
         for j in range(len(img)):
-            drawn = (make_head(img[:1]/2+.5, at, parts[i], self.space, self.target, plan.seeds[i][j], self.temperature)
-                     for i,at in places.items())
+            drawn = (make_head(img[:1]/2+.5, at, parts[i], self.space, self.draw, plan.seeds[i][j]) for i,at in places.items())
             heads = sorted(drawn, key=lambda h: h.scale)
             one,where = put_in(img[:1]/2+.5, heads, plan.seeds[0][j], everybody)
             out[j:j+1] = torch.where(where>0, one*2-1, img[:1])
             torch.maximum(changed, where, out=changed)
         return Painted(out, changed, done)
 
+    def draw(self, place:HeadPlace, seed:int)->DrawnHead:
+        "A head for a place"
+        return DrawnHead(*sample_heads(self.space, self.target, place.at.view, place.known, [seed], self.temperature))
+
+    def _side_from(self): # degrees of yaw; a target may have been seen from one side only
+        front,side = self.target.cfg.heads
+        return 15. if (front>0)==(side>0) else 0. if side else 180.
+
     def placement(self, face): # a `Face` -> what is done, and a `Placement` or None
         "Where a new head goes, or why there is none"
         if face is None or face.mesh is None: return f'no face seen: {LEFT}',None
         if np.ptp(face.mesh[:,1])<self.smallest: return f'face too small: {LEFT}',None
-        try: at = place_head(np.concatenate([face.mesh, np.asarray(face.depth)[:,None]], 1), self.space.mirror)
+        try: at = place_head(np.concatenate([face.mesh, np.asarray(face.depth)[:,None]], 1), self.space.mirror, self._side_from())
         except DataError: return f'face too small: {LEFT}',None
-        if abs(at.yaw)>self.farthest: return f'turned away: {LEFT}',None
+        if abs(at.yaw)>(35. if self._side_from()>90 else self.farthest): return f'turned away: {LEFT}',None
         return self.deed,at
 
 # %% ../nbs/07e_heads.ipynb #7dea5693

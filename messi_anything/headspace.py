@@ -467,6 +467,15 @@ def fit_view(
     view.scale.copy_(scale)
     view.shape.copy_(shape)
 
+# %% ../nbs/07d_headspace.ipynb #57561484
+def _own_directions(part, left): # left (b,values) after the shared ones -> (own,values), noted in `part`
+    if not len(part.basis): return left[:0]
+    own = torch.svd_lowrank(left, q=min(len(part.basis), len(left)), niter=3)[2].T
+    q,scale = quantised(F.pad(own, (0,0,0,len(part.basis)-len(own))))
+    part.basis.copy_(q)
+    part.scale.copy_(scale)
+    return q.float()*scale[:,None]
+
 # %% ../nbs/07d_headspace.ipynb #8d631685
 def fit_target_view(
     part:TargetView, # is filled in
@@ -475,29 +484,33 @@ def fit_target_view(
     seen:Tensor,     # (b,1,n,n)
     known:Tensor,    # (b,13)
     outline:Tensor,  # (b,21) as multiples of `EYES_APART`
-    ridge:float=3.,  # how much the dependence on what is known is held back
+    prior:TargetView=None, # everybody's: how heads in general follow what is known
+    ridge:float=None,# how much the dependence on what is known is held back; None for 3, with a prior 30
 ):
     "A person's mean, own directions and Gaussian, by ridge regression on what is known and the spread that is left"
+    ridge = (3. if prior is None else 30.) if ridge is None else ridge
     x = view.encode(fill_missing(textures, seen))
     part.average.copy_(x.mean(0))
     x = x-part.average
     shared = view.directions()
     z = x@shared.T
-    own = torch.svd_lowrank(x-z@shared, q=min(len(part.basis), len(x)), niter=3)[2].T
-    q,scale = quantised(F.pad(own, (0,0,0,len(part.basis)-len(own))))
-    part.basis.copy_(q)
-    part.scale.copy_(scale)
-    own = q.float()*scale[:,None]
+    own = _own_directions(part, x-z@shared)
     z = torch.cat([z, x@own.T, outline*3], 1)                   # outlines count as much as textures
     part.known_mean.copy_(known.mean(0))
-    part.known_std.copy_(known.std(0).clamp(min=1e-3))
+    part.known_std.copy_(known.std(0).clamp(min=1e-3) if prior is None else prior.known_std)
     c = (known-part.known_mean)/part.known_std
     middle = z.mean(0)
     n = outline.shape[1]
-    follows = torch.linalg.solve(c.T@c+ridge*torch.eye(c.shape[1]), c.T@(z-middle))
+    before = torch.zeros(N_KNOWN, z.shape[1])                   # what is expected without having seen this person
+    if prior is not None:
+        k = len(shared)
+        before[:,:k],before[:,-n:] = prior.follows[:,:k],3*prior.follows[:,-n:]
+    regress = lambda c, y, ridge: torch.linalg.solve(c.T@c+ridge*torch.eye(c.shape[1]), c.T@y)
+    follows = before+regress(c, z-middle-c@before, ridge)
     face = c[:,:N_FACE]                                         # hair does not grow with the light
     follows[:,-n:] = 0
-    follows[:N_FACE,-n:] = torch.linalg.solve(face.T@face+10*ridge*torch.eye(N_FACE), face.T@(z-middle)[:,-n:])
+    there = before[:N_FACE,-n:]
+    follows[:N_FACE,-n:] = there+regress(face, (z-middle)[:,-n:]-face@there, 30.)
     _,s,w = torch.linalg.svd(z-middle-c@follows, full_matrices=False)
     rank = min(len(s), len(part.spread))
     spread = torch.zeros_like(part.spread)

@@ -161,6 +161,9 @@ def from_pretrained(cls:PixelInpainter,
 )->PixelInpainter:
     "Load a target's generator"
     where = find_weights(name, 'target')
+    if isinstance(where, Path) and not (where/'config.json').is_file():
+        raise WeightsError(f'the target {str(name)!r} has heads and no pixel generator: use mode="head", or make one with '
+                           'messi_customize --pixels')
     net = UNet.from_pretrained(where)
     folder = where if isinstance(where, Path) else _hub_folder(where)
     about = read_target(folder)

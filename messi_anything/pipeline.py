@@ -43,7 +43,7 @@ def example_photo()->Image.Image:
 # %% ../nbs/09_pipeline.ipynb #452103b0
 MODES = ('person', 'head', 'generated', 'image', 'static', 'remove')
 DEFAULT_MODE = 'head' # where nothing else that is said implies one
-NOBODY = 'nobody'     # the target that only removes people
+NOBODY = 'nobody'     # the target whose heads are of people who do not exist
 
 # %% ../nbs/09_pipeline.ipynb #5e0f8adc
 EVERYWHERE = ('command', 'service', 'settings')
@@ -64,7 +64,7 @@ def option(
 class ReplaceCfg:
     "All that can be said about a replacement, apart from the photo"
     target:object = option('messi', "who to paint: a target's name, a folder or a hub id; "
-                                    "'nobody' only removes people")
+                                    "'nobody' for heads of people who do not exist")
     seed:int = option(0, 'the same seed gives the same picture', int, least=0)
     steps:int = option(5, 'of the generator, 1 to 6', int, least=min(STEPS), most=max(STEPS))
     people:object = option('all', 'whom: all, largest, left, right, surest, a number from the left (from 0), or several: 0,2')
@@ -140,9 +140,10 @@ def _check_numbers(self:ReplaceCfg):
 @patch
 def _rename(self:ReplaceCfg): # as older settings have it
     import warnings
-    for name,new in dict(mode='remove', target=NOBODY).items():
+    for name,new in dict(mode='remove', target='messi').items():
         if not isinstance(getattr(self, name), str) or getattr(self, name)!='classical': continue
-        warnings.warn(f"{name}='classical' is now called {name}={new!r}", FutureWarning, stacklevel=5)
+        warnings.warn(f"{name}='classical' is now called mode='remove'", FutureWarning, stacklevel=5)
+        object.__setattr__(self, 'mode', 'remove')
         object.__setattr__(self, name, new)
 
 @patch
@@ -161,7 +162,6 @@ def _check_mode(self:ReplaceCfg):
 def effective_mode(self:ReplaceCfg)->str: # one of `MODES`
     "The mode that was asked for, or that the other options imply"
     if self.mode: return self.mode
-    if isinstance(self.target, str) and self.target==NOBODY: return 'remove'
     if self.figure is not None: return 'static'
     if self.strength is not None and self.strength<1: return 'image'
     if isinstance(self.target, Inpainter): return self.target.mode
@@ -300,7 +300,7 @@ def _everybody(img, cfg, mask, laps): # a `Segmentation`, and the `Segmenter` wh
 # %% ../nbs/09_pipeline.ipynb #8335a7bc
 def _stamp(name, kind='weights'): # changes when the weights in a folder do, so that what was trained again is loaded again
     f = find_weights(name, kind)
-    files = (*f.glob('*.safetensors'), *f.glob('kits.json')) if isinstance(f, Path) else ()
+    files = [o for k in ('*.safetensors','*/*.safetensors','kits.json') for o in f.glob(k)] if isinstance(f, Path) else ()
     return max((o.stat().st_mtime_ns for o in files), default=0)
 
 @lru_cache(maxsize=6)
@@ -315,18 +315,20 @@ def load_segmenter(
 
 # %% ../nbs/09_pipeline.ipynb #bbba15f4
 def load_inpainter(
-    target='messi', # a target's name, folder or hub id, or 'nobody'
+    target='messi', # a target's name, folder or hub id
     mode:str='generated',
     device=None,
 )->Inpainter:
     "Whoever paints a target"
-    if target==NOBODY or mode=='remove': return BackgroundInpainter()
+    if mode=='remove': return BackgroundInpainter()
     name,kind = str(target),PixelInpainter
     if mode=='head':
         from messi_anything.heads import HeadInpainter
         kind = HeadInpainter
+        if name==NOBODY: from messi_anything.nobody import NobodyInpainter as kind
     elif mode=='person':
         from messi_anything.person import PersonInpainter
+        if name==NOBODY: return PersonInpainter(load_inpainter(name, 'head', device)) # clothes are kept
         kind = PersonInpainter
     else:
         from messi_anything.pixels import AlignedInpainter, is_aligned
@@ -367,7 +369,7 @@ def inpainter(
     if isinstance(out, Inpainter) and (mode!='remove' or out.mode==mode):
         if mode in ('person','head','static') and out.mode!=mode: raise ConfigError(f'mode {mode} is none of {out._called()}')
     elif mode=='static': out = static_fill(cfg.target, cfg.figure, cfg.seed)
-    elif mode=='remove' or out==NOBODY: out = remover(cfg)
+    elif mode=='remove': out = remover(cfg)
     else: out = load_inpainter(cfg.target, mode, cfg.device)
     if cfg.kit is not None: out = out.with_kit(cfg.kit)
     if mode=='image': out = out.with_strength(.6 if cfg.strength is None else cfg.strength)
@@ -624,8 +626,7 @@ def _settings(cfg, mask=None, **more)->str: # a hash of all that decides the pic
     own = cfg.kit if str(cfg.kit).endswith('.json') else None
     for k,v in dict(mask=mask, figure=cfg.figure, kit=own).items():
         if v is not None: said[k] = _file_hash(v) if isinstance(v, (str,Path)) else plain(v)
-    weights = [(v, kind) for v,kind in ((cfg.target,'target'), (cfg.segmenter,'weights'))
-               if isinstance(v, (str,Path)) and v!=NOBODY]
+    weights = [(v, kind) for v,kind in ((cfg.target,'target'), (cfg.segmenter,'weights')) if isinstance(v, (str,Path))]
     text = json.dumps([said, more, [_stamp(*o) for o in weights]], sort_keys=True)
     return hashlib.sha1(text.encode()).hexdigest()[:16]
 

@@ -26,8 +26,8 @@ __all__ = ['segment_presets', 'mask_losses', 'BANDS', 'DETAIL', 'MOST_PARTS', 'S
            'mask_loss', 'rim', 'mask_scores', 'bootstrap', 'score_table', 'degrade', 'MaskSet', 'MaskLoss',
            'evaluate_masks', 'train_segmenter', 'MaskedAutoencoder', 'HiddenLoss', 'pretrain_encoder', 'soft_labels',
            'refine', 'Person', 'Segmentation', 'check_choice', 'choice', 'separate', 'Segmenter', 'faces_within',
-           'parts_of', 'from_mask', 'evaluate_photos', 'calibrate', 'overlay', 'cutout', 'coco_entries', 'segment_many',
-           'messi_segment', 'main_segment']
+           'parts_of', 'from_mask', 'evaluate_photos', 'calibrate', 'overlay', 'trim_box', 'cutout', 'coco_entries',
+           'people_sheet', 'segment_many', 'messi_segment', 'main_segment']
 
 # %% ../nbs/04_segment.ipynb #a04b2922
 @dataclass(frozen=True)
@@ -59,10 +59,12 @@ class SegmentCfg:
 
 # %% ../nbs/04_segment.ipynb #45f4be94
 segment_presets = dict(
+    smoke = SegmentCfg(64, backbone_args=dict(embed_dim=16, stages=(1,1,1,1)), imagenet=True, frozen=True, blocks=3, width=16),
     tiny  = SegmentCfg(384, 'efficientnet_lite2', dict(out_indices=(1,2,3,4)), pretrained=True, published='tf_efficientnet_lite2', blocks=1, width=40, detail=16, presence=True),
     hiera = SegmentCfg(backbone_args=dict(embed_dim=48, stages=(1,2,7,2)), presence=True),
     base  = SegmentCfg(256, 'hiera_base_224', pretrained=True, imagenet=True, frozen=True, width=128, detail=24, presence=True),
     paper = SegmentCfg(256, 'hiera_base_224', pretrained=True, imagenet=True, frozen=True, blocks=10, width=128, detail=24, presence=True),
+    paper3 = SegmentCfg(256, 'hiera_base_224', pretrained=True, imagenet=True, frozen=True, blocks=3, width=128, detail=24, presence=True),
 )
 
 def segment_cfg(
@@ -827,15 +829,30 @@ def overlay(
         draw.text(((p.box.left+p.box.right)/2, (p.box.top+p.box.bottom)/2), str(i), 'white', ImageFont.load_default(size), 'mm', stroke_width=max(1, size//12), stroke_fill='black')
     return out
 
+# %% ../nbs/04_segment.ipynb #6672eb68
+def trim_box(
+    mask:Tensor,     # (1,1,h,w) in [0,1]
+    margin:float=0., # as a share of the box's longer side
+)->tuple:            # left, top, right, bottom in whole pixels inside the photo
+    "The tightest box around all that is a little in the mask, and some room"
+    if not (isinstance(margin, (int,float)) and 0<=margin<=10): raise ConfigError(f'margin={margin!r}: a share of the longer side, 0 for none')
+    h,w = mask.shape[2:]
+    box = mask_box(mask[0,0].numpy()>.02)                                    # the soft edge belongs to it
+    if box is None: raise ImageError('there is nothing in the mask to trim to')
+    m = math.ceil(margin*max(box.width, box.height))
+    return max(0, int(box.left)-m), max(0, int(box.top)-m), min(w, int(box.right)+m), min(h, int(box.bottom)+m)
+
 # %% ../nbs/04_segment.ipynb #f910fafd
 def cutout(
     photo,
-    mask:Tensor, # (1,1,h,w)
-)->Image.Image:  # RGBA
+    mask:Tensor,      # (1,1,h,w)
+    margin:float=None,# None: the photo's size; else trimmed to the mask, and this much more on each side, as a share of the box's longer side
+)->Image.Image:       # RGBA
     "What is in the mask, on a transparent ground"
     img = load_image(photo).copy()
     if tuple(mask.shape[:1:-1])!=img.size: raise ImageError(f'the mask has {mask.shape[3]}x{mask.shape[2]} pixels, and the photo {img.width}x{img.height}')
     img.putalpha(mask_to_pil(mask))
+    if margin is not None: img = img.crop(trim_box(mask, margin))
     was = note_of(photo)                                                     # of a picture that is synthetic, so is the cut-out
     return noted(img, {**was, 'cutout': True}, was.get('kind', 'composite')) if was else noted(img, {}, 'cutout')
 
@@ -850,6 +867,33 @@ def coco_entries(found:Segmentation, image_id:int=1, first:int=1)->list: # a dic
         out.append(dict(id=first+len(out), image_id=image_id, category_id=1, iscrowd=0, score=round(p.score, 4), area=int(coco.area(r)),
                         bbox=[round(float(o), 2) for o in coco.toBbox(r)], segmentation=dict(size=[h,w], counts=r['counts'].decode())))
     return out
+
+# %% ../nbs/04_segment.ipynb #2ddbdefd
+def people_sheet(
+    photo,
+    found:Segmentation,
+    height:int=None,    # of each, pixels; None: as large as in the photo
+    margin:float=.03,   # see `cutout`
+    cols:int=None,      # people in a row; by default near to a square
+    gap:int=8,          # pixels around each
+)->Image.Image:         # RGBA
+    "Everybody in a photo, trimmed, side by side on a transparent ground, standing on one line"
+    people = [p for p in found.people if (p.mask>.5).any()]
+    if not people: raise ImageError('nobody was found, so there is nobody to put on a sheet')
+    if height is not None and not 1<=height<=10_000: raise ConfigError(f'height={height}: 1 to 10000 pixels')
+    cuts = [cutout(photo, p.mask, margin) for p in people]
+    if height: cuts = [o.resize((max(1, round(o.width*height/o.height)), height), Image.LANCZOS) for o in cuts]
+    cols = cols or (len(cuts) if len(cuts)<=5 else math.ceil(math.sqrt(len(cuts))))
+    rows = [cuts[i:i+cols] for i in range(0, len(cuts), cols)]
+    width = max(sum(o.width+gap for o in r) for r in rows)+gap
+    out,y = Image.new('RGBA', (width, sum(max(o.height for o in r)+gap for r in rows)+gap)),gap
+    for r in rows:
+        x,foot = gap,y+max(o.height for o in r)
+        for o in r:
+            out.paste(o, (x, foot-o.height))
+            x += o.width+gap
+        y = foot+gap
+    return noted(out, note_of(cuts[0]), note_of(cuts[0]).get('kind', 'composite'))
 
 # %% ../nbs/04_segment.ipynb #48a6ba43
 _about = 'people found by messi_anything'
@@ -870,11 +914,19 @@ def _plan(photos, out, coco)->list: # (path, name of its outputs)
         used.add(name.casefold()); plan.append((path, name))
     mine = {p.resolve() for p,_ in plan}
     for _,name in plan:
-        for o in ('mask','cutout','overlay'):
-            file = out/f'{name}_{o}.png'
+        taken = {p for p in mine if p.parent==out.resolve() and re.fullmatch(re.escape(name)+r'_(sheet|person[0-9]+)\.png', p.name)}
+        for file in (*(out/f'{name}_{o}.png' for o in ('mask','cutout','overlay')), *sorted(taken)):
             if file.resolve() not in mine: check_free(file, file.resolve() in earlier)
             elif file.exists(): raise ConfigError(f'{file} is one of the photos, and would be lost: choose another folder with --out')
     return plan
+
+# %% ../nbs/04_segment.ipynb #c87d689e
+def _trimmed(img, found, out, name, height, margin)->list: # files: each person alone, from the left, and all on one sheet
+    people = [p for p in found.people if (p.mask>.5).any()]
+    cuts = [cutout(img, p.mask, margin) for p in people]
+    if height: cuts = [o.resize((max(1, round(o.width*height/o.height)), height), Image.LANCZOS) for o in cuts]
+    files = [save_image(o, out/f'{name}_person{i}.png', kind='person') for i,o in enumerate(cuts)]
+    return files+[save_image(people_sheet(img, found, height, margin), out/f'{name}_sheet.png', kind='sheet')] if len(files)>1 else files
 
 # %% ../nbs/04_segment.ipynb #4a09fca3
 def segment_many(
@@ -882,6 +934,8 @@ def segment_many(
     out='people',      # folder; made if missing
     segmenter=None,    # a `Segmenter`; None for the one that comes with the package
     mask:bool=True, cutouts:bool=False, overlays:bool=False, # what to write for each photo
+    crop:bool=False,   # each person alone, trimmed, and a sheet of all of them
+    height:int=None, margin:float=.03, # of those, see `people_sheet`
     people='all',      # see `Segmentation.select`
     coco:str='people.json', # name of the COCO file; '' for none
 ):                     # yields (path, Segmentation or error, [files written])
@@ -896,6 +950,7 @@ def segment_many(
             found = find(img)
             if found.people: found = found.select(people)
             files = [save_image(f(), out/f'{name}_{what}.png', kind=what) for on,what,f in ((mask, 'mask', lambda: mask_to_pil(found.mask)), (cutouts, 'cutout', lambda: cutout(img, found.mask)), (overlays, 'overlay', lambda: overlay(img, found))) if on]
+            if crop: files += _trimmed(img, found, out, name, height, margin)
         except WeightsError: raise
         except Exception as e: yield path, e if isinstance(e, MessiError) else ImageError(f'{path}: {type(e).__name__}: {e}'), []
         else:
@@ -911,6 +966,9 @@ def messi_segment(
     no_mask:bool=False,   # write no masks
     cutouts:bool=False,   # write the people on a transparent ground
     overlays:bool=False,  # write the photo with each person in a colour, numbered
+    crop:bool=False,      # write each person alone on a transparent ground, trimmed, and a sheet of all of them
+    height:int=0,         # of those, pixels; 0: as large as in the photo
+    margin:float=.03,     # room around them, as a share of the longer side
     people:str='all',     # who: all, largest, left, right, surest, a number from the left (from 0), or several: 0,2
     coco:str='people.json', # name of the file with boxes and masks in COCO's format; '' for none
     segmenter:str='segment-tiny', # a name, a folder or a hub id
@@ -923,7 +981,7 @@ def messi_segment(
         try: photos += list_images(p, leave_out=made_here) if user_path(p).is_dir() else [user_path(p)]
         except MessiError as e: bad += 1; say(f'{p}: not done. {e}', file=sys.stderr)
     find = Segmenter.from_pretrained(segmenter, pick_device(device), flip=flip)
-    for path,found,files in segment_many(photos, out, find, not no_mask, cutouts, overlays, choice(people), coco):
+    for path,found,files in segment_many(photos, out, find, not no_mask, cutouts, overlays, crop, height or None, margin, choice(people), coco):
         if isinstance(found, MessiError): bad += 1; say(f'{path}: not done. {found}', file=sys.stderr)
         else: say(f'{path}: {len(found.people) or "no"} {"person" if len(found.people)==1 else "people"}, {found.mask.mean().item():.1%} of the photo{" -> " if files else ""}{", ".join(map(str, files))}')
     if bad: print(f'{bad} not done, {len(photos)} looked at', file=sys.stderr)

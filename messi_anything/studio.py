@@ -26,9 +26,10 @@ from .target import target_report, thumbnail, review
 from .inpaint import Wrapper
 from .pipeline import (DEFAULT_MODE, MODES, ReplaceCfg, Result, Variants, dress, example_photo, fingerprint,
                                      load_inpainter, load_segmenter, replace, settings_text, static_fill)
-from .customize import check_name, fits, targets_home
+from .registry import check_name, listed_targets, targets_home
+from .customize import CONSENT
 from .words import edit as edit_photo, generate, vocabulary
-from .serve import ServeCfg, check_picture, known_host, listed_targets, loopback, png_bytes, same_origin, _socket
+from .serve import ServeCfg, check_picture, known_host, loopback, png_bytes, same_origin, _socket
 
 # %% ../nbs/12_studio.ipynb #39673944
 try: from anywidget import AnyWidget
@@ -773,14 +774,13 @@ def _option(kind, label, name, **kw): # a field for an option, as `ReplaceCfg` d
 @patch
 def _how_part(self:Studio)->list:
     s,names = self.sitting,sorted(listed_targets())
-    first = lambda target: 'remove' if target=='nobody' else DEFAULT_MODE
     self.target = _option(W.Dropdown, 'Target', 'target', options=names, value=s.target)
-    self.mode = _option(W.Dropdown, 'Mode', 'mode', options=[(_modes[m],m) for m in MODES], value=first(s.target))
+    self.mode = _option(W.Dropdown, 'Mode', 'mode', options=[(_modes[m],m) for m in MODES], value=DEFAULT_MODE)
     self.strength = _option(W.FloatSlider, 'Strength', 'strength', value=.6, min=.05, step=.05)
     self.steps = _option(W.IntSlider, 'Steps', 'steps')
     self.seed = _option(W.BoundedIntText, 'Seed', 'seed', max=2**31-1)
     self.n = _option(W.IntSlider, 'Variants', 'n', value=1, max=min(6, s.cfg.max_variants))
-    self.text = _option(W.Text, 'Description', 'text', placeholder='if wanted: in a white shirt')
+    self.text = _option(W.Text, 'Description', 'text', placeholder='if wanted: smiling, with a red cap')
     self.guidance = _option(W.FloatSlider, 'Guidance', 'guidance', min=1, max=6, step=.5)
     draw = lambda: setattr(self.seed, 'value', int(np.random.default_rng().integers(2**31)))
     self.dice = _button('Another seed', draw, 'Draw a seed')
@@ -790,14 +790,14 @@ def _how_part(self:Studio)->list:
     self.mode.observe(lambda c: self._moded(), 'value')
     self._moded()
     def aimed(c):
-        if c['new']=='nobody' or self.mode.value=='remove': self.mode.value = first(c['new'])
+        if self.mode.value=='remove': self.mode.value = DEFAULT_MODE
     self.target.observe(aimed, 'value')
     says = W.HTML('<p>The same settings make the same picture. Every picture says in itself that it is synthetic.</p>')
     how = [self.target, self.mode, self.strength, self.steps, self.seed, _row(self.dice), self.n, self.text, self.guidance]
     return [_title('3. Who, and how'), *how, _row(self.go), says]
 
 # %% ../nbs/12_studio.ipynb #c25ce747
-_silent = ('head','static','remove') # modes without words
+_silent = ('static','remove') # modes without words
 
 @patch
 def _moded(self:Studio):
@@ -806,7 +806,8 @@ def _moded(self:Studio):
     mode = self.mode.value
     show(self.strength, mode=='image')
     show(self.steps, mode not in ('static','remove'))
-    for o in (self.text, self.guidance): show(o, mode not in _silent)
+    show(self.text, mode not in _silent)
+    show(self.guidance, mode in ('generated','image'))
 
 @patch
 def _asked(self:Studio)->dict: # for `Sitting.run`
@@ -907,7 +908,7 @@ class Tailor:
     most,most_mb = 1000,2000. # files, and all of them together
     def __init__(self, cfg=ServeCfg(), device:str=None):
         self.cfg,self.device,self.place,self.report,self.process,self.fitted = cfg,pick_device(device),None,None,None,False
-        self.curve,self.heard,self.names,self.size = [],lambda said, share: None,set(),0
+        self.step,self.last,self.heard,self.names,self.size = '','',lambda said, share: None,set(),0
         atexit.register(self.leave)
 
     @property
@@ -964,47 +965,43 @@ def _readable(self:Tailor, r): return bool(r['id']) and r['id'] in self.report.f
 def hear(self:Tailor, line:str):
     "Understand one line of what `messi_customize` says"
     line = line.strip()
-    bar = re.search(r'(\d+)/(\d+) \[', line)
-    if (m := re.search(r'loss=([0-9.e+-]+)', line)) and bar:
-        step,loss = int(bar[1]),float(m[1])
-        if not self.curve or step<self.curve[-1][-1][0]: self.curve.append([])   # a new stage counts anew
-        if not self.curve[-1] or step>self.curve[-1][-1][0]: self.curve[-1].append((step, loss))
-    if bar: self.heard('training' if m else 'looking at photos', int(bar[1])/max(1, int(bar[2])))
-    elif line and '%|' not in line: self.last = line; self.heard(line[:160], None)
+    bar,step = re.search(r'(\d+)/(\d+) \[', line),re.match(r'(\d) of 5: (.*)', line)
+    if step: self.step = step[2]
+    if bar: self.heard(self.step, int(bar[1])/max(1, int(bar[2])))
+    elif line and '%|' not in line:
+        self.last = line
+        self.heard(line[:160], int(step[1])/5 if step else None)
 
 @patch
 def fit(self:Tailor,
     name:str,            # of the new target
-    preset:str='tiny',   # how long to train
-    minutes:float=0,     # stop after about so long; 0 for never
+    consent:str,         # one of `CONSENT`
     flagged:bool=False,  # use doubtful photos as well
 )->str:
-    "Make a target of the photos; the report is looked at first"
+    "Make a target of the photos; they are looked at first"
     check_name(name)
+    if consent not in CONSENT: raise ConfigError('say first who the person is to you, and that they agree')
     if self.report is None: self.look()
-    cmd = [sys.executable, '-c', 'from messi_anything.customize import main_customize; raise SystemExit(main_customize())', name, str(self.photos), '--out', str(self.fit_folder), '--preset', preset, '--device', self.device]
-    cmd += ['--minutes', str(minutes)]*bool(minutes)+['--flagged']*flagged+['--base', 'none']*(preset=='smoke') # which is there to be tried, and makes nothing that could be used
-    self.curve,self.last,self.fitted = [],'',True
-    self.process = subprocess.Popen(cmd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, 'PYTHONUNBUFFERED': '1'}, cwd=self.place)
+    code = 'from messi_anything.customize import main_customize; raise SystemExit(main_customize())'
+    cmd = [sys.executable, '-c', code, name, str(self.photos), '--out', str(self.fit_folder), '--consent', consent]+['--flagged']*flagged
+    self.step,self.last,self.fitted = 'starting','',True
+    self.process = subprocess.Popen(cmd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=self.place,
+                                    env={**os.environ, 'PYTHONUNBUFFERED': '1'})
     rest = ''
     while block := os.read(self.process.stdout.fileno(), 4096):
         *lines,rest = re.split('[\r\n]+', rest+block.decode('utf-8', 'replace'))
         for l in lines: self.hear(l)
     rc = self.process.wait()
     if rc==2: raise MessiError(self.last.removeprefix('messi_customize: '))
-    if rc and rc not in (1, -15): raise MessiError(f'the training ended with an error: {self.last}')
-    return f'stopped; press the button again to go on' if rc else f'{name} is a target now: choose it in the tab Replace'
+    if rc==-15: return 'stopped; press the button again to go on'
+    if rc: raise MessiError(f'it ended with an error: {self.last}')
+    return f'{name} is a target now: choose it in the tab Replace'
 
 @patch
-def plot(self:Tailor)->bytes: # PNG
-    "The loss, stage by stage"
-    from matplotlib.figure import Figure
-    f = Figure(figsize=(6,2.4), layout='constrained'); ax = f.subplots(); at = 0
-    for c,stage in zip(self.curve, ('learning to remove noise','learning to do it in a few steps')):
-        ax.plot([at+s for s,_ in c], [l for _,l in c], '.-', label=stage); at += c[-1][0]
-    ax.set(xlabel='step', ylabel='loss'); ax.legend(fontsize=8) if self.curve else None
-    b = io.BytesIO(); f.savefig(b, format='png', dpi=90)
-    return b.getvalue()
+def page(self:Tailor)->str: # HTML
+    "The report, without its head"
+    f = self.fit_folder/'report.html'
+    return f.read_text(encoding='utf-8').partition('</style>')[2] if f.is_file() else ''
 
 # %% ../nbs/12_studio.ipynb #693e6cea
 class TailorTab:
@@ -1014,15 +1011,17 @@ class TailorTab:
         self.worker,self.zips,self.lost = Worker(self.tailor.stop),[],[]
         self.drop = Drop(self._dropped, label='Drop photos of one person here, a folder or a zip of them, or choose files', hint='100 to 200 photos are good, 20 may do', accept='image/*,.zip', many=True, most=500*2**20)
         self.look,self.forget = _button('Look at the photos', self._look),_button('Remove these photos', self._forget)
-        self.sheet,self.review,self.plot = W.HTML(),W.VBox(),W.Image(format='png', layout=W.Layout(display='none'))
+        self.sheet,self.review,self.report = W.HTML(),W.VBox(),W.HTML()
         self.name = _field(W.Text, 'Name', placeholder='of the new target')
-        self.preset = _field(W.Dropdown, 'Training', options=[(f'{k}: {v.steps} + {v.tune} steps'+(', only to try it'*(k=='smoke')), k) for k,v in fits.items()], value='tiny')
-        self.minutes = _field(W.BoundedFloatText, 'Minutes', value=0, min=0, max=10_000)
+        said = [('choose: who is the person to you?', '')]+[(f'{k}: {v}', k) for k,v in CONSENT.items()]
+        self.consent = _field(W.Dropdown, 'Consent', options=said, value='')
         self.flagged = W.Checkbox(False, description='use doubtful photos as well', indent=False)
         self.make = _button('Make the target', self._make); self.make.add_class('messi-go')
         self.worker.starters += [self.drop, self.look, self.forget, self.make]
-        self.box = W.VBox([self.worker.box, _title('1. Photos'), self.drop, _row(self.look, self.forget), self.sheet, self.review, _title('2. Training'), self.name, self.preset, self.minutes,
-                           W.HTML('<p>0 minutes: until it is done. A training that was stopped goes on when the button is pressed again.</p>'), self.flagged, _row(self.make), self.plot])
+        about = W.HTML('<p>A target can put a face into any photo: make one only of yourself, or of people who know and agree. '
+                       'For people who did not agree there is the target <b>nobody</b>.</p>')
+        self.box = W.VBox([self.worker.box, _title('1. Photos'), self.drop, _row(self.look, self.forget), self.sheet, self.review,
+                           _title('2. The target'), about, self.name, self.consent, self.flagged, _row(self.make), self.report])
 
 # %% ../nbs/12_studio.ipynb #7c08fbe3
 @patch
@@ -1064,17 +1063,16 @@ def _looked(self:TailorTab, said):
 
 @patch
 def _make(self:TailorTab):
-    def hear(stage, share):
-        self.worker.show(stage, share)
-        if stage=='training': self.plot.value,self.plot.layout.display = self.tailor.plot(),None
-    self.tailor.heard = hear
-    a = dict(name=self.name.value.strip(), preset=self.preset.value, minutes=self.minutes.value, flagged=self.flagged.value)
+    self.tailor.heard = self.worker.show
+    a = dict(name=self.name.value.strip(), consent=self.consent.value, flagged=self.flagged.value)
     self.worker.start(lambda: self.tailor.fit(**a), self._made)
 
 @patch
 def _made(self:TailorTab, said):
     names,was = sorted(listed_targets()),self.studio.target.value
-    self.studio.target.options = names; self.studio.target.value = was
+    self.studio.target.options = names
+    self.studio.target.value = was
+    self.report.value = self.tailor.page()
     return said
 
 # %% ../nbs/12_studio.ipynb #e8ae427e
@@ -1084,14 +1082,13 @@ class WordsTab:
         self.studio,self.worker,self.made = studio,Worker(lambda: None),[]
         self.worker.cancel.layout.display = 'none'                           # it takes a second or two
         s,line = studio.sitting,lambda label,hint: _field(W.Text, label, placeholder=hint)
-        self.text,self.source,self.wanted = line('Description', 'with a hat, in a white shirt'),line('It shows', 'a person'),line('It should show', 'a person with a hat')
+        self.text,self.source,self.wanted = line('Description', 'smiling, in a white shirt'),line('It shows', 'what the photo says'),line('It should show', 'smiling, with sunglasses')
         names = [n for n in sorted(listed_targets()) if n!='nobody']
         self.who = _field(W.Dropdown, 'Target', options=names, value=s.target if s.target in names else names[0])
-        self.where = _field(W.Dropdown, 'Where', options=[('head and hair','face'), ('the whole person','person'), ('the mask of the first tab','mask')])
-        self.strength,self.guidance = _field(W.FloatSlider, 'Strength', value=.8, min=.05, max=1, step=.05),_field(W.FloatSlider, 'Guidance', value=2., min=0, max=6, step=.5)
+        self.where = _field(W.Dropdown, 'Where', options=[('the head','head'), ('the mask of the first tab','mask')])
+        self.strength = _field(W.FloatSlider, 'Strength', value=1., min=-1.5, max=1.5, step=.1)
         self.seed,self.n = _field(W.BoundedIntText, 'Seed', value=0, min=0, max=2**31-1),_field(W.IntSlider, 'Pictures', value=4, min=1, max=8)
         self.paint,self.change = _button('Paint', self._paint),_button('Change the photo', self._change)
-        self.source.value = 'a person'
         self.into,self.phrase,self.known = _field(W.Dropdown, 'Add words to', options=[('Description',0), ('It shows',1), ('It should show',2)]),_field(W.Dropdown, 'Words', options=['']),W.HTML()
         self.sheet,self.compare = W.HTML(),Compare()
         self.save = Save(lambda k: (f'messi_words_{k}.png', 'image/png', png_bytes(*self.made[int(k)])))
@@ -1099,7 +1096,7 @@ class WordsTab:
         self.who.observe(lambda c: self._vocabulary(), 'value'); self._vocabulary()
         self.phrase.observe(self._add, 'value')
         side = W.VBox([_title('A picture from a description'), self.text, self.n, _row(self.paint), _title('The photo of the first tab, changed'), self.source, self.wanted, self.where, self.strength, _row(self.change),
-                       _title('For both'), self.who, self.guidance, self.seed, self.into, self.phrase, self.known]).add_class('messi-side')
+                       _title('For both'), self.who, self.seed, self.into, self.phrase, self.known]).add_class('messi-side')
         self.box = W.VBox([self.worker.box, W.Box([side, W.VBox([self.sheet, self.compare, self.save]).add_class('messi-wide')]).add_class('messi-cols')])
 
 # %% ../nbs/12_studio.ipynb #570f7e74
@@ -1130,23 +1127,23 @@ def _work(self:WordsTab, f, then):
 # %% ../nbs/12_studio.ipynb #fdcdd210
 @patch
 def _paint(self:WordsTab):
-    a = dict(text=self.text.value.strip(), n=self.n.value, seed=self.seed.value, guidance=self.guidance.value, target=self.who.value)
+    a = dict(text=self.text.value.strip(), n=self.n.value, seed=self.seed.value, target=self.who.value)
     def then(imgs):
-        self.made = [(im, dict(target=a['target'], seed=str(a['seed']+i), text=a['text'], guidance=f'{a["guidance"]:g}', mode='words', kind='generated')) for i,im in enumerate(imgs)]
+        self.made = [(im, dict(target=a['target'], seed=str(a['seed']+i), text=a['text'], mode='words', kind='generated')) for i,im in enumerate(imgs)]
         self.sheet.value = '<div class="messi-sheet">'+''.join(figure(png_bytes(im, m), f'painted from: {a["text"]}', f'seed {m["seed"]}') for im,m in self.made)+'</div>'
         self.compare.after,self.save.items = b'',[[str(i), f'seed {m["seed"]}'] for i,(_,m) in enumerate(self.made)]
-        return f'{len(imgs)} painted'
-    self._work(lambda: generate(**a, device=self.studio.sitting.device), then)
+        return imgs.note
+    self._work(lambda: generate(**a), then)
 
 @patch
 def _change(self:WordsTab):
     s = self.studio.sitting
     if s.photo is None: return self.worker.line.say('there is no photo yet: give one in the tab Replace', True)
-    a = dict(source=self.source.value.strip(), target=self.wanted.value.strip(), strength=self.strength.value, guidance=self.guidance.value, seed=self.seed.value, generator=self.who.value)
+    a = dict(source=self.source.value.strip(), target=self.wanted.value.strip(), strength=self.strength.value)
     def work():
-        if self.where.value=='mask': return edit_photo(s.photo, where=s.painted(), **a, device=s.device)
         people = sorted(s.chosen) or s.selection()['people']                 # which says that nobody is chosen
-        return edit_photo(s.photo, where=self.where.value, people=people, **a, device=s.device, segmenter=lambda _: s.found)
+        only = s.painted() if self.where.value=='mask' else None
+        return edit_photo(s.photo, where=only, people=people, **a, device=s.device, segmenter=lambda _: s.found)
     def then(r):
         self.made,self.sheet.value,self.save.items = [(r.image, r.provenance() if r.replaced else None)],'',[['0','Picture']]
         with self.compare.hold_sync(): self.compare.before,self.compare.after,self.compare.alt = _shown(r.original),_shown(r.image, r.provenance()),f'the photo, changed: {r.note}'

@@ -4,7 +4,7 @@
 
 # %% ../nbs/09a_train.ipynb #24ad9e8f
 from __future__ import annotations
-import dataclasses, hashlib, json, sys
+import dataclasses, hashlib, json, math, sys
 from pathlib import Path
 import numpy as np, torch
 from .images import DataError, ConfigError, load_image, list_images, command
@@ -12,9 +12,9 @@ from .training import make_folder, pick_device
 
 # %% auto #0
 __all__ = ['target_photos', 'generator_views', 'segmenter_photos', 'segmenter_weights', 'score_segmenter', 'face_photos',
-           'faceless_places', 'face_sets', 'score_face_finder', 'segmenter_sets', 'train_segment', 'mesh_rows',
-           'validation_photos', 'landmark_faces', 'score_landmarks', 'train_landmarks', 'photo_parts', 'head_photos',
-           'head_pack', 'train_head_pixels', 'messi_train', 'main_train']
+           'faceless_places', 'face_sets', 'score_face_finder', 'segmenter_sets', 'SegmentHow', 'train_segment',
+           'mesh_rows', 'validation_photos', 'landmark_faces', 'score_landmarks', 'train_landmarks', 'photo_parts',
+           'head_photos', 'head_pack', 'train_head_pixels', 'messi_train', 'main_train']
 
 # %% ../nbs/09a_train.ipynb #7130e9a5
 def _flagged(root, name)->set: # paths of photos to leave out
@@ -213,23 +213,56 @@ def segmenter_sets(data, cache, side, teacher='', unlabelled='', device='cpu')->
         parts.append((packed, dims)); weights = np.concatenate([weights*.85, np.full(len(kept), .15/len(kept))])
     return *_joined(*parts), weights, sets, people
 
+# %% ../nbs/09a_train.ipynb #04cf56ce
+@dataclasses.dataclass(frozen=True)
+class SegmentHow:
+    "What a run of the segmenter may do otherwise; the defaults are those of the weights that ship"
+    epochs:int=0            # so often over all photos, instead of a number of steps; then the IoU is measured after each
+    loss:str='bce+dice'     # see `mask_loss`
+    lr:float=0.             # peak learning rate; 0 for the recipe's
+    weight_decay:float=-1.  # of AdamW; 0 is Adam, -1 the recipe's
+    judge:int=0             # photos kept apart that the IoU is measured on while it trains; 0 for all
+
+    def __post_init__(self):
+        from messi_anything.segment import mask_losses
+        bad = [o for o in self.loss.split('+') if o not in mask_losses]
+        if bad: raise ConfigError(f'no mask loss {bad[0]!r}: there are {", ".join(mask_losses)}, and sums of them such as bce+dice')
+        if self.epochs<0 or self.judge<0 or self.lr<0: raise ConfigError(f'epochs={self.epochs}, judge={self.judge} and lr={self.lr} must not be negative')
+
+    def said(self)->dict: # what differs from the recipe, for the record
+        plain = SegmentHow()
+        return {k: v for k,v in dataclasses.asdict(self).items() if k!='loss' and v!=getattr(plain, k)}
+
+def _some(judged, n): # (Packed, dims) -> n of them, spread evenly
+    from messi_anything.data import Packed
+    packed,dims = judged
+    if not n or n>=len(packed): return judged
+    i = np.linspace(0, len(packed)-1, n).round().astype(int)
+    return Packed(packed.image[i], packed.mask[i], packed.label[i]), dims[i]
+
 # %% ../nbs/09a_train.ipynb #996684b5
-def train_segment(data, out, preset, steps, bs, encoder='', pretrain=0, teacher='', unlabelled='', device='cpu', how=None, accumulate=1): # the network, or None when it was stopped
+def train_segment(data, out, preset, steps, bs, encoder='', pretrain=0, teacher='', unlabelled='', device='cpu', how=None, accumulate=1, more=None): # the network, or None when it was stopped
     "The whole recipe, with one record"
     from messi_anything.segment import HieraFPN, segment_cfg, fixed_size, load_encoder, pretrain_encoder, train_segmenter, evaluate_masks
-    from messi_anything.training import TrainCfg, write_json
+    from messi_anything.images import atomic_path
+    from messi_anything.training import TrainCfg, plot_curve, write_json
     cfg,run = segment_cfg(preset),Path(out)/f'segment-{preset}'
-    free = not fixed_size(cfg)
+    free,more = not fixed_size(cfg),more or SegmentHow()
     packed,dims,weights,sets,people = segmenter_sets(data, Path(out)/'cache', max(224, round(cfg.size/38.4)*32), teacher, unlabelled, device)
-    common = dict(bs=bs, accumulate=accumulate, schedule='cosine', weight_decay=.05, save_every=100, log_every=25)
+    epoch = math.ceil(len(packed)/bs)
+    steps = more.epochs*epoch or steps
+    each = dict(eval_every=epoch, log_every=min(25, epoch)) if more.epochs else {}
+    lr = dict(lr=more.lr) if more.lr else {}
+    common = dict(bs=bs, accumulate=accumulate, schedule='cosine', weight_decay=.05 if more.weight_decay<0 else more.weight_decay, save_every=100, log_every=25)
     everybody = np.array([i for i,p in enumerate(people['train']) if p.path.name.startswith('coco_')]) # elsewhere people in the background are not marked
-    check = lambda n: dict(mean_iou=evaluate_masks(n, *sets['val']).mean())
+    judged = _some(sets['val'], more.judge)
+    check = lambda n: dict(mean_iou=evaluate_masks(n, *judged).mean())
     torch.manual_seed(0)
     net = load_encoder(HieraFPN(segment_cfg(preset, pretrained=False)), encoder) if encoder else None
     if pretrain:
         net = pretrain_encoder(packed, dims, run/'masked', cfg, TrainCfg(steps=pretrain, lr=1e-3, warmup=100, ema=(.99,), **common), net, device=device, command=how)
         if not _finished(run/'masked', pretrain): return
-    train = lambda size, out, net, **kw: train_segmenter(packed, dims, out, segment_cfg(preset, size=size), TrainCfg(**{**common, **kw}), sets['scenes0'], weights, check, net, complete=everybody, device=device, command=how, about=dict(encoder=Path(encoder).name, pretrain=pretrain, teacher=str(teacher), after=steps))
+    train = lambda size, out, net, **kw: train_segmenter(packed, dims, out, segment_cfg(preset, size=size), TrainCfg(**{**common, **kw, **each, **lr}), sets['scenes0'], weights, check, net, more.loss, complete=everybody, device=device, command=how, about=dict(encoder=Path(encoder).name, pretrain=pretrain, teacher=str(teacher), after=steps, **more.said()))
     if free:
         net = train(cfg.size//64*32, run/'low', net, steps=steps, lr=7e-4, warmup=100, ema=(.995,), eval_every=max(200, steps//5))
         if not _finished(run/'low', steps): return
@@ -243,6 +276,8 @@ def train_segment(data, out, preset, steps, bs, encoder='', pretrain=0, teacher=
     rec['net'] = dataclasses.asdict(net.cfg)
     rec['before'] = {o: json.loads((run/o/'record.json').read_text()) for o in ('masked','low') if (run/o/'record.json').exists()}
     write_json(run/'record.json', rec)
+    fig = plot_curve(rec)
+    with atomic_path(run/'curve.png') as tmp: fig.savefig(tmp, format='png', dpi=100)
     return net
 
 # %% ../nbs/09a_train.ipynb #a5524d59
@@ -414,6 +449,11 @@ def messi_train(
     checkpointing:bool=False, # generator: less memory for a third more time
     start:str='',       # generator: weights to begin with (a name, a folder or a hub id)
     encoder:str='',     # segmenter: a file with published weights of its backbone, where timm's hub cannot be reached
+    epochs:int=0,       # segmenter: so often over all photos, instead of --steps; the IoU is measured after each
+    loss:str='bce+dice',# segmenter: bce, dice, iou, or a sum of them
+    lr:float=0.,        # segmenter: peak learning rate; 0 for the recipe's
+    weight_decay:float=-1., # segmenter: of AdamW; 0 is Adam, -1 the recipe's
+    judge:int=0,        # segmenter: photos kept apart that it is measured on while it trains; 0 for all
     pretrain:int=0,     # segmenter: steps of masked autoencoding before, on all photos
     teacher:str='',     # segmenter: weights (a name, a folder or a hub id) that mark the photos of --unlabelled
     unlabelled:str='',  # segmenter: folder of photos without masks, to learn from with a teacher's
@@ -432,7 +472,9 @@ def messi_train(
     how = f'messi_train {what} DATA --preset {preset} --steps {steps} --bs {bs}'+(f' --accumulate {accumulate}' if accumulate>1 else '')+' --checkpointing'*checkpointing
     if what=='segment':
         how += ''.join(f' --{k} {Path(v).name if isinstance(v, str) else v}' for k,v in dict(encoder=encoder, pretrain=pretrain, teacher=teacher, unlabelled=unlabelled).items() if v)
-        net = train_segment(data, out, preset, steps, bs, encoder, pretrain, teacher, unlabelled, dev, how, accumulate)
+        more = SegmentHow(epochs, loss, lr, weight_decay, judge)
+        how += ''.join(f' --{k.replace("_","-")} {v}' for k,v in {**more.said(), **({} if loss=='bce+dice' else dict(loss=loss))}.items())
+        net = train_segment(data, out, preset, steps, bs, encoder, pretrain, teacher, unlabelled, dev, how, accumulate, more)
         if net is None: return 1
     elif what=='generator':
         from messi_anything.recipe import train_generator

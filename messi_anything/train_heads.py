@@ -5,130 +5,17 @@
 # %% ../nbs/09b_train_heads.ipynb #64e58ec5
 from __future__ import annotations
 import csv, json, time
-from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
-from torch import Tensor
 from PIL import Image
 from .landmarks import mirror_map
-from .images import DataError, MessiError, load_image, open_picture, to_tensor
-from .headspace import (CROP, EYES_APART, VIEWS, N_OUTLINE, WARPED, HeadSpace, HeadSpaceCfg, HeadTarget, HeadTargetCfg, Placement,
-    between_eyes, control_points, fit_target_view, fit_view, head_outline, head_yaw, known_of, oval_radius, place_head,
-    ray_directions, smooth_outline, texture_of)
+from .images import DataError, load_image, open_picture
+from .headspace import (VIEWS, N_OUTLINE, HeadSpace, HeadSpaceCfg, HeadTarget, HeadTargetCfg, fit_target_view, fit_view)
+from .aligned import CLOTHES, HEAD, UNSURE, AlignedHead, align_photo, head_set
+from .identity import fit_identity
 
 # %% auto #0
-__all__ = ['HEAD', 'CLOTHES', 'UNSURE', 'OUTSIDE', 'RANGES', 'AlignedHead', 'align_photo', 'HeadSet', 'head_set', 'mean_shape',
-           'heads_in', 'fit_head_space', 'fit_head_target', 'rebuilt', 'train_heads']
-
-# %% ../nbs/09b_train_heads.ipynb #9c56ee7c
-HEAD,CLOTHES,UNSURE,OUTSIDE = 1,2,3,9 # labels of an aligned crop; 0 is background
-
-@dataclass
-class AlignedHead:
-    "A head in its crop, and what is what in it"
-    image:np.ndarray    # (288,288,3) uint8
-    labels:np.ndarray   # (288,288) uint8: 0 background, `HEAD`, `CLOTHES`, `UNSURE`, `OUTSIDE` the photo
-    landmarks:np.ndarray# (478,3) float32, pixels of the crop
-    yaw:float           # degrees
-
-def align_photo(
-    img:Image.Image,
-    labels:np.ndarray, # (h,w) uint8: 0 background, `HEAD`, `CLOTHES`, `UNSURE`
-    mesh:np.ndarray,   # (478,3)
-    smallest:float=.42,# pixels of the photo in one of the crop
-)->AlignedHead:        # None where the face is too small to learn from
-    "Cut an upright head out of a photo"
-    at = place_head(mesh, torch.arange(478), side_from=180)                # never mirrored here
-    if at.scale<smallest: return None
-    k = 1/at.scale if at.scale>1.3 else 1.
-    size = tuple(max(1, round(o*k)) for o in img.size)
-    to = (at.turn*k).tolist(),(at.offset*k).tolist()
-    matrix = (*to[0][0], to[1][0], *to[0][1], to[1][1])
-    def cut(im, shrink, how):
-        im = im if k==1 else im.resize(size, shrink)
-        return np.asarray(im.transform((CROP,CROP), Image.AFFINE, matrix, how, fillcolor=None))
-    inside = cut(Image.new('L', img.size, 255), Image.NEAREST, Image.NEAREST)>0
-    lab = cut(Image.fromarray(labels), Image.NEAREST, Image.NEAREST)
-    lab = np.where(inside, lab, OUTSIDE).astype('u1')
-    return AlignedHead(cut(img, Image.BOX, Image.BICUBIC), lab, at.landmarks[0].numpy(), head_yaw(mesh))
-
-# %% ../nbs/09b_train_heads.ipynb #59fb2eb0
-@dataclass
-class HeadSet:
-    "Aligned heads of one view, warped to a mean shape"
-    textures:Tensor  # (b,3,n,n) uint8
-    seen:Tensor      # (b,1,n,n) uint8, 255 where the texture shows the head
-    shape:Tensor     # (k,2) mean control points, pixels of the texture
-    known:Tensor     # (b,13), see `known_of`
-    outline:Tensor   # (b,21) as multiples of `EYES_APART`
-    index:Tensor     # (b,) which of the heads given
-
-RANGES = dict(front=(0,19), side=(12,50)) # degrees of yaw that each view is learned from
-
-def head_set(
-    heads:list,       # of `AlignedHead`
-    view:str,         # one of `VIEWS`
-    mirror:Tensor,    # (478,), see `HeadSpace.mirror`
-    shape:Tensor=None,# (k,2) mean control points; None to work them out
-    size:int=192,
-)->HeadSet:
-    "The heads of one view as textures; those under hats or cut by the photo's border are left out"
-    low,high = RANGES[view]
-    idx = [i for i,h in enumerate(heads) if low<=abs(h.yaw)<high]
-    if not idx: raise DataError(f'none of {len(heads)} heads is seen from the {view}')
-    flip = torch.tensor([view=='side' and heads[i].yaw<0 for i in idx])
-    p = torch.from_numpy(np.stack([heads[i].landmarks for i in idx])).float()
-    other = p[:,mirror].clone()
-    other[...,0] = CROP-1-other[...,0]
-    p = torch.where(flip[:,None,None], other, p)
-    lab = torch.from_numpy(np.stack([heads[i].labels for i in idx]))
-    lab = torch.where(flip[:,None,None], lab.flip(2), lab)
-    center = between_eyes(p)
-    oval = oval_radius(p, center)
-    above = torch.arange(CROP)[None,:,None]<p[:,[61,291],1].mean(1)[:,None,None]
-    radius = torch.cat([head_outline((l==HEAD)|((l==UNSURE)&a), c, .95*o) for l,a,c,o in
-                        zip(*(t.split(128) for t in (lab, above, center, oval)))])
-    good = _whole(lab, center, radius)
-    if not good.any(): raise DataError(f'none of {len(idx)} heads shows its whole outline: hats, and photos cut at the hair')
-    keep = good.nonzero()[:,0]
-    p,lab,center,oval,radius,flip = (t[keep] for t in (p, lab, center, oval, radius, flip))
-    radius = smooth_outline(radius)
-    points = control_points(p, radius)
-    if shape is None: shape = mean_shape(p, radius, view, mirror, size)
-    tex,seen = [],[]
-    for i in torch.arange(len(keep)).split(128):
-        im = torch.from_numpy(np.stack([heads[idx[keep[j]]].image for j in i])).permute(0,3,1,2).float()
-        im = torch.where(flip[i][:,None,None,None], im.flip(3), im)
-        head = ((lab[i]==HEAD)|(lab[i]==UNSURE)).float()[:,None]*255
-        t = texture_of(torch.cat([im, head], 1), points[i], shape, size)
-        tex.append(t[:,:3].clamp(0,255).byte())
-        seen.append(t[:,3:].clamp(0,255).byte())
-    tex,outline = torch.cat(tex),radius[:,ray_directions()[1]]/EYES_APART
-    known = torch.cat([known_of(a, b.float()/255) for a,b in zip(p.split(256), tex.split(256))])
-    return HeadSet(tex, torch.cat(seen), shape, known, outline, torch.tensor(idx)[keep])
-
-def _whole(labels, center, radius): # (b,) whether the outline is the head's own: no hat, not cut by the border
-    d,outline = ray_directions()
-    at = (center[:,None]+d*(radius+6)[...,None]).round().long().clamp(0, CROP-1)
-    beyond = labels[torch.arange(len(labels))[:,None], at[...,1], at[...,0]]
-    above = d[:,1]<-.2
-    return ~((beyond==CLOTHES)&above).any(1)&(((beyond==OUTSIDE)&above).sum(1)<=3)
-
-def mean_shape(
-    landmarks:Tensor, # (b,478,3) in the crop
-    radius:Tensor,    # (b,32)
-    view:str, mirror:Tensor, size:int=192,
-)->Tensor:            # (k,2) pixels of the texture
-    "Mean control points, symmetric from the front, placed so that head and neck fit the texture"
-    p,r = landmarks.mean(0, keepdim=True),radius.mean(0, keepdim=True)
-    if view=='front':
-        other = p[:,mirror].clone()
-        other[...,0] = CROP-1-other[...,0]
-        p,r = (p+other)/2,(r+r[:,(16-torch.arange(32))%32])/2
-    points = control_points(p, r)[0]
-    head = points[:len(WARPED)+N_OUTLINE]
-    x = (head[:,0].min()+head[:,0].max())/2
-    return points+torch.tensor([size/2-.5-x, 88-between_eyes(p)[0,1]])
+__all__ = ['heads_in', 'fit_head_space', 'fit_head_target', 'fit_nobody', 'rebuilt', 'train_heads']
 
 # %% ../nbs/09b_train_heads.ipynb #5b356fbd
 def _labels(root, path): # (h,w) uint8 from the parts and masks that lie beside a photo
@@ -200,6 +87,7 @@ def fit_head_target(
     space:HeadSpace,
     name:str, label:str='',
     least:int=10,    # heads without which there is no fit
+    prior:HeadTarget=None, # everybody's, see `fit_nobody`: ten heads then follow pose and light as well as a hundred would
 )->HeadTarget:
     "Learn one person's place in the space of heads"
     sets = {}
@@ -209,12 +97,29 @@ def fit_head_target(
     n = tuple(len(s.index) if s else 0 for s in sets.values())
     if max(n)<least: raise DataError(f'{len(heads)} heads of {name!r} give {n[0]} from the front and {n[1]} from the side: '
                                      f'{least} of one kind are needed, with the whole of the hair in the photo')
+    n = tuple(o if o>=least else 0 for o in n)                             # a view without heads is not used
     latent = tuple(len(space.views[v].basis)+24+N_OUTLINE for v in VIEWS)
     target = HeadTarget(HeadTargetCfg(name, label or name, space.cfg.values, latent, heads=n))
     for v,s in sets.items():
-        if s and len(s.index)>=least:
-            fit_target_view(target.views[v], space.views[v], s.textures.float()/255, s.seen.float()/255, s.known, s.outline)
+        if s is None or len(s.index)<least: continue
+        everybody = None if prior is None else prior.views[v]
+        fit_target_view(target.views[v], space.views[v], s.textures.float()/255, s.seen.float()/255, s.known, s.outline, everybody)
     return target.eval()
+
+# %% ../nbs/09b_train_heads.ipynb #6abfdd42
+def fit_nobody(
+    heads:list,      # of `AlignedHead`, of as many people as there are
+    space:HeadSpace,
+)->HeadTarget:
+    "Everybody as if they were one person: what [nobody](07l_nobody.ipynb) is drawn from, and how heads in general follow pose and light"
+    sets = {v: head_set(heads, v, space.mirror, space.views[v].shape, space.cfg.size) for v in VIEWS}
+    ranks = [len(space.views[v].basis) for v in VIEWS]
+    cfg = HeadTargetCfg('nobody', 'somebody who does not exist', space.cfg.values, tuple(r+N_OUTLINE for r in ranks), 0, max(ranks),
+                        tuple(len(s.index) for s in sets.values()))
+    out = HeadTarget(cfg)
+    for v,s in sets.items():
+        fit_target_view(out.views[v], space.views[v], s.textures.float()/255, s.seen.float()/255, s.known, s.outline)
+    return out.eval()
 
 # %% ../nbs/09b_train_heads.ipynb #9f184ab3
 def rebuilt(
@@ -234,7 +139,7 @@ def rebuilt(
 # %% ../nbs/09b_train_heads.ipynb #cde9b82b
 def train_heads(
     root,           # folder of photos, see `heads_in`
-    out,            # folder for the weights `headspace` and `messi/head`
+    out,            # folder for the weights `headspace`, `messi/head`, `nobody` and `identity`
     held_out:int=6, # every so many of the target's heads are kept apart
 )->dict:            # the record
     "Fit the space of everybody and the shipped target, and measure them"
@@ -249,6 +154,7 @@ def train_heads(
                fitted=dict(zip(VIEWS, target.cfg.heads)), share_of_time_reading=round(read/(time.perf_counter()-t), 2))
     rec['decibels'] = {v: dict(held_out=round(rebuilt(apart, space, target, v), 2), learned_from=round(rebuilt(kept, space, target, v), 2))
                        for v in VIEWS}
-    space.save_pretrained(Path(out)/'headspace')
-    target.save_pretrained(Path(out)/'messi'/'head')
+    identity = fit_identity(*({v: head_set(o, v, space.mirror, space.views[v].shape, space.cfg.size) for v in VIEWS} for o in (people, his)))
+    for name,net in {'headspace': space, 'messi/head': target, 'nobody/head': fit_nobody(people, space), 'identity': identity}.items():
+        net.save_pretrained(Path(out)/name)
     return rec

@@ -194,15 +194,17 @@ def find_weights(
 ):        # a folder if there is one, else `name` for the hub
     "Where weights are: a folder as given, the user's own (`~/.cache/messi_anything`, or `MESSI_HOME`), those of the package"
     where = user_path(name, WeightsError)
-    if str(name) and (where/'config.json').is_file(): return where
-    homes = [d for d in (home_folder(), _shipped()) if re.fullmatch(r'[\w.-]+', str(name))]
-    mark = 'target.json' if kind=='target' else 'config.json'
+    there = lambda d: any((d/o).is_file() for o in ('config.json','head/config.json')) # a target may have heads only
+    of_kind = lambda d: there(d) and (kind!='target' or (d/'target.json').is_file())
+    if str(name) and there(where): return where
+    homes = [home_folder(), _shipped()]
     for d in homes:
-        if (d/str(name)/'config.json').is_file() and (d/str(name)/mark).is_file(): return d/str(name)
+        if re.fullmatch(r'[\w.-]+', str(name)) and of_kind(d/str(name)): return d/str(name)
     if str(name) and where.is_dir(): raise WeightsError(f'{name} is a folder without config.json: there are no weights in it')
     if str(name).count('/')!=1:
-        have = sorted({o.parent.name for d in (home_folder(), _shipped()) for o in d.glob('*/'+mark)})
-        raise WeightsError(f'no {kind} called {str(name)!r}: there {"is" if len(have)==1 else "are"} {", ".join(have) or "none"}; a folder or a hub id (owner/name) will do as well')
+        have = sorted({o.name for d in homes for o in d.glob('*') if of_kind(o)})
+        are,them = 'is' if len(have)==1 else 'are',', '.join(have) or 'none'
+        raise WeightsError(f'no {kind} called {str(name)!r}: there {are} {them}; a folder or a hub id (owner/name) will do as well')
     return name
 
 # %% ../nbs/03_training.ipynb #82b16959

@@ -307,6 +307,7 @@ unet_presets = dict(
     small = UNetCfg(size=128, patch=2, channels=64, mult=(1,1.5,2,2), blocks=2, attention=(16,8), head_dim=64, classes=1),
     base = UNetCfg(size=256, patch=4, channels=192, mult=(1,2,4), blocks=3, attention=(32,16), head_dim=64, classes=1),
     paper = UNetCfg(size=256, patch=1, channels=256, mult=(1,1,2,2,4,4), blocks=2, attention=(32,16,8), head_dim=64, cond=4, time_scale=1000.),
+    paper512 = UNetCfg(size=512, patch=1, channels=192, mult=(.5,1,1,2,2,4,4), blocks=2, attention=(32,16,8), head_dim=64, cond=4, time_scale=1000.),
 )
 
 def unet_cfg(
