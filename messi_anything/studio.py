@@ -276,7 +276,7 @@ def overlay(self:Sitting)->Image.Image: # RGBA, of the view's size
     a = np.zeros((h,w,4), np.uint8); a[...,:3] = MARK; a[...,3] = m*(.45 if self.edited else .2)
     yy,xx = np.mgrid[:h,:w]
     for i,(edge,_) in enumerate(self._outlines()): a[edge if i in self.chosen else edge&((xx+yy)//6%2==0)] = (*MARK,255) if i in self.chosen else (255,255,255,255)
-    im = Image.fromarray(a); draw,r = ImageDraw.Draw(im),max(9, max(w,h)//55)
+    im = Image.fromarray(a); draw,r = ImageDraw.Draw(im),max(10, max(w,h)//38)
     for i,(_,(x,y)) in enumerate(self._outlines()):
         font,said = ImageFont.load_default(round(1.25*r)),f'{i+1}'
         wide = max(1.3*r, draw.textlength(said, font)/2+.7*r)
@@ -464,7 +464,7 @@ export default { render({model, el}) {
     o.onload = () => { URL.revokeObjectURL(url); pics[k] = o; if (k=='over') stroke = null; draw() }
     o.src = url
   }
-  function show() { [c.width, c.height] = model.get('size'); c.style.width = `min(100%, ${66*c.width/c.height}vh)`; c.setAttribute('aria-label', model.get('label')); c.style.cursor = painting() ? 'crosshair' : 'pointer'; c.style.touchAction = painting() ? 'none' : 'auto'; draw() }
+  function show() { [c.width, c.height] = model.get('size'); c.style.width = `min(100%, ${58*c.width/c.height}vh)`; c.setAttribute('aria-label', model.get('label')); c.style.cursor = painting() ? 'crosshair' : 'pointer'; c.style.touchAction = painting() ? 'none' : 'auto'; draw() }
   const at = e => { const r = c.getBoundingClientRect(); return [(e.clientX-r.left)*c.width/r.width, (e.clientY-r.top)*c.height/r.height] }
   const finish = () => { if (stroke && !stroke.sent) { model.send({stroke}); stroke.sent = true } }
   c.onpointerdown = e => { cross = null; if (painting()) { c.setPointerCapture(e.pointerId); stroke = [at(e)]; draw() } }
@@ -512,7 +512,7 @@ export default { render({model, el}) {
   function load(k) {
     const b = model.get(k), url = URL.createObjectURL(new Blob([b])); show()
     if (!b.byteLength) return
-    pics[k].onload = () => { if (k=='after') { range.value = 0; move() }; URL.revokeObjectURL(url); box.style.width = label.style.width = `min(100%, ${66*pics[k].naturalWidth/pics[k].naturalHeight}vh)`; if (k=='after' && el.isConnected) el.scrollIntoView({block: 'nearest'}) }
+    pics[k].onload = () => { if (k=='after') { range.value = 0; move() }; URL.revokeObjectURL(url); box.style.width = label.style.width = `min(100%, ${58*pics[k].naturalWidth/pics[k].naturalHeight}vh)`; if (k=='after' && el.isConnected) el.scrollIntoView({block: 'nearest'}) }
     pics[k].src = url
   }
   const drag = e => { if (e.buttons!=1) return; const r = box.getBoundingClientRect(); range.value = 100*(e.clientX-r.left)/r.width; move() }
@@ -634,7 +634,7 @@ STYLE = '''<style>
 .messi .messi-row { display: flex; flex-flow: row wrap; gap: 6px; align-items: center; overflow: visible; padding: 4px 0; }
 .messi .messi-row > * { flex: 0 0 auto; margin: 0; max-width: 100%; }
 .messi .widget-vbox, .messi .widget-box { overflow: visible; } .messi .widget-html { width: auto; height: auto; }
-.messi .jupyter-button { height: auto; min-height: 36px; width: auto; padding: 4px 12px; white-space: normal; line-height: 1.2; border-radius: 8px; font-size: 14px; background: transparent; color: inherit; border: 1px solid var(--line); box-shadow: none; }
+.messi .jupyter-button { font-family: inherit; height: auto; min-height: 36px; width: auto; padding: 4px 12px; white-space: normal; line-height: 1.2; border-radius: 8px; font-size: 14px; background: transparent; color: inherit; border: 1px solid var(--line); box-shadow: none; }
 .messi .jupyter-button:hover:enabled { border-color: var(--messi); box-shadow: none; } .messi .jupyter-button.mod-active { border-color: var(--messi); box-shadow: inset 0 0 0 1px var(--messi); background: transparent; color: inherit; }
 .messi .messi-chip.jupyter-button { border-radius: 99px; } .messi .messi-chip.mod-active { background: var(--messi); color: var(--on); }
 .messi .messi-fold.jupyter-button { border: 0; box-shadow: none; padding-left: 0; font-weight: 600; text-align: left; min-width: 90px; }
@@ -657,13 +657,13 @@ STYLE = '''<style>
 .messi .messi-compare i { position: absolute; top: 0; bottom: 0; width: 2px; background: #fff; box-shadow: 0 0 3px #000; }
 .messi .messi-compare b { position: absolute; top: 10px; padding: 4px 8px; border-radius: 6px; background: #000a; color: #fff; font-size: 13px; line-height: 1.2; pointer-events: none; } .messi .messi-before { left: 10px; } .messi .messi-after { right: 10px; } .messi .messi-compare [hidden] { display: none; }
 .messi .messi-range { margin: 0 auto; display: flex; gap: 8px; align-items: center; padding: 8px 10px; box-sizing: border-box; } .messi .messi-range input { flex: 1; accent-color: var(--messi); min-width: 0; }
-.messi .messi-label { font-weight: 600; display: block; margin-bottom: 4px; } .messi .messi-tiles { display: flex; flex-wrap: wrap; gap: 8px; --tile: 84px; } .messi .messi-thumbs .messi-tiles { --tile: 150px; }
+.messi .messi-label { font-weight: 600; display: block; margin-bottom: 4px; } .messi .messi-tiles { display: flex; flex-wrap: wrap; gap: 8px; padding: 2px; --tile: 84px; } .messi .messi-thumbs .messi-tiles { --tile: 150px; }
 .messi .messi-tiles button { width: var(--tile); padding: 0 0 4px; overflow: hidden; font: inherit; font-size: 13px; line-height: 1.3; color: inherit; background: var(--card); border: 2px solid var(--line); border-radius: 10px; cursor: pointer; }
 .messi .messi-tiles button[aria-checked=true] { border-color: var(--messi); box-shadow: 0 0 0 1px var(--messi); } .messi .messi-tiles span { display: block; padding: 0 3px; overflow: hidden; text-overflow: ellipsis; }
 .messi .messi-tiles img, .messi .messi-tiles em { display: block; width: 100%; aspect-ratio: 1; object-fit: cover; margin-bottom: 3px; } .messi .messi-tiles em { display: grid; place-items: center; font-style: normal; font-size: 30px; font-weight: 700; color: var(--dim); background: var(--jp-layout-color2); }
 .messi .messi-line { padding: 6px 2px; overflow-wrap: anywhere; color: var(--dim); } .messi .messi-bad { color: #c62828; font-weight: 600; } [data-jp-theme-light=false] .messi .messi-bad { color: #ff8a80; }
 .messi .messi-sheet { display: flex; flex-wrap: wrap; gap: 8px; } .messi figure { margin: 0; } .messi figure img { max-width: 100%; height: auto; max-height: 240px; border-radius: 8px; display: block; } .messi figcaption { font-size: 13px; }
-.messi .widget-tab > .lm-TabBar { max-width: 100%; border-bottom: 1px solid var(--line); overflow: visible; } .messi .widget-tab > .lm-TabBar .lm-TabBar-tab { flex: 0 1 auto; min-width: 0; font-size: 15px; display: flex; align-items: center; height: 40px; padding: 0 14px; border: 0; border-bottom: 3px solid transparent; background: transparent; color: var(--dim); transform: none; }
+.messi .widget-tab > .lm-TabBar { max-width: 100%; border-bottom: 1px solid var(--line); overflow: visible; } .messi .widget-tab > .lm-TabBar .lm-TabBar-tab { flex: 0 1 auto; min-width: 0; font-size: 15px; display: flex; align-items: center; height: 40px; padding: 0 14px; font-family: inherit; border: 0; border-bottom: 3px solid transparent; background: transparent; color: var(--dim); transform: none; }
 .messi .widget-tab > .lm-TabBar .lm-TabBar-tab.lm-mod-current { border-bottom-color: var(--messi); color: inherit; font-weight: 600; background: transparent; } .messi .widget-tab > .lm-TabBar .lm-TabBar-tab.lm-mod-current::before { display: none; } .messi .lm-TabBar-tabLabel { overflow: hidden; }
 .messi .widget-image { max-width: 100%; width: auto; height: auto; object-fit: contain; align-self: flex-start; } .messi .widget-hbox { flex-wrap: wrap; overflow: visible; } .messi .widget-tab-contents, .messi .widget-tab > .widget-tab-contents { padding: 12px 0; overflow: visible; border: 0; background: transparent; } .messi .messi-status { position: sticky; top: 0; z-index: 9; background: var(--jp-layout-color0); } .messi .widget-tab, .messi .widget-tab .lm-StackedPanel { overflow: visible; }
 @media (max-width: 900px) { .messi .messi-cols { grid-template-columns: minmax(0,1fr); } .messi .messi-cols > .messi-wide, .messi .messi-cols > .messi-side { grid-column: 1; grid-row: auto; } .messi .messi-first .messi-drop { min-height: 260px; } .messi .messi-front { min-height: 200px; } .messi .messi-thumbs .messi-tiles { --tile: 112px; } }
@@ -950,6 +950,7 @@ def _how_part(self:Studio)->list:
     self.target = Tiles(options=names, value=s.target, label='Who comes in')
     self.kit = Tiles(label='What they wear')
     self.mode = _option(W.Dropdown, 'How', 'mode', options=[(_modes[m],m) for m in MODES], value=DEFAULT_MODE)
+    self.mode.style.description_width = '3.2em'
     self.strength = _option(W.FloatSlider, 'Strength', 'strength', value=.6, min=.05, step=.05)
     self.steps = _option(W.IntSlider, 'Steps', 'steps')
     self.seed = _option(W.BoundedIntText, 'Seed', 'seed', max=2**31-1)
@@ -976,7 +977,7 @@ def _dressed(self:Studio):
     except MessiError: kits = ()
     names = [ANY, *(o.name for o in kits)] if kits else []
     with self.kit.hold_sync():
-        self.kit.pictures = {o.name: kit_tile(o) for o in kits}
+        self.kit.pictures = {ANY: kit_tile(Kit('', ('#8fa3b8','#c9d3de'), 'halves')), **{o.name: kit_tile(o) for o in kits}}
         self.kit.options,self.kit.value = names,ANY
 
 @patch
