@@ -189,15 +189,15 @@ def _fit_view(out, name, view, points, textures, seen, ridge, held_out): # fills
     r2 = 1-left/(y[apart]-y[apart].mean(0)).square().sum(0)
     return dict(heads=len(z), held_out=int(apart.sum()), r2={a: round(b, 3) for a,b in zip((*SHAPES, *TEXTURES), r2.tolist())})
 
-# %% ../nbs/07m_directions.ipynb #ab38a139
+# %% ../nbs/07m_directions.ipynb #a166b3fe
 PHRASES = { # what is said -> attribute and how much of it, in standard deviations of people; degrees of a turn
     'smiling': dict(smile=1.7), 'smile': dict(smile=1.7), 'happy': dict(smile=1.7), 'grinning': dict(smile=2.2),
     'laughing': dict(smile=1.9, mouth=1.6), 'laugh': dict(smile=1.9, mouth=1.6),
-    'serious': dict(smile=-1.1, mouth=-1.6), 'unhappy': dict(smile=-1.6, mouth=-1.6), 'sad': dict(smile=-1.6, mouth=-1.6),
+    'serious': dict(smile=-1.4, mouth=-1.6), 'unhappy': dict(smile=-1.6, mouth=-1.6), 'sad': dict(smile=-1.6, mouth=-1.6),
     'mouth open': dict(mouth=2.3), 'open mouth': dict(mouth=2.3), 'mouth closed': dict(mouth=-1.6), 'closed mouth': dict(mouth=-1.6),
-    'eyes wide open': dict(eyes=2.6), 'wide eyes': dict(eyes=2.6), 'squinting': dict(eyes=-1.8), 'narrow eyes': dict(eyes=-1.8),
+    'eyes wide open': dict(eyes=3.2), 'wide eyes': dict(eyes=3.2), 'squinting': dict(eyes=-2.5), 'narrow eyes': dict(eyes=-2.5),
     'raised eyebrows': dict(brows=2.), 'eyebrows raised': dict(brows=2.), 'raised brows': dict(brows=2.),
-    'surprised': dict(brows=2., eyes=2.2, mouth=2.), 'frowning': dict(brows=-2.), 'angry': dict(brows=-2.2, smile=-1.),
+    'surprised': dict(brows=2., eyes=2.2, mouth=2.), 'frowning': dict(brows=-2.6), 'angry': dict(brows=-2.6, smile=-1.),
     'wide face': dict(width=1.8), 'round face': dict(width=1.8), 'narrow face': dict(width=-1.8), 'thin face': dict(width=-1.8),
     'beard': dict(beard=4.), 'bearded': dict(beard=4.), 'stubble': dict(beard=2.),
     'lit from the left': dict(light=-1.9), 'light from the left': dict(light=-1.9),
@@ -349,7 +349,7 @@ def _ask_prop(wish, kind, phrase, tints, no):
     if slot in wish.props and wish.props[slot]!=prop: raise ConfigError(f'{wish.text[:60]!r} asks for two different things in one place, or for something and its opposite: say one')
     wish.props[slot] = prop
 
-# %% ../nbs/07m_directions.ipynb #b0684ad3
+# %% ../nbs/07m_directions.ipynb #36375fd5
 @dataclass
 class Change:
     "How far a head is to be moved"
@@ -361,7 +361,7 @@ class Change:
     props:list=field(default_factory=list)
 
 _relative = ('width','light','skin','pitch') # moved from where they are, not to a goal
-_least,_most = dict(mouth=.9, smile=.9, eyes=1., brows=1.2, beard=1.8), dict(mouth=4.2, smile=3., eyes=3., brows=3., beard=5.5)
+_least,_most = dict(mouth=1.2, smile=.9, eyes=1.5, brows=1.5, beard=1.8), dict(mouth=4.2, smile=3., eyes=3.6, brows=3.2, beard=5.5)
 
 def change_of(
     source:Wish, target:Wish,

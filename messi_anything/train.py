@@ -4,7 +4,7 @@
 
 # %% ../nbs/09a_train.ipynb #24ad9e8f
 from __future__ import annotations
-import dataclasses, hashlib, json, math, sys
+import dataclasses, hashlib, json, math, os, sys
 from pathlib import Path
 import numpy as np, torch
 from .images import DataError, ConfigError, load_image, list_images, command
@@ -197,6 +197,9 @@ def _finished(run, steps): # whether the stage in `run` has done all its steps; 
     if done<steps: print(f'stopped after {done} of {steps} steps: run the same command again to go on', file=sys.stderr)
     return done>=steps
 
+def _first()->bool: # of several processes: it alone judges and writes, since batch statistics differ from one to the other
+    return int(os.environ.get('RANK', 0))==0
+
 # %% ../nbs/09a_train.ipynb #8ffca84b
 def _joined(*sets): # (Packed, dims) of several
     from messi_anything.data import Packed
@@ -270,6 +273,7 @@ def train_segment(data, out, preset, steps, bs, encoder='', pretrain=0, teacher=
         net = train(round(cfg.size/38.4)*32, run, net, steps=last, lr=2e-4, warmup=10, ema=(.97,), eval_every=max(50, last//3))
     else: net,last = train(cfg.size, run, net, steps=steps, lr=1e-3, warmup=60, ema=(.99,), eval_every=max(100, steps//5)),steps
     if not _finished(run, last): return
+    if not _first(): return net
     net = net.cpu()
     net.cfg = cfg
     rec = {**json.loads((run/'record.json').read_text()), 'scores': score_segmenter(net, data, people)}
@@ -476,6 +480,7 @@ def messi_train(
         how += ''.join(f' --{k.replace("_","-")} {v}' for k,v in {**more.said(), **({} if loss=='bce+dice' else dict(loss=loss))}.items())
         net = train_segment(data, out, preset, steps, bs, encoder, pretrain, teacher, unlabelled, dev, how, accumulate, more)
         if net is None: return 1
+        if not _first(): return
     elif what=='generator':
         from messi_anything.recipe import train_generator
         from messi_anything.text import save_words
@@ -507,6 +512,7 @@ def messi_train(
     elif what=='landmarks': net = train_landmarks(data, run, steps, 2*bs, how)
     else: raise ConfigError(f"what={what!r}: say 'segment', 'generator', 'pixels', 'pack', 'faces' or 'landmarks'")
     if what=='generator' and cfg.words: save_words(net.words, make_folder(run/'weights')); net = net.net
+    if not _first(): return
     net.save_pretrained(run/'weights')
     print(f'weights in {run/"weights"}, record in {run}')
 

@@ -273,7 +273,7 @@ def _seen(face): # what is done about a face
     if abs(face.pose.yaw)>HeadInpainter.farthest: return f'turned away: {LEFT}'
     return 'head changed'
 
-# %% ../nbs/11_words.ipynb #4efcfa72
+# %% ../nbs/11_words.ipynb #95ca6765
 EXPECTED = { # word -> number of the face, and which way it should go; degrees for turns
     'smiling': ('smile',1), 'laughing': ('mouth',1), 'serious': ('smile',-1), 'mouth open': ('mouth',1), 'surprised': ('brows',1),
     'frowning': ('brows',-1), 'wide eyes': ('eyes',1), 'squinting': ('eyes',-1), 'wide face': ('width',1), 'narrow face': ('width',-1),
@@ -291,13 +291,15 @@ def word_rates(
     rows = {w: [] for w in words}
     for img in photos:
         face = next(iter(find_faces(img)), None)
-        before = face and see(img)
+        if face is None: continue
+        near = tuple(round(o) for o in face.box.scaled(2.).astuple())
+        before = see(img.crop(near))
         if not before: continue
         x,mesh = to_tensor(img)/2+.5,mesh_of(face)
         parts = head_parts(x*2-1, [face.mesh])[0]
         for w in words:
             after = to_pil(change_head(x, mesh, understand(w), strength=strength, parts=parts)[0]*2-1)
-            seen = see(after)
+            seen = see(after.crop(near))
             k,way = EXPECTED[w]
             moved,there = (way*(seen[k]-before[k]),way*seen[k]) if seen else (-9.,-9.)
             rows[w].append((moved, there, distance(img, after, face) if distance and seen else None))
