@@ -11,9 +11,24 @@ from PIL import Image
 from .images import Box, DataError, to_tensor
 from .landmarks import FACE_OVAL
 from .headparts import head_parts
-from .headspace import (CROP, EYES_APART, VIEWS, N_OUTLINE, WARPED, between_eyes, control_points, face_region,
-    head_outline, head_yaw,
-    known_of, oval_radius, place_head, ray_directions, smooth_outline, texture_of)
+from messi_anything.headspace import (
+    CROP,
+    EYES_APART,
+    VIEWS,
+    N_OUTLINE,
+    WARPED,
+    between_eyes,
+    control_points,
+    face_region,
+    head_outline,
+    head_yaw,
+    known_of,
+    oval_radius,
+    place_head,
+    ray_directions,
+    smooth_outline,
+    texture_of,
+)
 
 # %% auto #0
 __all__ = ['HEAD', 'CLOTHES', 'UNSURE', 'OUTSIDE', 'RANGES', 'AlignedHead', 'align_photo', 'face_mesh', 'aligned_heads',
@@ -125,7 +140,8 @@ def head_set(
     radius = torch.cat([head_outline((l==HEAD)|((l==UNSURE)&a), c, .95*o) for l,a,c,o in
                         zip(*(t.split(128) for t in (lab, above, center, oval)))])
     good = _whole(lab, center, radius)
-    if not good.any(): raise DataError(f'none of {len(idx)} heads shows its whole outline: hats, and photos cut at the hair')
+    if not good.any():
+        raise DataError(f'none of {len(idx)} heads shows its whole outline: hats, and photos cut at the hair')
     keep = good.nonzero()[:,0]
     p,lab,center,oval,radius,flip = (t[keep] for t in (p, lab, center, oval, radius, flip))
     radius = smooth_outline(radius)

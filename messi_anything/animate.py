@@ -11,8 +11,21 @@ from pathlib import Path
 import numpy as np
 from PIL import GifImagePlugin, Image
 from fastcore.meta import delegates
-from .images import (Box, ConfigError, ImageError, _xmp, atomic_path, check_writable, command, load_image, make_folder, open_picture,
-                                   positional, say, user_path)
+from messi_anything.images import (
+    Box,
+    ConfigError,
+    ImageError,
+    _xmp,
+    atomic_path,
+    check_writable,
+    command,
+    load_image,
+    make_folder,
+    open_picture,
+    positional,
+    say,
+    user_path,
+)
 from .segment import choice
 from .pipeline import ReplaceCfg, faces_of, load_segmenter, replace, with_options
 
@@ -83,7 +96,12 @@ class Steady:
         s = track['filter'](points, self.dt, f.eyes if f.mesh is not None else f.box.width/2)
         box = Box(*s[0,:2], *s[1,:2])
         if f.mesh is None: return changed(f, box=box)
-        return changed(f, box=box, mesh=s[2:,:2].astype(np.float32), depth=s[2:,2].astype(np.float32) if s.shape[1]==3 else f.depth)
+        return changed(
+            f,
+            box=box,
+            mesh=s[2:, :2].astype(np.float32),
+            depth=s[2:, 2].astype(np.float32) if s.shape[1] == 3 else f.depth,
+        )
 
 # %% ../nbs/09f_animate.ipynb #8f19dbf6
 @dataclass
@@ -102,7 +120,10 @@ def open_film(path)->Film:
     "What a file of moving pictures is; an `ImageError` for one that does not move"
     path = user_path(path, ImageError)
     if path.suffix.lower() in VIDEOS:
-        if find_spec('imageio_ffmpeg') is None: raise ConfigError(f'{path.name}: videos need a reader: pip install "messi-anything[video]", or make a GIF or WebP of it')
+        if find_spec('imageio_ffmpeg') is None:
+            raise ConfigError(
+                f'{path.name}: videos need a reader: pip install "messi-anything[video]", or make a GIF or WebP of it'
+            )
         if not path.is_file(): raise ImageError(f'{path}: no such file')
         from imageio_ffmpeg import read_frames
         try:
@@ -111,10 +132,12 @@ def open_film(path)->Film:
             reader.close()
         except Exception as e: raise ImageError(f'{path}: cannot be read as a video ({type(e).__name__})') from None
         return Film(path, tuple(d['size']), round(d['fps']*d['duration']), 0, 'video', float(d['fps']))
-    load_image(path)                                                            # says what is wrong with a file that is no picture
+    # says what is wrong with a file that is no picture
+    load_image(path)
     with open(path, 'rb') as f, open_picture(f) as im:
         n = getattr(im, 'n_frames', 1)
-        if n<2 or im.format not in ('GIF','WEBP','PNG'): raise ImageError(f'{path.name}: this picture does not move: use messi_replace')
+        if n<2 or im.format not in ('GIF','WEBP','PNG'):
+            raise ImageError(f'{path.name}: this picture does not move: use messi_replace')
         return Film(path, im.size, n, int(im.info.get('loop', 1 if im.format=='GIF' else 0)), im.format)
 
 def frames(
@@ -145,20 +168,29 @@ class _Gif:
         self.f,self.film,self.note,self.n = f,film,note,0
     def add(self, img, ms):
         clear = img.mode=='RGBA'
-        im = img.convert('RGB').quantize(255, method=Image.Quantize.MEDIANCUT) if not clear else img.quantize(255, method=Image.Quantize.FASTOCTREE)
+        im = (
+            img.convert('RGB').quantize(255, method=Image.Quantize.MEDIANCUT)
+            if not clear
+            else img.quantize(255, method=Image.Quantize.FASTOCTREE)
+        )
         if not self.n:
             w,h = im.size
             self.f.write(b'GIF89a'+struct.pack('<HH', w, h)+b'\x70\0\0')
-            if self.film.loop!=1: self.f.write(b'\x21\xff\x0bNETSCAPE2.0\x03\x01'+struct.pack('<H', self.film.loop)+b'\0')
+            if self.film.loop!=1:
+                self.f.write(b'\x21\xff\x0bNETSCAPE2.0\x03\x01'+struct.pack('<H', self.film.loop)+b'\0')
             if self.note: self.f.write(b'\x21\xff\x0bXMP DataXMP'+self.note+b'\x01'+bytes(range(255, -1, -1))+b'\0')
         if clear: im.info.pop('transparency', None)
-        for block in GifImagePlugin.getdata(im, (0,0), duration=ms, disposal=2 if clear else 1, include_color_table=True): self.f.write(block)
+        for block in GifImagePlugin.getdata(
+            im, (0, 0), duration=ms, disposal=2 if clear else 1, include_color_table=True
+        ):
+            self.f.write(block)
         self.n += 1
     def end(self): self.f.write(b'\x3b')
 
 class _Apng:
     def __init__(self, f, film, note): self.f,self.film,self.note,self.n,self.number = f,film,note,0,0
-    def chunk(self, kind, data): self.f.write(struct.pack('>I', len(data))+kind+data+struct.pack('>I', zlib.crc32(kind+data)))
+    def chunk(self, kind, data):
+        self.f.write(struct.pack('>I', len(data))+kind+data+struct.pack('>I', zlib.crc32(kind+data)))
     def parts(self, img): # (kind, data) of a PNG
         b = io.BytesIO()
         img.save(b, 'PNG')
@@ -182,7 +214,9 @@ class _Apng:
         self.number += 1
         for kind,data in parts:
             if kind!=b'IDAT': continue
-            if self.n: self.chunk(b'fdAT', struct.pack('>I', self.number)+data); self.number += 1
+            if self.n:
+                self.chunk(b'fdAT', struct.pack('>I', self.number)+data)
+                self.number += 1
             else: self.chunk(b'IDAT', data)
         self.n += 1
     def end(self):
@@ -202,7 +236,16 @@ def _write_webp(path, made, film, note): # Pillow hands one frame after the othe
     class Later(list): # asked for each frame's time when that frame has come
         def __getitem__(self, i): return int(round(times[i]))
         def __len__(self): return len(times)
-    first.save(path, 'WEBP', save_all=True, append_images=rest(), duration=Later([0]), loop=film.loop, quality=90, xmp=note or b'')
+    first.save(
+        path,
+        'WEBP',
+        save_all=True,
+        append_images=rest(),
+        duration=Later([0]),
+        loop=film.loop,
+        quality=90,
+        xmp=note or b'',
+    )
     return len(times)
 
 def _write_video(path, made, film, note):
@@ -210,14 +253,22 @@ def _write_video(path, made, film, note):
     first,ms = next(made)
     w,h = (o//2*2 for o in first.size)                                          # its coder wants even sides
     codec = 'libvpx-vp9' if path.suffix.lower()=='.webm' else 'libx264'
-    out = write_frames(str(path), (w,h), fps=film.fps or 1000/ms, codec=codec, macro_block_size=1, output_params=['-metadata', f'comment={note}'] if note else [])
+    out = write_frames(
+        str(path),
+        (w, h),
+        fps=film.fps or 1000 / ms,
+        codec=codec,
+        macro_block_size=1,
+        output_params=['-metadata', f'comment={note}'] if note else [],
+    )
     out.send(None)
     n = 0
     for im,_ in itertools.chain([(first,ms)], made):
         out.send(np.ascontiguousarray(np.asarray(im.convert('RGB'))[:h,:w]))
         n += 1
     out.close()
-    if not path.is_file() or not path.stat().st_size: raise ImageError(f'{path.name}: the video could not be written: choose .mp4, .gif or .webp')
+    if not path.is_file() or not path.stat().st_size:
+        raise ImageError(f'{path.name}: the video could not be written: choose .mp4, .gif or .webp')
     return n
 
 def write_film(
@@ -229,8 +280,12 @@ def write_film(
     "Write moving pictures, a frame at a time; whole or not at all"
     path,made = user_path(path),iter(made)
     kind = path.suffix.lower()
-    if kind not in ('.gif','.webp','.png','.apng',*VIDEOS): raise ConfigError(f'{path.name}: films are written as .gif, .webp, .png (APNG), or a video such as .mp4')
-    if kind in VIDEOS and find_spec('imageio_ffmpeg') is None: raise ConfigError(f'{path.name}: videos need a writer: pip install "messi-anything[video]", or choose .gif or .webp')
+    if kind not in ('.gif','.webp','.png','.apng',*VIDEOS):
+        raise ConfigError(f'{path.name}: films are written as .gif, .webp, .png (APNG), or a video such as .mp4')
+    if kind in VIDEOS and find_spec('imageio_ffmpeg') is None:
+        raise ConfigError(
+            f'{path.name}: videos need a writer: pip install "messi-anything[video]", or choose .gif or .webp'
+        )
     xmp = b'' if meta is None else _xmp(meta)
     xmp = xmp.encode() if isinstance(xmp, str) else xmp
     with atomic_path(path) as tmp:
@@ -262,7 +317,8 @@ def replaced_frames(
     for i,(im,ms) in enumerate(frames(film, most)):
         rgb = im.convert('RGB')
         key = rgb.tobytes()
-        if last is None or key!=last[0]: last = key,paint(rgb, steady, cfg.seed)  # a frame that is shown again is not painted again
+        if last is None or key!=last[0]:  # a frame that is shown again is not painted again
+            last = key,paint(rgb, steady, cfg.seed)
         out = last[1].convert('RGB')
         if im.mode=='RGBA': out.putalpha(im.getchannel('A'))
         steady.dt = ms/1000
@@ -282,8 +338,13 @@ def animate(
     film,cfg = open_film(src),ReplaceCfg(**kwargs)
     if cfg.n is not None: raise ConfigError('variants (n) are for photos: make one film for each seed')
     if most<0: raise ConfigError(f'frames={most}: a number, 0 for all')
-    out = user_path(out) if out else film.path.with_name(f'{film.path.stem}_{Path(str(cfg.target)).name}{film.path.suffix}')
-    if out.exists() and out.samefile(film.path): raise ConfigError(f'{out} is the film itself: give another name with --out')
+    out = (
+        user_path(out)
+        if out
+        else film.path.with_name(f'{film.path.stem}_{Path(str(cfg.target)).name}{film.path.suffix}')
+    )
+    if out.exists() and out.samefile(film.path):
+        raise ConfigError(f'{out} is the film itself: give another name with --out')
     check_writable(make_folder(out.parent))
     made = replaced_frames(film, cfg, most, paint, progress)
     write_film(out, made, film, dict(target=str(cfg.target), seed=cfg.seed, mode=cfg.effective_mode))
@@ -300,7 +361,9 @@ def messi_animate(
     "Replace the people in an animated picture or a short video, frame by frame with the same seed"
     if not film: raise ConfigError('name a film: messi_animate wave.gif')
     options['people'] = choice(options.get('people', 'all'))
-    count = lambda done, n: print(f'\r{done} of {n or "?"} frames', end='', file=sys.stderr, flush=True) if sys.stderr.isatty() else None
+    count = lambda done, n: (
+        print(f'\r{done} of {n or "?"} frames', end='', file=sys.stderr, flush=True) if sys.stderr.isatty() else None
+    )
     made = animate(film, out or None, frames, progress=count, **options)
     say(f'{film}: {open_film(made).n or "all"} frames -> {made}')
 

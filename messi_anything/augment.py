@@ -10,7 +10,20 @@ import numpy as np, torch, torch.nn.functional as F
 from torch import Tensor
 from fastcore.basics import patch
 from PIL import Image, ImageDraw
-from .images import Box, ConfigError, DataError, ImageError, to_pil, to_tensor, load_image, load_mask, crop, open_picture, resize, _quiet
+from messi_anything.images import (
+    Box,
+    ConfigError,
+    DataError,
+    ImageError,
+    to_pil,
+    to_tensor,
+    load_image,
+    load_mask,
+    crop,
+    open_picture,
+    resize,
+    _quiet,
+)
 
 # %% auto #0
 __all__ = ['landmark_names', 'studio', 'colours', 'hats', 'sunglasses_shapes', 'medical_masks', 'patterns', 'hole_kinds', 'bands',
@@ -37,7 +50,8 @@ def check_landmarks(
     except (TypeError, ValueError): raise DataError(f'landmarks are not numbers: {want}') from None
     if a.shape!=(6,2): raise DataError(f'landmarks of shape {a.shape}, not (6,2): {want}')
     bad = [n for n,p in zip(landmark_names, a) if not np.isfinite(p).all()]
-    if bad: raise DataError(f'the landmarks of {", ".join(bad)} are not finite: leave this face out, or find them again')
+    if bad:
+        raise DataError(f'the landmarks of {", ".join(bad)} are not finite: leave this face out, or find them again')
     eyes,down = a[1]-a[0],a[3]-a[:2].mean(0)
     if np.ptp(a, 0).max()<1: raise DataError('the landmarks lie within one pixel: they are not those of a face')
     if eyes[0]*down[1]-eyes[1]*down[0] < -.5*math.hypot(*eyes)*math.hypot(*down):
@@ -66,7 +80,14 @@ class Pose:
     def angles(self)->tuple:
         "Degrees: roll (clockwise in the picture), yaw (towards the right of the picture), pitch (downwards)"
         r = self.turn
-        return tuple(math.degrees(o) for o in (math.atan2(r[1,0], r[0,0]), math.atan2(-r[2,0], math.hypot(r[0,0], r[1,0])), math.atan2(-r[2,1], r[2,2])))
+        return tuple(
+            math.degrees(o)
+            for o in (
+                math.atan2(r[1, 0], r[0, 0]),
+                math.atan2(-r[2, 0], math.hypot(r[0, 0], r[1, 0])),
+                math.atan2(-r[2, 1], r[2, 2]),
+            )
+        )
 
 # %% ../nbs/02_augment.ipynb #d9b72c14
 def _refine(x, s, r, t):
@@ -75,7 +96,9 @@ def _refine(x, s, r, t):
     zero = np.zeros(6)
     jx = np.stack([zero, p[:,2], -p[:,1], p[:,0], zero+1, zero], 1)
     jy = np.stack([-p[:,2], zero, p[:,0], p[:,1], zero, zero+1], 1)
-    d = np.linalg.lstsq(np.concatenate([jx,jy]), np.concatenate([x[:,0]-p[:,0]-t[0], x[:,1]-p[:,1]-t[1]]), rcond=1e-6)[0]
+    d = np.linalg.lstsq(
+        np.concatenate([jx, jy]), np.concatenate([x[:, 0] - p[:, 0] - t[0], x[:, 1] - p[:, 1] - t[1]]), rcond=1e-6
+    )[0]
     w = np.clip(d[:3], -.3, .3)
     u,_,v = np.linalg.svd((np.eye(3)+np.array([[0,-w[2],w[1]], [w[2],0,-w[0]], [-w[1],w[0],0]]))@r)
     return s*math.exp(np.clip(d[3], -.3, .3)), u@v, t+d[4:]
@@ -99,7 +122,11 @@ def turn_matrix(
 )->np.ndarray: # (3,3)
     "The axes of a head turned by three angles"
     (cr,sr),(cy,sy),(cp,sp) = ((math.cos(math.radians(o)), math.sin(math.radians(o))) for o in (roll, yaw, pitch))
-    return np.array([[cr,-sr,0],[sr,cr,0],[0,0,1]])@np.array([[cy,0,sy],[0,1,0],[-sy,0,cy]])@np.array([[1,0,0],[0,cp,sp],[0,-sp,cp]])
+    return (
+        np.array([[cr, -sr, 0], [sr, cr, 0], [0, 0, 1]])
+        @ np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
+        @ np.array([[1, 0, 0], [0, cp, sp], [0, -sp, cp]])
+    )
 
 def random_landmarks(
     rng:np.random.Generator, # draws all that is random
@@ -124,13 +151,24 @@ class Sample:
 
     def __post_init__(self):
         if not isinstance(self.image, Tensor): self.image = to_tensor(self.image)
-        if self.image.ndim!=4 or self.image.shape[:2]!=(1,3): raise ImageError(f'a Sample holds one picture (1,3,h,w), not a tensor of shape {tuple(self.image.shape)}')
+        if self.image.ndim!=4 or self.image.shape[:2]!=(1,3):
+            raise ImageError(f'a Sample holds one picture (1,3,h,w), not a tensor of shape {tuple(self.image.shape)}')
         if self.mask is not None: self.mask = load_mask(self.mask, self.size, faint=True)
         self.boxes = tuple(self.boxes)
-        if not all(isinstance(o, Box) for o in self.boxes): raise DataError('boxes of a Sample are images.Box(left, top, right, bottom)')
-        try: x = [] if self.landmarks is None else np.asarray(self.landmarks, float)
-        except (TypeError, ValueError): raise DataError('landmarks of a Sample are six points of each face, (n,6,2): leave out faces whose landmarks are not known') from None
-        self.landmarks = np.stack([check_landmarks(o) for o in (x[None] if np.ndim(x)==2 else x)]) if len(x) else np.zeros((0,6,2))
+        if not all(isinstance(o, Box) for o in self.boxes):
+            raise DataError('boxes of a Sample are images.Box(left, top, right, bottom)')
+        try:
+            x = [] if self.landmarks is None else np.asarray(self.landmarks, float)
+        except (TypeError, ValueError):
+            raise DataError(
+                'landmarks of a Sample are six points of each face, (n,6,2): leave out faces whose landmarks are not'
+                ' known'
+            ) from None
+        self.landmarks = (
+            np.stack([check_landmarks(o) for o in (x[None] if np.ndim(x) == 2 else x)])
+            if len(x)
+            else np.zeros((0, 6, 2))
+        )
 
     @property
     def size(self)->tuple:
@@ -143,7 +181,9 @@ class Sample:
     )->Sample:
         "Cut out a window, exactly"
         mask = None if self.mask is None else crop(self.mask, box, pad='zero')
-        return _carry(self, np.array([[1,0,-round(box.left)],[0,1,-round(box.top)]]), crop(self.image, box, pad=pad), mask)
+        return _carry(
+            self, np.array([[1, 0, -round(box.left)], [0, 1, -round(box.top)]]), crop(self.image, box, pad=pad), mask
+        )
 
     def resize(self,
         size,           # (w,h), or the side of a square
@@ -170,7 +210,9 @@ def _carry(s:Sample, matrix, image, mask):
     x = _points(matrix, s.landmarks)
     if np.linalg.det(matrix[:,:2])<0: x = x[:,_mirror]
     new = Sample(image, mask)
-    corners = [_points(matrix, [(b.left,b.top), (b.right,b.top), (b.left,b.bottom), (b.right,b.bottom)]) for b in s.boxes]
+    corners = [
+        _points(matrix, [(b.left, b.top), (b.right, b.top), (b.left, b.bottom), (b.right, b.bottom)]) for b in s.boxes
+    ]
     new.boxes,new.landmarks = tuple(Box(*map(float, (*c.min(0), *c.max(0)))).clip((w,h)) for c in corners),x
     return new
 
@@ -191,19 +233,32 @@ def warp(
     s,a,f = (torch.as_tensor(o, dtype=torch.float32).expand(b) for o in (scale, angle, flip))
     t = torch.as_tensor(shift, dtype=torch.float32).expand(b, 2)
     aspect = torch.tensor([x.shape[3], x.shape[2]])/max(x.shape[2:])      # so that nothing is squashed
-    m = torch.stack([torch.stack([f*a.cos(), -a.sin()], 1), torch.stack([f*a.sin(), a.cos()], 1)], 1)/s[:,None,None] # output to input
+    # output to input
+    m = torch.stack([torch.stack([f*a.cos(), -a.sin()], 1), torch.stack([f*a.sin(), a.cos()], 1)], 1)/s[:,None,None]
     theta = torch.cat([m, -(m@t[:,:,None])], 2)/aspect[None,:,None]
-    return F.grid_sample(x, F.affine_grid(theta.to(x), (b, x.shape[1], size, size), align_corners=False), padding_mode=pad, align_corners=False)
+    return F.grid_sample(
+        x,
+        F.affine_grid(theta.to(x), (b, x.shape[1], size, size), align_corners=False),
+        padding_mode=pad,
+        align_corners=False,
+    )
 
 # %% ../nbs/02_augment.ipynb #70920867
 def _warp_sample(s, scale, angle, shift, flip, size, pad):
     "`warp` for a sample: the same numbers as a map of places"
     scale,angle,flip,*shift = (float(o) for o in (scale, angle, flip, *torch.as_tensor(shift).flatten()))
-    if not 0<scale<math.inf or abs(flip)!=1 or len(shift)!=2: raise ConfigError(f'warp: a Sample needs a scale above 0, a flip of 1 or -1 and a shift (x,y), not {scale}, {flip} and {shift}')
+    if not 0<scale<math.inf or abs(flip)!=1 or len(shift)!=2:
+        raise ConfigError(
+            f'warp: a Sample needs a scale above 0, a flip of 1 or -1 and a shift (x,y), not {scale}, {flip} and'
+            f' {shift}'
+        )
     c,n = math.cos(angle),math.sin(angle)
     m = np.linalg.inv(np.array([[flip*c,-n],[flip*n,c]]))*scale*size/max(s.size)
     t = size/2*(np.array(shift)+1)-m@np.array(s.size)/2
-    image,mask = (None if o is None else warp(o, scale, angle, shift, flip, size, p) for o,p in ((s.image,pad), (s.mask,'zeros')))
+    image, mask = (
+        None if o is None else warp(o, scale, angle, shift, flip, size, p)
+        for o, p in ((s.image, pad), (s.mask, 'zeros'))
+    )
     return _carry(s, np.concatenate([m, t[:,None]], 1), image, mask)
 
 # %% ../nbs/02_augment.ipynb #ef7ba48a
@@ -246,7 +301,8 @@ def move(
 )->Sample:
     "Move picture, mask, boxes and landmarks by any affine map, with one interpolation"
     m = np.asarray(matrix, float)
-    if m.shape!=(2,3) or not np.isfinite(m).all() or abs(np.linalg.det(m[:,:2]))<1e-9: raise ConfigError(f'move: {matrix!r} is no (2,3) matrix that can be undone')
+    if m.shape!=(2,3) or not np.isfinite(m).all() or abs(np.linalg.det(m[:,:2]))<1e-9:
+        raise ConfigError(f'move: {matrix!r} is no (2,3) matrix that can be undone')
     _one_of('way to pad', pad, _pads)
     size = size or sample.size
     mask = None if sample.mask is None else _resample(sample.mask, m, size, 'zeros').clamp(0, 1)
@@ -260,7 +316,12 @@ def _around(centre, m):
 @patch
 def flip(self:Sample)->Sample:
     "Left and right exchanged, exactly"
-    return _carry(self, np.array([[-1,0,self.size[0]],[0,1,0]]), self.image.flip(3), None if self.mask is None else self.mask.flip(3))
+    return _carry(
+        self,
+        np.array([[-1, 0, self.size[0]], [0, 1, 0]]),
+        self.image.flip(3),
+        None if self.mask is None else self.mask.flip(3),
+    )
 
 @patch
 def rotate(self:Sample,
@@ -343,7 +404,8 @@ def _cone(rx, rz, slope, keep, paint, gloss=0., near=False):
 
 def _sheet(axis, height, tilt, bend, keep, paint, gloss=0., near=False):
     "The coordinate `axis` as a function of the others: height + tilt.p + bend.p**2"
-    b = np.array(tilt, float); b[axis] -= 1
+    b = np.array(tilt, float)
+    b[axis] -= 1
     return _Part(tuple(bend), tuple(b), float(height), keep, paint, gloss, near)
 
 # %% ../nbs/02_augment.ipynb #e3857cab
@@ -376,7 +438,8 @@ def _meet(
     a,b = np.float32(part.a),np.float32(part.b)
     q,l,c = float((a*way*way).sum()),(2*a*way)@start+float(b@way),a@(start*start)+b@start+np.float32(part.c)
     out = np.full(start.shape[1], -np.inf, np.float32)
-    if abs(q)<1e-5*max(1., float(np.abs(a).max())): i,roots = np.arange(len(l)),[-c/np.where(np.abs(l)<1e-6, np.float32(1e-6), l)]
+    if abs(q)<1e-5*max(1., float(np.abs(a).max())):
+        i,roots = np.arange(len(l)),[-c/np.where(np.abs(l)<1e-6, np.float32(1e-6), l)]
     else:
         disc = l*l-4*q*c
         i = np.flatnonzero(disc>=0)
@@ -431,9 +494,12 @@ def _shade(rgb, part:_Part, p, way, turn, light:Light):
     n = 2*np.float32(part.a)[:,None]*p+np.float32(part.b)[:,None]
     n *= np.where(way@n<0, np.float32(-1), np.float32(1))/np.sqrt((n*n).sum(0)+1e-12)
     d = np.float32(light.way@turn)@n
-    rgb = np.stack([np.broadcast_to(np.float32(o), d.shape) for o in rgb])*(.58+.5*np.maximum(d, 0)-.12*np.maximum(-d, 0))
+    rgb = np.stack([np.broadcast_to(np.float32(o), d.shape) for o in rgb]) * (
+        0.58 + 0.5 * np.maximum(d, 0) - 0.12 * np.maximum(-d, 0)
+    )
     if part.gloss:
-        half = light.way+(0,0,1); half = np.float32((half/np.linalg.norm(half))@turn)
+        half = light.way+(0,0,1)
+        half = np.float32((half/np.linalg.norm(half))@turn)
         rgb = rgb+part.gloss*np.maximum(half@n, 0)**24
     return rgb
 
@@ -443,7 +509,9 @@ def _draw(parts, rays:_Rays, pose:Pose, light:Light, frame=(np.zeros(3), np.eye(
     size = np.float32(np.broadcast_to(size, 3))
     start = (np.float32(axes.T)@(rays.start-np.float32(at)[:,None]))/size[:,None]
     way,turn = np.float32(axes.T@rays.way)/size,pose.turn@axes
-    near,out = (np.full(start.shape[1], -np.inf, np.float32) if hide is None else hide.copy()),np.zeros((4,start.shape[1]), np.float32)
+    near, out = (np.full(start.shape[1], -np.inf, np.float32) if hide is None else hide.copy()), np.zeros(
+        (4, start.shape[1]), np.float32
+    )
     for part in parts:
         t = _meet(part, start, way)
         i = np.flatnonzero(t>near)
@@ -459,7 +527,8 @@ def _draw(parts, rays:_Rays, pose:Pose, light:Light, frame=(np.zeros(3), np.eye(
 # %% ../nbs/02_augment.ipynb #6fec2246
 def _fold(layer, rays:_Rays)->np.ndarray:
     "Average the samples of each pixel: (4,n) -> (h,w,4)"
-    _,_,w,h = rays.window; k = rays.k
+    _,_,w,h = rays.window
+    k = rays.k
     return layer.reshape(4,h,k,w,k).mean((2,4)).transpose(1,2,0)
 
 def _over(top, below):
@@ -469,9 +538,11 @@ def _over(top, below):
 # %% ../nbs/02_augment.ipynb #58f5a2b3
 def _lines(lines, rays:_Rays, pose:Pose, light:Light):
     "A layer (4,n) of thick lines: a list of (points (m,3), width, RGB) in the head's units"
-    l,t,w,h = rays.window; k = rays.k
+    l,t,w,h = rays.window
+    k = rays.k
     if not lines: return np.zeros((4,h*k*w*k), np.float32)
-    im = Image.new('RGBA', (w*k,h*k)); d = ImageDraw.Draw(im)
+    im = Image.new('RGBA', (w*k,h*k))
+    d = ImageDraw.Draw(im)
     bright = .62+.3*max(float(light.way[2]), 0)
     for points,width,rgb in lines:
         xy = [tuple(o) for o in ((pose.project(points)-(l,t))*k)]
@@ -483,9 +554,23 @@ def _lines(lines, rays:_Rays, pose:Pose, light:Light):
     return np.concatenate([a[:3]*a[3], a[3:]])
 
 # %% ../nbs/02_augment.ipynb #f2f9d91d
-colours = dict(black=(.10,.10,.11), white=(.95,.95,.94), grey=(.52,.53,.55), red=(.78,.11,.13), blue=(.13,.30,.70), green=(.13,.47,.25), yellow=(.95,.79,.16),
-               orange=(.93,.47,.12), pink=(.94,.55,.68), purple=(.42,.22,.58), brown=(.40,.25,.15), beige=(.86,.75,.57), navy=(.09,.13,.30),
-               burgundy=(.42,.07,.15), turquoise=(.16,.63,.64))
+colours = dict(
+    black=(0.10, 0.10, 0.11),
+    white=(0.95, 0.95, 0.94),
+    grey=(0.52, 0.53, 0.55),
+    red=(0.78, 0.11, 0.13),
+    blue=(0.13, 0.30, 0.70),
+    green=(0.13, 0.47, 0.25),
+    yellow=(0.95, 0.79, 0.16),
+    orange=(0.93, 0.47, 0.12),
+    pink=(0.94, 0.55, 0.68),
+    purple=(0.42, 0.22, 0.58),
+    brown=(0.40, 0.25, 0.15),
+    beige=(0.86, 0.75, 0.57),
+    navy=(0.09, 0.13, 0.30),
+    burgundy=(0.42, 0.07, 0.15),
+    turquoise=(0.16, 0.63, 0.64),
+)
 colours.update({'light blue': (.62,.80,.93), 'dark green': (.08,.25,.17), 'light grey': (.80,.81,.82)})
 hats = ('cap', 'beanie', 'sun hat', 'top hat', 'bucket hat')
 sunglasses_shapes = ('square', 'round', 'aviator', 'cat-eye', 'sport')
@@ -497,11 +582,16 @@ def colour_of(
 )->tuple:   # the word, and RGB
     "A colour and the plain word for it; for numbers that of the nearest one"
     if isinstance(colour, str):
-        if colour not in colours: raise ConfigError(f'{colour!r} is no colour known here: choose one of {", ".join(colours)}, or give (red, green, blue) in [0,1]')
+        if colour not in colours:
+            raise ConfigError(
+                f'{colour!r} is no colour known here: choose one of {", ".join(colours)}, or give (red, green, blue)'
+                ' in [0,1]'
+            )
         return colour, colours[colour]
     try: rgb = tuple(float(o) for o in colour)
     except (TypeError, ValueError): rgb = ()
-    if len(rgb)!=3 or not all(0<=o<=1 for o in rgb): raise ConfigError(f'{colour!r} is no colour: give a word or (red, green, blue), each in [0,1]')
+    if len(rgb)!=3 or not all(0<=o<=1 for o in rgb):
+        raise ConfigError(f'{colour!r} is no colour: give a word or (red, green, blue), each in [0,1]')
     return min(colours, key=lambda k: math.dist(colours[k], rgb)), rgb
 
 
@@ -515,7 +605,8 @@ def hat(
     "A hat; a face and its turn come later, with `wear`"
     _one_of('hat', kind, hats)
     name,rgb = colour_of(colour)
-    if accent is None: accent = dict([('sun hat', 'brown'), ('top hat', 'burgundy' if name=='black' else 'black')]).get(kind)
+    if accent is None:
+        accent = dict([('sun hat', 'brown'), ('top hat', 'burgundy' if name=='black' else 'black')]).get(kind)
     accent = tuple(o*.62 for o in rgb) if accent is None else colour_of(accent)[1]
     return Prop('hat', kind, rgb, f'{name} {kind}', accent, ('bobble',) if bobble and kind=='beanie' else ())
 
@@ -541,8 +632,15 @@ def _cap(p:Prop):
         stitch = _line(np.abs(seam)-.05, .014)*(np.sin(y*70)>-.2)
         panel = (phi/(math.pi/3)-np.floor(phi/(math.pi/3))-.5)*(math.pi/3)*r
         eyelet = np.hypot(panel, y+.98)
-        return _tone(p.colour, 1-.3*_line(seam, .012), 1+.12*stitch, 1-.55*(eyelet<.045)+.1*((eyelet>=.045)&(eyelet<.07)),
-                     _weave(phi*1.3, y), _crease(x, y, z, .025), 1-.12*_line(y+.03, .02))
+        return _tone(
+            p.colour,
+            1 - 0.3 * _line(seam, 0.012),
+            1 + 0.12 * stitch,
+            1 - 0.55 * (eyelet < 0.045) + 0.1 * ((eyelet >= 0.045) & (eyelet < 0.07)),
+            _weave(phi * 1.3, y),
+            _crease(x, y, z, 0.025),
+            1 - 0.12 * _line(y + 0.03, 0.02),
+        )
     def brim(x, y, z):
         edge = np.sqrt((x/1.16)**2+((z-.85)/1.85)**2)
         rows = sum(_line(edge-o, .011) for o in (.7,.78,.86,.94))
@@ -564,7 +662,12 @@ def _beanie(p:Prop):
     def tuft(x, y, z): return ((x*x+(y+1.82)**2+z*z)>(.29+.04*np.sin(19*np.arctan2(x, y+1.82)))**2)
     parts = [_ellipsoid((0,0,0), (_rx+.02,1.62,_rz), lambda x,y,z: y<0, crown),
              _ellipsoid((0,0,0), (_rx+.11,2.2,_rz+.11), lambda x,y,z: (y<.32) & (y>-.3), cuff)]
-    ball = _ellipsoid((0,-1.8,0), (.36,.34,.36), lambda x,y,z: np.hypot(x, y+1.8)<.33+.03*np.sin(23*np.arctan2(x, y+1.8)), wool)
+    ball = _ellipsoid(
+        (0, -1.8, 0),
+        (0.36, 0.34, 0.36),
+        lambda x, y, z: np.hypot(x, y + 1.8) < 0.33 + 0.03 * np.sin(23 * np.arctan2(x, y + 1.8)),
+        wool,
+    )
     return parts+[ball]*('bobble' in p.options)
 
 # %% ../nbs/02_augment.ipynb #7928badc
@@ -589,7 +692,10 @@ def _top_hat(p:Prop):
     def crown(x, y, z):
         band = y>-.5
         sheen = 1+.02*np.sin(np.arctan2(x, z)*60)
-        return [np.where(band, a*(1+.04*np.sin(y*60)), b*sheen*(1-.4*_line(y+.5, .02))) for a,b in zip(p.accent, p.colour)]
+        return [
+            np.where(band, a * (1 + 0.04 * np.sin(y * 60)), b * sheen * (1 - 0.4 * _line(y + 0.5, 0.02)))
+            for a, b in zip(p.accent, p.colour)
+        ]
     silk = lambda x,y,z: _tone(p.colour, 1+.04*np.sin(_rho(x,z)*50))
     on = lambda x,y,z: (_rho(x,z)>.98) & (_rho(x,z)<1.5)
     brim = lambda x,y,z: _tone(p.colour, 1+.5*(_rho(x,z)>1.46), 1+.04*np.sin(_rho(x,z)*50))
@@ -599,16 +705,30 @@ def _top_hat(p:Prop):
 
 def _bucket_hat(p:Prop):
     "Cotton with a flat top and a stitched, sloping brim"
-    def cotton(x, y, z): return _tone(p.colour, _weave(np.arctan2(x, z)*1.3, y), _crease(x, y, z, .045), 1-.3*_line(y+1.18, .03), 1-.15*_line(y+.02, .03))
+    def cotton(x, y, z):
+        return _tone(
+            p.colour,
+            _weave(np.arctan2(x, z) * 1.3, y),
+            _crease(x, y, z, 0.045),
+            1 - 0.3 * _line(y + 1.18, 0.03),
+            1 - 0.15 * _line(y + 0.02, 0.03),
+        )
     rings = lambda x,y,z: sum(_line(y-o, .012) for o in (.1,.2,.3,.4,.5))
-    brim = lambda x,y,z: _tone(p.colour, _weave(np.arctan2(x, z)*1.6, y), _crease(x, y, z, .05), 1-.15*rings(x,y,z), 1+.1*(y>.53))
+    brim = lambda x, y, z: _tone(
+        p.colour,
+        _weave(np.arctan2(x, z) * 1.6, y),
+        _crease(x, y, z, 0.05),
+        1 - 0.15 * rings(x, y, z),
+        1 + 0.1 * (y > 0.53),
+    )
     return [_cone(_rx, _rz, .14, lambda x,y,z: (y<.02) & (y>-1.2), cotton, near=True),
             _ellipsoid((0,-1.19,0), (_rx*.84,.3,_rz*.84), lambda x,y,z: y<-1.19, cotton),
             _cone(_rx, _rz, .62, lambda x,y,z: (y>=0) & (y<.56+.02*np.sin(6*np.arctan2(x, z))), brim)]
 
 _hat_parts = {'cap': _cap, 'beanie': _beanie, 'sun hat': _sun_hat, 'top hat': _top_hat, 'bucket hat': _bucket_hat}
 _hat_tilt = {'cap': 6, 'beanie': 14, 'sun hat': 5, 'top hat': 6, 'bucket hat': 8}     # degrees, back down
-_hat_drop = {'cap': -.66, 'beanie': -.70, 'sun hat': -.72, 'top hat': -.86, 'bucket hat': -.78} # height of the rim's middle
+# height of the rim's middle
+_hat_drop = {'cap': -.66, 'beanie': -.70, 'sun hat': -.72, 'top hat': -.86, 'bucket hat': -.78}
 
 # %% ../nbs/02_augment.ipynb #051f114d
 def _skull(rays:_Rays, wide:float=1.):
@@ -641,7 +761,13 @@ def sunglasses(
     "Sunglasses of a shape, with frame and lenses of any colour"
     _one_of('shape of sunglasses', shape, sunglasses_shapes)
     name,rgb = colour_of(colour)
-    return Prop('glasses', shape, rgb, f'{name} {shape} sunglasses' if shape!='square' else f'{name} sunglasses', colour_of(lens)[1])
+    return Prop(
+        'glasses',
+        shape,
+        rgb,
+        f'{name} {shape} sunglasses' if shape != 'square' else f'{name} sunglasses',
+        colour_of(lens)[1],
+    )
 
 # %% ../nbs/02_augment.ipynb #e7e91a55
 def eyeglasses(
@@ -667,8 +793,10 @@ def _outline(kind, x, y):
     nose = .26*np.exp(-(x/.2)**2)
     return (np.abs(x/1.14)**5+np.abs((v+nose*.5-.12*np.maximum(x-.5, 0))/(.36-nose*.55))**3.2)**(1/4)
 
-_rim = dict(square=.17, round=.1, aviator=.07, sport=.09); _rim['cat-eye'] = .2
-_bridge = dict(square=(-.17,.02), round=(-.05,.03), aviator=(-.06,.0), sport=(0,0)); _bridge['cat-eye'] = (-.14,.0)
+_rim = dict(square=.17, round=.1, aviator=.07, sport=.09)
+_rim['cat-eye'] = .2
+_bridge = dict(square=(-.17,.02), round=(-.05,.03), aviator=(-.06,.0), sport=(0,0))
+_bridge['cat-eye'] = (-.14,.0)
 
 def _front(p:Prop):
     "The front of a pair of sunglasses: rims, bridge, hinges and lenses"
@@ -678,7 +806,11 @@ def _front(p:Prop):
         f = _outline(p.kind, np.abs(x), y)
         bar = (np.abs(x)<.3) & (y>top+.25*x*x) & (y<bottom+.25*x*x)
         if p.kind=='aviator': bar |= (np.abs(x)<.34) & (y>-.23) & (y<-.175)
-        hinge = (np.abs(x)>.9) & (np.abs(x)<1.13) & ((y>-.19) & (y<-.04) if p.kind in ('square','cat-eye') else np.abs(y+.06)<.04)
+        hinge = (
+            (np.abs(x) > 0.9)
+            & (np.abs(x) < 1.13)
+            & ((y > -0.19) & (y < -0.04) if p.kind in ('square', 'cat-eye') else np.abs(y + 0.06) < 0.04)
+        )
         return f,(f<1+rim) | bar | hinge
     def paint(x, y, z):
         f,_ = where(x, y)
@@ -714,10 +846,16 @@ def medical_mask(
     valve:bool=False,    # on an N95
 )->Prop:
     "A medical mask"
-    _one_of('medical mask', kind, medical_masks); _one_of('pattern', pattern, patterns)
-    if pattern!='plain' and kind!='cloth': raise ConfigError(f'only cloth masks have patterns: ask for kind="cloth", or leave pattern={pattern!r} out')
+    _one_of('medical mask', kind, medical_masks)
+    _one_of('pattern', pattern, patterns)
+    if pattern!='plain' and kind!='cloth':
+        raise ConfigError(f'only cloth masks have patterns: ask for kind="cloth", or leave pattern={pattern!r} out')
     name,rgb = colour_of(colour if colour is not None else 'white' if kind=='N95' else 'light blue')
-    words = ' '.join(o for o in (name, pattern*(pattern!='plain'), kind, 'mask', 'with a valve'*(valve and kind=='N95')) if o)
+    words = ' '.join(
+        o
+        for o in (name, pattern * (pattern != 'plain'), kind, 'mask', 'with a valve' * (valve and kind == 'N95'))
+        if o
+    )
     return Prop('mask', kind, rgb, words, colour_of(accent)[1], (pattern, *['valve']*valve))
 
 # %% ../nbs/02_augment.ipynb #2e33a7fc
@@ -742,7 +880,12 @@ def _surgical_paint(p, x, y):
     fold = np.float32(1)
     for o in (.27,.48,.69):
         t = v-o-.015*np.cos(u*3)
-        fold = fold*(1-.26*np.exp(-(t/.012)**2)*(1-.4*u*u)+.07*np.exp(-((t+.035)/.025)**2)-.08*np.exp(-((t-.05)/.04)**2))
+        fold = fold * (
+            1
+            - 0.26 * np.exp(-((t / 0.012) ** 2)) * (1 - 0.4 * u * u)
+            + 0.07 * np.exp(-(((t + 0.035) / 0.025) ** 2))
+            - 0.08 * np.exp(-(((t - 0.05) / 0.04) ** 2))
+        )
     hem,side = (v<.055) | (v>.95),np.abs(u)>.925
     wire = .10*np.exp(-((v-.085)/.012)**2)*(np.abs(u)<.5)-.10*np.exp(-((v-.11)/.012)**2)*(np.abs(u)<.5)
     weld = _line(np.sin(x*45), .3)*_line(v-.03, .012)+_line(np.sin(y*45), .3)*_line(np.abs(u)-.96, .012)
@@ -753,12 +896,23 @@ def _surgical_paint(p, x, y):
 def _cloth_paint(p, x, y):
     u,v,d = _mask_place('cloth', x, y)
     pattern = p.options[0]
-    on = dict(plain=0*x, striped=(np.sin(v*40)>.2)*1., dotted=(np.hypot(*(np.mod(o+.09, .18)-.09 for o in (x,y)))<.045)*1.,
-              checked=((np.sin(x*22)>0)*.5+(np.sin(y*22)>0)*.5))[pattern]
+    on = dict(
+        plain=0 * x,
+        striped=(np.sin(v * 40) > 0.2) * 1.0,
+        dotted=(np.hypot(*(np.mod(o + 0.09, 0.18) - 0.09 for o in (x, y))) < 0.045) * 1.0,
+        checked=((np.sin(x * 22) > 0) * 0.5 + (np.sin(y * 22) > 0) * 0.5),
+    )[pattern]
     seam = 1-.3*_line(x, .012)-.06*np.exp(-((np.abs(x)-.05)/.05)**2)
     stitch = _line(d-.06, .012)*(np.sin((x+y)*60)>-.3)
     folds = 1+.05*np.sin(7*v+4*np.abs(u))*np.abs(u)+.03*np.sin(x*8-y*6)
-    return _tone(_mix(p.colour, p.accent, on), seam, 1-.22*stitch, folds, _weave(x, y, 70, .045), .88+.12*np.clip(d/.05, 0, 1))
+    return _tone(
+        _mix(p.colour, p.accent, on),
+        seam,
+        1 - 0.22 * stitch,
+        folds,
+        _weave(x, y, 70, 0.045),
+        0.88 + 0.12 * np.clip(d / 0.05, 0, 1),
+    )
 
 def _n95_paint(p, x, y):
     u,v,d = _mask_place('N95', x, y)
@@ -774,7 +928,8 @@ def _n95_paint(p, x, y):
     return [np.where(f<1.08, np.where(slit, .45, .83-.25*_line(f-.88, .06)-.3*(f>1)+.05*b), o) for o in rgb]
 
 _mask_paint = dict(surgical=_surgical_paint, cloth=_cloth_paint, N95=_n95_paint)
-_mask_bulge = dict(surgical=(.73,1.12,.50), cloth=(.76,1.12,.52), N95=(.86,1.28,.62))  # height over the eyes' plane, bend across and down
+# height over the eyes' plane, bend across and down
+_mask_bulge = dict(surgical=(.73,1.12,.50), cloth=(.76,1.12,.52), N95=(.86,1.28,.62))
 
 # %% ../nbs/02_augment.ipynb #005aaec6
 _loops = dict(surgical=[((.95,.62), (1.06,.06,-1.0)), ((.93,1.33), (1.04,.60,-.96))],
@@ -791,7 +946,13 @@ def _straps(p:Prop, pose:Pose, ears, long):
             a,b = np.array([x, y, h-bx*x*x-by*(y-1)**2]),np.array(end)
             t = np.linspace(0, 1, 7)[:,None]
             arc = a+(b-a)*t+np.array([.10,0,0])*np.sin(t*math.pi)
-            out.append((arc*(s,long,1)+ear*t, .055 if p.kind!='N95' else .075, (.93,.93,.92) if p.kind!='cloth' else p.colour))
+            out.append(
+                (
+                    arc * (s, long, 1) + ear * t,
+                    0.055 if p.kind != 'N95' else 0.075,
+                    (0.93, 0.93, 0.92) if p.kind != 'cloth' else p.colour,
+                )
+            )
     return out
 
 def _mask_layer(p:Prop, pose:Pose, size, k, light, ears, long):
@@ -800,7 +961,15 @@ def _mask_layer(p:Prop, pose:Pose, size, k, light, ears, long):
     rays = _rays(pose, corners, size, k)
     if rays is None: return None
     h,bx,by = _mask_bulge[p.kind]
-    front = _sheet(2, h-by, (0,2*by,0), (-bx,-by,0), lambda x,y,z: _mask_place(p.kind, x, y)[2]>0, lambda x,y,z: _mask_paint[p.kind](p, x, y), near=True)
+    front = _sheet(
+        2,
+        h - by,
+        (0, 2 * by, 0),
+        (-bx, -by, 0),
+        lambda x, y, z: _mask_place(p.kind, x, y)[2] > 0,
+        lambda x, y, z: _mask_paint[p.kind](p, x, y),
+        near=True,
+    )
     layer = _draw([front], rays, pose, light, (np.zeros(3), np.eye(3), (1.,long,1.)))
     return rays, _over(layer, _lines(_straps(p, pose, ears, long), rays, pose, light))
 
@@ -836,7 +1005,8 @@ class Worn:
         margin:float=.08,  # in distances between the eyes; at least 2 pixels
     )->Tensor:             # (1,1,h,w), 1 = paint here
         "A hole that covers everything that was put on, with a margin"
-        if not 0<=margin<math.inf: raise ConfigError(f'margin={margin}: give a number from 0 on, in distances between the eyes')
+        if not 0<=margin<math.inf:
+            raise ConfigError(f'margin={margin}: give a number from 0 on, in distances between the eyes')
         return grow(self.changed, max(2, math.ceil(margin*self.scale)))
 
 # %% ../nbs/02_augment.ipynb #6d2754e4
@@ -869,7 +1039,8 @@ def _shadow(alpha, window, slot, pose:Pose, light:Light):
     drop,blur,strength = _shadows[slot]
     dx,dy = np.rint((pose.turn[:2,1]*drop-light.way[:2]*drop*.5)*pose.scale).astype(int)
     im = Image.fromarray((alpha*255).astype(np.uint8))
-    moved = Image.new('L', im.size); moved.paste(im, (int(dx),int(dy)))
+    moved = Image.new('L', im.size)
+    moved.paste(im, (int(dx),int(dy)))
     soft = np.asarray(moved.filter(ImageFilter.GaussianBlur(blur*pose.scale))).astype(np.float32)/255
     l,t,w,h = window
     x,y = np.arange(w)+l+.5-pose.origin[0],np.arange(h)+t+.5-pose.origin[1]
@@ -899,7 +1070,11 @@ def _head_width(
     p = np.floor(middle[:,None]+pose.scale*x[:,None]*np.array([down[1],-down[0]])).astype(int)   # (5,161,2)
     on = ((p>=0) & (p<person.shape[::-1])).all(-1)
     hair = np.where(on, person[p[...,1].clip(0, person.shape[0]-1), p[...,0].clip(0, person.shape[1]-1)]>.5, False)
-    runs = [min(np.argmax(~r[80:]) if not r[80:].all() else 80, 80)+min(np.argmax(~r[80::-1]) if not r[80::-1].all() else 80, 80) for r in hair]
+    runs = [
+        min(np.argmax(~r[80:]) if not r[80:].all() else 80, 80)
+        + min(np.argmax(~r[80::-1]) if not r[80::-1].all() else 80, 80)
+        for r in hair
+    ]
     side = abs(pose.turn[2,0])                                 # a head is longer than wide
     return float(np.clip(np.median(runs)*.025/2/math.hypot(1.22*math.sqrt(1-side**2), 1.6*side), 1, 1.22))
 
@@ -910,9 +1085,11 @@ def _props(props)->list:
     "One prop or several, in the order in which they are put on"
     props = list(props) if isinstance(props, (list,tuple)) else [props]
     for p in props:
-        if not isinstance(p, Prop): raise ConfigError(f'{p!r} is nothing to wear: make it with hat, sunglasses, medical_mask or picture_prop')
+        if not isinstance(p, Prop):
+            raise ConfigError(f'{p!r} is nothing to wear: make it with hat, sunglasses, medical_mask or picture_prop')
     slots = [p.slot for p in props]
-    if len(set(slots))<len(slots): raise ConfigError(f'one prop for each of {", ".join(_slots)}, not {" and ".join(p.words for p in props)}')
+    if len(set(slots))<len(slots):
+        raise ConfigError(f'one prop for each of {", ".join(_slots)}, not {" and ".join(p.words for p in props)}')
     return sorted(props, key=lambda p: _slots.index(p.slot))
 
 def wear(
@@ -929,7 +1106,8 @@ def wear(
     a = np.array(to_pil(img) if tensor else load_image(img))      # upright: landmarks are those of the upright photo
     h,w = a.shape[:2]
     pose,before = head_pose(x),a.copy()
-    if samples is not None and (not isinstance(samples, (int,np.integer)) or samples<1): raise ConfigError(f'samples={samples!r}: give a whole number, at least 1')
+    if samples is not None and (not isinstance(samples, (int,np.integer)) or samples<1):
+        raise ConfigError(f'samples={samples!r}: give a whole number, at least 1')
     k = samples or int(np.clip(80/pose.scale, 2, 4))
     light = light or face_light(a, pose)
     if person is not None: person = load_mask(person, (w,h), faint=True)[0,0].numpy()
@@ -942,7 +1120,13 @@ def wear(
         one = _blend(a, layer, got[0], p.slot, pose, light)
         alpha[t:t+hh,l:l+ww] = 1-(1-alpha[t:t+hh,l:l+ww])*(1-one)
     changed = torch.from_numpy(((a!=before).any(2) | (alpha>0)).astype(np.float32))[None,None]
-    return Worn(_as_given(img, a, changed), torch.from_numpy(alpha)[None,None], changed, {p.slot:p.words for p in props}, pose.scale)
+    return Worn(
+        _as_given(img, a, changed),
+        torch.from_numpy(alpha)[None, None],
+        changed,
+        {p.slot: p.words for p in props},
+        pose.scale,
+    )
 
 def _as_given(img, a, changed):
     "A changed picture in the form of the one given; a tensor keeps its own values where nothing changed"
@@ -951,7 +1135,11 @@ def _as_given(img, a, changed):
     return torch.where(changed.to(img.device)>0, new, img)
 
 # %% ../nbs/02_augment.ipynb #2dc4fffa
-_held = dict(hat=((-1.3,-.75,-.6), (1.3,-.75,-.6)), glasses=((-.56,.08,.2), (.56,.08,.2)), mask=((-.95,.6,-.3), (.95,.6,-.3)))
+_held = dict(
+    hat=((-1.3, -0.75, -0.6), (1.3, -0.75, -0.6)),
+    glasses=((-0.56, 0.08, 0.2), (0.56, 0.08, 0.2)),
+    mask=((-0.95, 0.6, -0.3), (0.95, 0.6, -0.3)),
+)
 
 def _find_anchors(alpha, slot):
     "Two points of a prop's picture that lie on the temples, the eyes or the cheeks"
@@ -972,14 +1160,20 @@ def picture_prop(
     _one_of('place for a prop', slot, _slots)
     im = picture if isinstance(picture, Image.Image) else _open_alpha(picture)
     if 'A' not in im.getbands() and 'transparency' not in im.info:
-        raise ImageError(f'the picture of the {slot} has no transparency (mode {im.mode}): save it as PNG with an alpha channel')
+        raise ImageError(
+            f'the picture of the {slot} has no transparency (mode {im.mode}): save it as PNG with an alpha channel'
+        )
     a = np.asarray(im.convert('RGBA')).astype(np.float32)/255
-    if not (a[...,3]>.5).any(): raise ImageError(f'the picture of the {slot} is wholly transparent: there is nothing to put on')
+    if not (a[...,3]>.5).any():
+        raise ImageError(f'the picture of the {slot} is wholly transparent: there is nothing to put on')
     try: pts = np.array(_find_anchors(a[...,3], slot) if anchors is None else anchors, float)
     except (TypeError, ValueError): pts = np.zeros(0)
-    if pts.shape!=(2,2) or not np.isfinite(pts).all() or math.dist(*pts)<1: raise ConfigError('anchors are two different points ((x,y), (x,y)) in pixels of the prop\'s picture')
+    if pts.shape!=(2,2) or not np.isfinite(pts).all() or math.dist(*pts)<1:
+        raise ConfigError('anchors are two different points ((x,y), (x,y)) in pixels of the prop\'s picture')
     a[...,:3] *= a[...,3:]
-    return Prop(slot, 'picture', (0,0,0), words or dict(glasses='sunglasses', mask='mask').get(slot, slot), picture=(a, pts))
+    return Prop(
+        slot, 'picture', (0, 0, 0), words or dict(glasses='sunglasses', mask='mask').get(slot, slot), picture=(a, pts)
+    )
 
 def _open_alpha(path):
     "A picture file with its transparency kept; `load_image` first, for its errors"
@@ -997,7 +1191,12 @@ def _picture_layer(p:Prop, pose:Pose, size, light:Light):
     unit = pose.scale*np.linalg.norm(ends[1]-ends[0])/math.dist(left, right)    # photo pixels for one of the prop's
     ux = (right-left)/math.dist(left, right)
     across = pose.turn[:2,0]*max(1, .6/max(np.linalg.norm(pose.turn[:2,0]), 1e-3))
-    m = unit*np.stack([across, pose.turn[:2,1]/max(np.linalg.norm(pose.turn[:2,1]), 1e-3)], 1)@np.array([[ux[0],ux[1]],[-ux[1],ux[0]]]) # prop to photo
+    # prop to photo
+    m = (
+        unit
+        * np.stack([across, pose.turn[:2, 1] / max(np.linalg.norm(pose.turn[:2, 1]), 1e-3)], 1)
+        @ np.array([[ux[0], ux[1]], [-ux[1], ux[0]]])
+    )
     at = q.mean(0)-m@((left+right)/2)
     h,w = a.shape[:2]
     box = np.array([(0,0),(w,0),(0,h),(w,h)])@m.T+at
@@ -1022,7 +1221,11 @@ def wear_mask(
 )->tuple:              # the picture with the mask, and the hole (1,1,h,w), 1 = paint here
     "Put a medical mask on a face, and give the hole that takes it off again"
     mask = mask or medical_mask()
-    if not isinstance(mask, Prop) or mask.slot!='mask': raise ConfigError(f'{getattr(mask, "words", mask)!r} is no medical mask: make one with medical_mask(kind), kind one of {", ".join(medical_masks)}')
+    if not isinstance(mask, Prop) or mask.slot!='mask':
+        raise ConfigError(
+            f'{getattr(mask, "words", mask)!r} is no medical mask: make one with medical_mask(kind), kind one of'
+            f' {", ".join(medical_masks)}'
+        )
     worn = wear(img, landmarks, mask, **kwargs)
     return worn.image, worn.hole(margin)
 
@@ -1037,10 +1240,20 @@ def random_prop(
     pick = lambda o: str(rng.choice(list(o)))
     if slot=='hat':
         kind = pick(hats)
-        return hat(kind, pick(('beige', 'beige', 'white', 'brown')) if kind=='sun hat' else pick(colours), bobble=rng.random()<.3)
-    if slot=='glasses': return sunglasses(pick(sunglasses_shapes), pick(('black', 'black', *colours)), pick(('black', 'black', 'brown', 'green', 'blue', 'grey', 'purple')))
+        return hat(
+            kind,
+            pick(('beige', 'beige', 'white', 'brown')) if kind == 'sun hat' else pick(colours),
+            bobble=rng.random() < 0.3,
+        )
+    if slot=='glasses':
+        return sunglasses(
+            pick(sunglasses_shapes),
+            pick(('black', 'black', *colours)),
+            pick(('black', 'black', 'brown', 'green', 'blue', 'grey', 'purple')),
+        )
     kind = str(rng.choice(medical_masks, p=(.5,.3,.2)))
-    if kind=='surgical': return medical_mask(kind, pick(('light blue', 'light blue', 'white', 'turquoise', 'pink', 'black')))
+    if kind=='surgical':
+        return medical_mask(kind, pick(('light blue', 'light blue', 'white', 'turquoise', 'pink', 'black')))
     if kind=='N95': return medical_mask(kind, pick(('white', 'white', 'light grey', 'black')), valve=rng.random()<.4)
     colour,pattern = pick(colours),pick(('plain', 'plain', *patterns))
     return medical_mask(kind, colour, pattern, pick([o for o in ('white', 'black', 'yellow') if o!=colour]))
@@ -1052,7 +1265,8 @@ def random_props(
     "An outfit: none, one or all of hat, sunglasses and medical mask, but never nothing"
     chances = dict(hat=hat, glasses=glasses, mask=mask)
     bad = [k for k,v in chances.items() if not 0<=v<=1]
-    if bad or not any(chances.values()): raise ConfigError(f'chances are between 0 and 1, and not all 0; these are {chances}')
+    if bad or not any(chances.values()):
+        raise ConfigError(f'chances are between 0 and 1, and not all 0; these are {chances}')
     while True:
         out = [random_prop(rng, k) for k,v in chances.items() if rng.random()<v]
         if out: return out
@@ -1060,8 +1274,12 @@ def random_props(
 # %% ../nbs/02_augment.ipynb #f19e26fa
 def _wanted(side, ratio):
     "Check a side and a share"
-    if not isinstance(side, (int,np.integer)) or side<1: raise ConfigError(f'a hole needs a side of whole pixels, an int of at least 1, not {side!r}')
-    if not 0<ratio<1: raise ConfigError(f'ratio={ratio} is no share of a picture to paint: give a number above 0 and below 1, such as .25')
+    if not isinstance(side, (int,np.integer)) or side<1:
+        raise ConfigError(f'a hole needs a side of whole pixels, an int of at least 1, not {side!r}')
+    if not 0<ratio<1:
+        raise ConfigError(
+            f'ratio={ratio} is no share of a picture to paint: give a number above 0 and below 1, such as .25'
+        )
 
 # %% ../nbs/02_augment.ipynb #55ff740d
 def _rectangle(side, rng, ratio):
@@ -1079,7 +1297,8 @@ def box_hole(
     "A rectangle of about the wanted share"
     _wanted(side, ratio)
     l,t,w,h = _rectangle(side, rng, ratio)
-    m = np.zeros((side,side), np.float32); m[t:t+h,l:l+w] = 1
+    m = np.zeros((side,side), np.float32)
+    m[t:t+h,l:l+w] = 1
     return m
 
 def outpaint_hole(
@@ -1116,13 +1335,15 @@ def stroke_hole(
 )->np.ndarray:
     "Brush strokes until about the wanted share is covered"
     _wanted(side, ratio)
-    im = Image.new('L', (side,side)); d = ImageDraw.Draw(im)
+    im = Image.new('L', (side,side))
+    d = ImageDraw.Draw(im)
     width = max(1., side*min(rng.uniform(.06,.16), .7*math.sqrt(ratio)))
     p,a,step = rng.uniform(0, side, 2),rng.uniform(0, 2*math.pi),max(1., side*.05)
     while np.asarray(im).mean()<255*max(ratio-.004, .5/side**2):      # at least one stroke
         a += rng.normal()*.5
         q = np.clip(p+step*np.array([math.cos(a), math.sin(a)]), 0, side)
-        d.line([*p, *q], 255, max(1, round(width))); d.ellipse([*(q-width/2), *(q+width/2)], 255)
+        d.line([*p, *q], 255, max(1, round(width)))
+        d.ellipse([*(q-width/2), *(q+width/2)], 255)
         p = q if rng.random()>.05 else rng.permutation(np.argwhere(np.asarray(im)==0))[0][::-1]+.5
     return (np.asarray(im)>127).astype(np.float32)
 
@@ -1130,7 +1351,8 @@ def stroke_hole(
 def _silhouette(mask, name='mask'):
     "A mask as (h,w), not empty"
     m = load_mask(mask)[0,0].numpy()
-    if not (m>.5).any(): raise DataError(f'the {name} shows nobody: a person-shaped hole needs a mask with a person, 1 where they are')
+    if not (m>.5).any():
+        raise DataError(f'the {name} shows nobody: a person-shaped hole needs a mask with a person, 1 where they are')
     return m
 
 def grown_hole(

@@ -32,9 +32,11 @@ def race(
 )->dict:            # name -> seconds of each round, for those that finished
     "Run functions alternately and time each"
     gpu = torch.device(device).type=='cuda'
-    tick = time.perf_counter if gpu or torch.get_num_threads()>1 else time.process_time # of one core: time that others took from us does not count
+    # of one core: time that others took from us does not count
+    tick = time.perf_counter if gpu or torch.get_num_threads()>1 else time.process_time
     def clock(f):
-        t = tick(); f()
+        t = tick()
+        f()
         if gpu: torch.cuda.synchronize(device)
         return tick()-t
     side = lambda k: k.split('/')[0]
@@ -54,7 +56,14 @@ def ratio(
     "Median over the rounds of their time by ours, each in its fastest variant"
     a,b = (min((k for k in took if k.split('/')[0]==s), key=lambda k: median(took[k])) for s in (ours,theirs))
     each = [y/x for x,y in zip(took[a], took[b])]
-    return dict(ratio=round(median(each), 3), low=round(min(each), 3), high=round(max(each), 3), ours=a, theirs=b, seconds={k: round(median(v), 4) for k,v in took.items()})
+    return dict(
+        ratio=round(median(each), 3),
+        low=round(min(each), 3),
+        high=round(max(each), 3),
+        ours=a,
+        theirs=b,
+        seconds={k: round(median(v), 4) for k, v in took.items()},
+    )
 
 # %% ../nbs/13_bench.ipynb #fbdef887
 def _status(key): # kB, from Linux's account of this process
@@ -65,30 +74,51 @@ def peak_memory(
     device='cpu',
 )->float|None:   # MiB; None where the system does not tell
     "The most memory a call needs on top of what was there"
-    f(); gc.collect()
+    f()
+    gc.collect()
     if torch.device(device).type=='cuda':
-        torch.cuda.synchronize(device); torch.cuda.reset_peak_memory_stats(device)
-        base = torch.cuda.memory_allocated(device); f(); torch.cuda.synchronize(device)
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        base = torch.cuda.memory_allocated(device)
+        f()
+        torch.cuda.synchronize(device)
         return round((torch.cuda.max_memory_allocated(device)-base)/2**20, 1)
     try: Path('/proc/self/clear_refs').write_text('5')
     except OSError: return None
-    base = _status('VmRSS'); f()
+    base = _status('VmRSS')
+    f()
     return round((_status('VmHWM')-base)/2**10, 1)
 
 # %% ../nbs/13_bench.ipynb #8f0e2eff
-bench_cfg = UNetCfg(size=64, patch=1, channels=64, mult=(1,2,2), blocks=1, attention=(16,), head_dim=32, cond=0) # 5.5 M parameters
+# 5.5 M parameters
+bench_cfg = UNetCfg(size=64, patch=1, channels=64, mult=(1,2,2), blocks=1, attention=(16,), head_dim=32, cond=0)
 
 def rival(
     cfg:UNetCfg,
 )->nn.Module: # called with (x, t).sample
     "diffusers' network of the same shape"
-    try: from diffusers import UNet2DModel
-    except ImportError: raise ConfigError('the comparison needs diffusers: `pip install diffusers`, or leave it out with --what') from None
+    try:
+        from diffusers import UNet2DModel
+    except ImportError:
+        raise ConfigError(
+            'the comparison needs diffusers: `pip install diffusers`, or leave it out with --what'
+        ) from None
     if cfg.context: raise ConfigError('this network of diffusers takes no context')
     at,fold = [s in cfg.attention for s in cfg.sides],cfg.patch**2
-    return UNet2DModel(sample_size=cfg.grid, in_channels=(3+cfg.cond)*fold, out_channels=3*fold, layers_per_block=cfg.blocks, block_out_channels=cfg.widths, attention_head_dim=cfg.head_dim,
-        down_block_types=[('Attn' if a else 'Resnet')+f'Down{"" if a else "sample"}Block2D' for a in at], up_block_types=[('Attn' if a else 'Resnet')+f'Up{"" if a else "sample"}Block2D' for a in at[::-1]],
-        resnet_time_scale_shift='scale_shift', upsample_type='resnet', downsample_type='resnet', attn_norm_num_groups=32)
+    return UNet2DModel(
+        sample_size=cfg.grid,
+        in_channels=(3 + cfg.cond) * fold,
+        out_channels=3 * fold,
+        layers_per_block=cfg.blocks,
+        block_out_channels=cfg.widths,
+        attention_head_dim=cfg.head_dim,
+        down_block_types=[('Attn' if a else 'Resnet') + f'Down{"" if a else "sample"}Block2D' for a in at],
+        up_block_types=[('Attn' if a else 'Resnet') + f'Up{"" if a else "sample"}Block2D' for a in at[::-1]],
+        resnet_time_scale_shift='scale_shift',
+        upsample_type='resnet',
+        downsample_type='resnet',
+        attn_norm_num_groups=32,
+    )
 
 
 # %% ../nbs/13_bench.ipynb #ead88728
@@ -99,16 +129,31 @@ def published(
     "The U-Net of the published consistency models, of the same shape; its attention by a matrix of scores where the package flash_attn is absent"
     import importlib, importlib.util, types
     if cfg.context: raise ConfigError('the published network takes no context')
-    if not (Path(folder)/'cm/unet.py').is_file(): raise ConfigError(f'{folder}: no cm/unet.py there; give a checkout of the published consistency models')
+    if not (Path(folder)/'cm/unet.py').is_file():
+        raise ConfigError(f'{folder}: no cm/unet.py there; give a checkout of the published consistency models')
     if str(folder) not in sys.path: sys.path.insert(0, str(folder))
-    sys.modules.setdefault('cm.fp16_util', types.SimpleNamespace(convert_module_to_f16=None, convert_module_to_f32=None)) # asks for MPI, and is not used here
+    # asks for MPI, and is not used here
+    sys.modules.setdefault(
+        'cm.fp16_util', types.SimpleNamespace(convert_module_to_f16=None, convert_module_to_f32=None)
+    )
     m = importlib.import_module('cm.unet')
     if importlib.util.find_spec('flash_attn') is None:
         f = m.AttentionBlock.__init__
         f.__defaults__ = tuple('plain' if o=='flash' else o for o in f.__defaults__)
     fold = cfg.patch**2
-    return m.UNetModel(cfg.grid, (3+cfg.cond)*fold, cfg.channels, 3*fold, cfg.blocks, [cfg.grid//s for s in cfg.attention], channel_mult=cfg.mult,
-                       num_head_channels=cfg.head_dim, use_scale_shift_norm=cfg.scale_shift, resblock_updown=cfg.updown=='block', use_new_attention_order=True)
+    return m.UNetModel(
+        cfg.grid,
+        (3 + cfg.cond) * fold,
+        cfg.channels,
+        3 * fold,
+        cfg.blocks,
+        [cfg.grid // s for s in cfg.attention],
+        channel_mult=cfg.mult,
+        num_head_channels=cfg.head_dim,
+        use_scale_shift_norm=cfg.scale_shift,
+        resblock_updown=cfg.updown == 'block',
+        use_new_attention_order=True,
+    )
 
 
 # %% ../nbs/13_bench.ipynb #66fdd0a4
@@ -129,14 +174,22 @@ def call(
     "One thing to measure"
     torch.manual_seed(0)
     fmt = torch.channels_last if layout=='last' else torch.contiguous_format
-    net = shaken(UNet(cfg) if who=='ours' else rival(cfg) if who=='theirs' else published(cfg, original)).to(device, memory_format=fmt)
+    net = shaken(UNet(cfg) if who == 'ours' else rival(cfg) if who == 'theirs' else published(cfg, original)).to(
+        device, memory_format=fmt
+    )
     f = torch.compile(net) if compile else net
     x = torch.randn(batch, 3, cfg.size, cfg.size, device=device).contiguous(memory_format=fmt)
-    t,cond = torch.zeros(batch, device=device),[torch.randn(batch, cfg.cond, cfg.size, cfg.size, device=device)] if cfg.cond else []
+    t, cond = torch.zeros(batch, device=device), (
+        [torch.randn(batch, cfg.cond, cfg.size, cfg.size, device=device)] if cfg.cond else []
+    )
     if who!='ours': x,cond = F.pixel_unshuffle(torch.cat([x, *cond], 1), cfg.patch).contiguous(memory_format=fmt),[]
     def run():
-        with precision(device, dtype): y = f(x, t, *cond); y = getattr(y, 'sample', y)
-        if what=='step': net.zero_grad(set_to_none=True); y.float().square().mean().backward()
+        with precision(device, dtype):
+            y = f(x, t, *cond)
+            y = getattr(y, 'sample', y)
+        if what=='step':
+            net.zero_grad(set_to_none=True)
+            y.float().square().mean().backward()
     return torch.no_grad()(run) if what=='forward' else run
 
 # %% ../nbs/13_bench.ipynb #f6af58f2
@@ -174,10 +227,29 @@ def bench_unet(
     for dtype in dtypes or (('bf16',) if gpu else ('fp32','bf16')):
         for what in ('forward','step'):
             ways = [(l,c) for l in ('last','first') for c in ((False,True) if gpu else (False,))]
-            runs = {f'{who}/{l}{" compiled" if c else ""}': call(who, cfg, batch, what, l, dtype, device, c) for who in ('ours','theirs') for l,c in ways if dtype=='fp32' or gpu or l=='last'}
+            runs = {
+                f'{who}/{l}{" compiled" if c else ""}': call(who, cfg, batch, what, l, dtype, device, c)
+                for who in ('ours', 'theirs')
+                for l, c in ways
+                if dtype == 'fp32' or gpu or l == 'last'
+            }
             r = ratio(race(runs, rounds, device=device), 'ours', 'theirs')
-            mem = [apart('peak_of_call', who, cfg, batch, what, r[who].split('/')[1].split()[0], dtype, device=str(device)) for who in ('ours','theirs')]
-            rows.append(dict(what=what, dtype=dtype, batch=batch, **r, mib=mem, memory=round(mem[0]/mem[1], 3) if mem[0] and mem[1] else None))
+            mem = [
+                apart(
+                    'peak_of_call', who, cfg, batch, what, r[who].split('/')[1].split()[0], dtype, device=str(device)
+                )
+                for who in ('ours', 'theirs')
+            ]
+            rows.append(
+                dict(
+                    what=what,
+                    dtype=dtype,
+                    batch=batch,
+                    **r,
+                    mib=mem,
+                    memory=round(mem[0] / mem[1], 3) if mem[0] and mem[1] else None
+                )
+            )
     return rows
 
 # %% ../nbs/13_bench.ipynb #3158f8ea
@@ -187,7 +259,14 @@ def bench_sampling(
     "Pictures a second in two steps, against 40 of Heun's"
     denoise = Denoiser(shaken(UNet(cfg)).to(device, memory_format=torch.channels_last).eval())
     shape,seeds = (3,cfg.size,cfg.size),range(batch)
-    took = race({'two/':lambda: sample_consistency(denoise, shape, seeds, (80.,.8), device), 'heun/':lambda: sample_heun(denoise, shape, seeds, 40, device)}, rounds, device=device)
+    took = race(
+        {
+            'two/': lambda: sample_consistency(denoise, shape, seeds, (80.0, 0.8), device),
+            'heun/': lambda: sample_heun(denoise, shape, seeds, 40, device),
+        },
+        rounds,
+        device=device,
+    )
     return dict(batch=batch, **ratio(took, 'two', 'heun'))
 
 # %% ../nbs/13_bench.ipynb #173a3aa9
@@ -204,18 +283,26 @@ def kept_by_block(
     cfg:UNetCfg, batch:int, bf16:bool=True,
 )->dict: # name of a block -> bytes it keeps inside, bytes of its inputs
     "What each block of a forward pass keeps for the backward pass, counted on the meta device"
-    with torch.device('meta'): net,x,t = UNet(replace(cfg, checkpointing=False)),torch.empty(batch, 3, cfg.size, cfg.size),torch.empty(batch)
+    with torch.device('meta'):
+        net,x,t = UNet(replace(cfg, checkpointing=False)),torch.empty(batch, 3, cfg.size, cfg.size),torch.empty(batch)
     own,rows,now,seen = {p.untyped_storage()._cdata for p in net.parameters()},{'rest':[0,0]},['rest'],{}
     def note(s, at=0):
         key = s.untyped_storage()._cdata
-        if key not in own and (key, at) not in seen: seen[key,at] = s; rows[now[0]][at] += s.untyped_storage().nbytes()
+        if key not in own and (key, at) not in seen:
+            seen[key,at] = s
+            rows[now[0]][at] += s.untyped_storage().nbytes()
         return s
-    def enter(k, a): rows[k] = [0,0]; now[0] = k; note(a[0], 1)
+    def enter(k, a):
+        rows[k] = [0,0]
+        now[0] = k
+        note(a[0], 1)
     def leave(*_): now[0] = 'rest'
     for k,m in ((f'{n}.{i}', m) for n in ('down','mid','up') for i,m in enumerate(getattr(net, n))):
-        m.register_forward_pre_hook(lambda m,a,k=k: enter(k, a)); m.register_forward_hook(leave)
+        m.register_forward_pre_hook(lambda m,a,k=k: enter(k, a))
+        m.register_forward_hook(leave)
     cond = [torch.empty(batch, cfg.cond, cfg.size, cfg.size, device='meta')] if cfg.cond else []
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda s: s), _LikeCuda() if bf16 else contextlib.nullcontext(): net(x, t, *cond)
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda s: s), _LikeCuda() if bf16 else contextlib.nullcontext():
+        net(x, t, *cond)
     return rows
 
 # %% ../nbs/13_bench.ipynb #a8b9b694
@@ -231,7 +318,13 @@ def train_memory(
     acts = rows['rest'][0] + (sum(inputs)+max(inside) if checkpointing else sum(inside))
     passing = 3*max(inputs) # gradients on their way through the widest block
     gib = lambda b: round(b/2**30, 2)
-    return dict(params=n, state=gib(n*(state+2*bf16)), kept=gib(acts), passing=gib(passing), total=gib(n*(state+2*bf16)+acts+passing))
+    return dict(
+        params=n,
+        state=gib(n * (state + 2 * bf16)),
+        kept=gib(acts),
+        passing=gib(passing),
+        total=gib(n * (state + 2 * bf16) + acts + passing),
+    )
 
 # %% ../nbs/13_bench.ipynb #c06c9689
 def bench_train_memory(
@@ -242,7 +335,12 @@ def bench_train_memory(
     for ck in (False,True):
         c = replace(cfg, checkpointing=ck)
         m = train_memory(c, batch, ck, bf16, state=4) # the gradients; the weights were there before
-        out['with checkpointing' if ck else 'without'] = dict(computed=round(m['total']*1024), measured=apart('peak_of_call', 'ours', c, batch, 'step', 'last', 'bf16' if bf16 else 'fp32', device=str(device)))
+        out['with checkpointing' if ck else 'without'] = dict(
+            computed=round(m['total'] * 1024),
+            measured=apart(
+                'peak_of_call', 'ours', c, batch, 'step', 'last', 'bf16' if bf16 else 'fp32', device=str(device)
+            ),
+        )
     return dict(batch=batch, **out, paper=dict(batch=16, size=256, **train_memory(unet_cfg('paper'), 16)))
 
 # %% ../nbs/13_bench.ipynb #1061fa7f
@@ -254,7 +352,12 @@ def bench_growth(
         cfg = UNetCfg(size=size, attention=(size//8,), cond=0)
         run = call('ours', cfg, batch, 'forward', 'last', 'fp32', device)
         took = race({'a/':run}, 1 if size>256 else rounds, device=device)['a/']
-        return dict(size=size, batch=batch, seconds=round(median(took), 4), mib=apart('peak_of_call', 'ours', cfg, batch, 'step', 'last', 'fp32', device=str(device)))
+        return dict(
+            size=size,
+            batch=batch,
+            seconds=round(median(took), 4),
+            mib=apart('peak_of_call', 'ours', cfg, batch, 'step', 'last', 'fp32', device=str(device)),
+        )
     return dict(resolution=[row(s, 1) for s in sizes], batch=[row(64, b) for b in batches])
 
 # %% ../nbs/13_bench.ipynb #c2c8ec83
@@ -267,7 +370,14 @@ def attention_memory(
     rows,low = [],torch.bfloat16 if torch.device(device).type=='cuda' else torch.float32
     for n in tokens:
         q,k,v = torch.randn(3, 1, heads, n, d, device=device, dtype=low).unbind(0)
-        with torch.no_grad(): rows.append(dict(tokens=n, fused=peak_memory(lambda: attend(q,k,v), device), plain=peak_memory(lambda: plain(q,k,v), device) if n<=most else None))
+        with torch.no_grad():
+            rows.append(
+                dict(
+                    tokens=n,
+                    fused=peak_memory(lambda: attend(q, k, v), device),
+                    plain=peak_memory(lambda: plain(q, k, v), device) if n <= most else None,
+                )
+            )
     return rows
 
 def bench_attention(device='cpu', tokens=(1024,2048,4096,8192))->list:
@@ -289,7 +399,24 @@ def gpu_nets(
     tiny:bool=False, # the smallest there are, to try the code
 )->dict: # name -> network, pictures in a forward pass, pictures in a training step
     "What is measured on a GPU: the presets, without labels and conditions, as others have them"
-    if tiny: return {k: (UNetCfg(size=16, patch=p, channels=32, mult=(1,1), blocks=1, attention=(16//p//2,), head_dim=16, cond=0),2,2) for k,p in dict(small=2, base=1, paper=1).items()}
+    if tiny:
+        return {
+            k: (
+                UNetCfg(
+                    size=16,
+                    patch=p,
+                    channels=32,
+                    mult=(1, 1),
+                    blocks=1,
+                    attention=(16 // p // 2,),
+                    head_dim=16,
+                    cond=0,
+                ),
+                2,
+                2,
+            )
+            for k, p in dict(small=2, base=1, paper=1).items()
+        }
     batches = dict(small=(256,128), paper=(8,4), base=(64,32), tiny=(512,256))
     return {k: (replace(unet_cfg(k), cond=0, classes=0),*v) for k,v in batches.items()}
 
@@ -297,7 +424,11 @@ def gflop(cfg:UNetCfg)->float:
     "Of a forward pass for one picture; a multiplication and an addition are two"
     from torch.utils.flop_counter import FlopCounterMode
     with torch.device('meta'), torch.no_grad(), FlopCounterMode(display=False) as f:
-        UNet(cfg)(torch.zeros(1,3,cfg.size,cfg.size), torch.zeros(1), *([torch.zeros(1,cfg.cond,cfg.size,cfg.size)] if cfg.cond else []))
+        UNet(cfg)(
+            torch.zeros(1, 3, cfg.size, cfg.size),
+            torch.zeros(1),
+            *([torch.zeros(1, cfg.cond, cfg.size, cfg.size)] if cfg.cond else [])
+        )
     return f.get_total_flops()/1e9
 
 
@@ -309,13 +440,15 @@ def gpu_flash(device, sizes=(8,32,40,64,128), tokens:int=200)->dict:
         q,k,v = (torch.randn(2, 4, tokens, d, device=device) for _ in range(3))
         def both(f, dtype):
             leaves = [o.to(dtype).requires_grad_() for o in (q,k,v)]
-            y = f(*leaves); y.float().square().sum().backward()
+            y = f(*leaves)
+            y.float().square().sum().backward()
             return [y.detach().float(), *(o.grad.float() for o in leaves)]
         with sdpa_kernel(SDPBackend.FLASH_ATTENTION): got = both(attend, torch.bfloat16)
         want = both(lambda q,k,v: (q@k.transpose(-1,-2)/math.sqrt(d)).softmax(-1)@v, torch.float32)
         out[str(d)] = [round(float((a-b).norm()/b.norm()), 4) for a,b in zip(got, want)]
     net = shaken(UNet(gpu_nets(True)['small'][0])).to(device)
-    with sdpa_kernel(SDPBackend.FLASH_ATTENTION), precision(device, 'bf16'): net(torch.randn(2,3,16,16, device=device), torch.zeros(2, device=device)).float().sum().backward()
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION), precision(device, 'bf16'):
+        net(torch.randn(2,3,16,16, device=device), torch.zeros(2, device=device)).float().sum().backward()
     return dict(relative_errors=out, network=True)
 
 
@@ -326,10 +459,23 @@ def gpu_parity(device, weights='messi', n:int=4)->dict:
     cond = torch.cat([torch.zeros(n,3,net.cfg.size,net.cfg.size), torch.ones(n,1,net.cfg.size,net.cfg.size)], 1)
     def paint(dev, dtype):
         kw = dict(cond=cond.to(dev), label=torch.ones(n, dtype=torch.long, device=dev))
-        with precision(dev, dtype): return sample_consistency(Denoiser(net.to(dev)), (3,net.cfg.size,net.cfg.size), range(n), (80.,1.2), dev, **kw).float().clamp(-1,1).cpu()
+        with precision(dev, dtype):
+            return (
+                sample_consistency(
+                    Denoiser(net.to(dev)), (3, net.cfg.size, net.cfg.size), range(n), (80.0, 1.2), dev, **kw
+                )
+                .float()
+                .clamp(-1, 1)
+                .cpu()
+            )
     ours = paint('cpu', 'fp32')
     kinds = ('fp32','bf16') if torch.device(device).type=='cuda' else ('fp32',)
-    return dict(size=net.cfg.size, steps=2, spread=round(float(ours.std()), 4), **{k: round(float((paint(device, k)-ours).abs().mean()), 5) for k in kinds})
+    return dict(
+        size=net.cfg.size,
+        steps=2,
+        spread=round(float(ours.std()), 4),
+        **{k: round(float((paint(device, k) - ours).abs().mean()), 5) for k in kinds}
+    )
 
 
 # %% ../nbs/13_bench.ipynb #c9c4888b
@@ -341,11 +487,19 @@ def gpu_memory(device, cfg:UNetCfg, batch:int=16)->dict: # GiB
     x,t = torch.randn(batch, 3, cfg.size, cfg.size, device=device),torch.zeros(batch, device=device)
     def step():
         with precision(device): y = net(x, t)
-        y.float().square().mean().backward(); opt.step(); opt.zero_grad(set_to_none=True)
+        y.float().square().mean().backward()
+        opt.step()
+        opt.zero_grad(set_to_none=True)
     step() # the moments of AdamW are there from here on
     there = sum(p.numel()*12 for p in net.parameters())/2**20
     more = peak_memory(step, device)
-    return dict(batch=batch, size=cfg.size, params=sum(p.numel() for p in net.parameters()), computed=train_memory(cfg, batch, state=16)['total'], measured=more and round((more+there)/2**10, 2))
+    return dict(
+        batch=batch,
+        size=cfg.size,
+        params=sum(p.numel() for p in net.parameters()),
+        computed=train_memory(cfg, batch, state=16)['total'],
+        measured=more and round((more + there) / 2**10, 2),
+    )
 
 def gpu_sampling(device, cfg:UNetCfg, batch:int=8, rounds:int=2, compile:bool=True)->dict: # pictures a second
     "Rates of one and two steps, and of forty of Heun's"
@@ -353,8 +507,11 @@ def gpu_sampling(device, cfg:UNetCfg, batch:int=8, rounds:int=2, compile:bool=Tr
     denoise,shape,seeds = Denoiser(torch.compile(net) if compile else net),(3,cfg.size,cfg.size),range(batch)
     def go(f):
         with precision(device): f()
-    runs = {'1/': lambda: go(lambda: sample_consistency(denoise, shape, seeds, (80.,), device)), '2/': lambda: go(lambda: sample_consistency(denoise, shape, seeds, (80.,.8), device)),
-            '40/': lambda: go(lambda: sample_heun(denoise, shape, seeds, 40, device))}
+    runs = {
+        '1/': lambda: go(lambda: sample_consistency(denoise, shape, seeds, (80.0,), device)),
+        '2/': lambda: go(lambda: sample_consistency(denoise, shape, seeds, (80.0, 0.8), device)),
+        '40/': lambda: go(lambda: sample_heun(denoise, shape, seeds, 40, device)),
+    }
     took = race(runs, rounds, device=device)
     return dict(batch=batch, size=cfg.size, a_second={k[:-1]: round(batch/median(v), 2) for k,v in took.items()})
 
@@ -373,8 +530,18 @@ def gpu_speed(
         except ConfigError as e: without[who] = str(e)
     took = race(runs, rounds, device=device)
     sec,work = median(took['ours/']),gflop(cfg)*batch*(3 if what=='step' else 1)/1e3
-    return dict(what=what, batch=batch, size=cfg.size, dtype=dtype, compiled=compile, pictures_a_second=round(batch/sec, 2), tflops=round(work/sec, 2), share=round(work/sec/rate, 3) if rate else None,
-                by={k[:-1]: ratio(took, 'ours', k[:-1]) for k in took if k!='ours/'}, **(dict(without=without) if without else {}))
+    return dict(
+        what=what,
+        batch=batch,
+        size=cfg.size,
+        dtype=dtype,
+        compiled=compile,
+        pictures_a_second=round(batch / sec, 2),
+        tflops=round(work / sec, 2),
+        share=round(work / sec / rate, 3) if rate else None,
+        by={k[:-1]: ratio(took, 'ours', k[:-1]) for k in took if k != 'ours/'},
+        **(dict(without=without) if without else {})
+    )
 
 
 # %% ../nbs/13_bench.ipynb #0cad143e
@@ -391,20 +558,37 @@ def bench_gpu(
     start,rec,nets = time.time(),{k: v for k,v in (before or {}).items() if k not in ('left','failed')},gpu_nets(tiny)
     fast = torch.device(device).type=='cuda' if compile is None else compile
     rate = lambda: rec.get('matmul', {}).get('tflops', 0)
-    jobs = dict(matmul=(5, lambda: dict(tflops=matmul_rate(device, *((256,2) if tiny else ())))), flash=(10, lambda: gpu_flash(device)), parity=(20, lambda: gpu_parity(device)),
-                memory=(25, lambda: gpu_memory(device, nets['paper'][0], 2 if tiny else 16)))
+    jobs = dict(
+        matmul=(5, lambda: dict(tflops=matmul_rate(device, *((256, 2) if tiny else ())))),
+        flash=(10, lambda: gpu_flash(device)),
+        parity=(20, lambda: gpu_parity(device)),
+        memory=(25, lambda: gpu_memory(device, nets['paper'][0], 2 if tiny else 16)),
+    )
     for k,(cfg,many,few) in nets.items(): # compilation takes most of the time
-        for what in ('step','forward'): jobs[f'{k} {what}'] = (240 if k=='paper' and what=='step' else 120, lambda a=(cfg, few if what=='step' else many, what): gpu_speed(device, *a, rate(), original, 2 if tiny else 5, fast))
-        if k in ('paper','base'): jobs[f'{k} sampling'] = (60, lambda cfg=cfg: gpu_sampling(device, cfg, 1 if tiny else 8, 1, fast))
+        for what in ('step','forward'):
+            jobs[f'{k} {what}'] = (
+                240 if k == 'paper' and what == 'step' else 120,
+                lambda a=(cfg, few if what == 'step' else many, what): gpu_speed(
+                    device, *a, rate(), original, 2 if tiny else 5, fast
+                ),
+            )
+        if k in ('paper','base'):
+            jobs[f'{k} sampling'] = (60, lambda cfg=cfg: gpu_sampling(device, cfg, 1 if tiny else 8, 1, fast))
     rec['left'],rec['failed'] = [],{}
     for k,(least,job) in jobs.items():
         if k in rec: continue
-        if minutes and time.time()-start+(0 if tiny else least)>60*minutes: rec['left'].append(k); continue
+        if minutes and time.time()-start+(0 if tiny else least)>60*minutes:
+            rec['left'].append(k)
+            continue
         t = time.time()
-        try: rec[k] = dict(job(), took=round(time.time()-t, 1))
-        except (RuntimeError, AssertionError) as e: rec['failed'][k] = f'{type(e).__name__}: {str(e)[:300]}' # the rest is worth having
+        try:
+            rec[k] = dict(job(), took=round(time.time()-t, 1))
+        except (RuntimeError, AssertionError) as e: # the rest is worth having
+            rec['failed'][k] = f'{type(e).__name__}: {str(e)[:300]}'
         gc.collect()
-        if torch.device(device).type=='cuda': torch.cuda.empty_cache(); torch.compiler.reset()
+        if torch.device(device).type=='cuda':
+            torch.cuda.empty_cache()
+            torch.compiler.reset()
         if note: note(rec)
     return rec
 
@@ -414,17 +598,63 @@ def gpu_table(g:dict)->list: # of `bench_gpu` -> rows of (what, number, goal, de
     "A GPU's record in rows"
     rows = []
     if m := g.get('matmul'): rows.append(('matrices, bf16', f'{m["tflops"]:.0f} TFLOP/s', '', ''))
-    if m := g.get('flash'): rows.append(('attention by the flash kernel: largest relative error', f'{max(o for v in m["relative_errors"].values() for o in v):.4f}', '<0.02', 'forward and backward'))
-    if m := g.get('parity'): rows.append(('pictures of GPU and CPU: mean difference', f'{m["fp32"]:.4f}', '<0.01', f'of 2; in bf16 {m.get("bf16")}, spread of the pictures {m["spread"]}'))
-    if m := g.get('memory'): rows.append((f'training memory of paper, {m["batch"]} of {m["size"]} px, with checkpointing', f'{m["measured"]} GiB', '<=74 GiB', f'{m["computed"]} computed'))
+    if m := g.get('flash'):
+        rows.append(
+            (
+                'attention by the flash kernel: largest relative error',
+                f'{max(o for v in m["relative_errors"].values() for o in v):.4f}',
+                '<0.02',
+                'forward and backward',
+            )
+        )
+    if m := g.get('parity'):
+        rows.append(
+            (
+                'pictures of GPU and CPU: mean difference',
+                f'{m["fp32"]:.4f}',
+                '<0.01',
+                f'of 2; in bf16 {m.get("bf16")}, spread of the pictures {m["spread"]}',
+            )
+        )
+    if m := g.get('memory'):
+        rows.append(
+            (
+                f'training memory of paper, {m["batch"]} of {m["size"]} px, with checkpointing',
+                f'{m["measured"]} GiB',
+                '<=74 GiB',
+                f'{m["computed"]} computed',
+            )
+        )
     for k,v in g.items():
-        if 'a_second' in v: rows.append((f'{k}, {v["size"]} px: pictures a second in two steps', f'{v["a_second"]["2"]}', '>=1', ', '.join(f'{o}: {n}' for o,n in v['a_second'].items())))
+        if 'a_second' in v:
+            rows.append(
+                (
+                    f'{k}, {v["size"]} px: pictures a second in two steps',
+                    f'{v["a_second"]["2"]}',
+                    '>=1',
+                    ', '.join(f'{o}: {n}' for o, n in v['a_second'].items()),
+                )
+            )
         if 'pictures_a_second' not in v: continue
         goal = '40%' if k=='paper step' else ''
-        rows.append((f'{k}: pictures a second', f'{v["pictures_a_second"]}', '', f'batch {v["batch"]}, {v["tflops"]} TFLOP/s'))
+        rows.append(
+            (f'{k}: pictures a second', f'{v["pictures_a_second"]}', '', f'batch {v["batch"]}, {v["tflops"]} TFLOP/s')
+        )
         if v['share']: rows.append((f'{k}: share of the rate of matrices', f'{v["share"]:.0%}', goal, ''))
-        rows += [(f'{k}: throughput by {"diffusers" if o=="theirs" else "the published network"}', f'{r["ratio"]:.2f}x', '>=1.5x', f'rounds {r["low"]:.2f} to {r["high"]:.2f}') for o,r in v['by'].items()]
-    return rows+[('not measured yet', ', '.join(g['left']), '', '')]*bool(g.get('left'))+[(f'{k} failed', v, '', '') for k,v in g.get('failed', {}).items()]
+        rows += [
+            (
+                f'{k}: throughput by {"diffusers" if o=="theirs" else "the published network"}',
+                f'{r["ratio"]:.2f}x',
+                '>=1.5x',
+                f'rounds {r["low"]:.2f} to {r["high"]:.2f}',
+            )
+            for o, r in v['by'].items()
+        ]
+    return (
+        rows
+        + [('not measured yet', ', '.join(g['left']), '', '')] * bool(g.get('left'))
+        + [(f'{k} failed', v, '', '') for k, v in g.get('failed', {}).items()]
+    )
 
 
 # %% ../nbs/13_bench.ipynb #f6368b04
@@ -435,22 +665,74 @@ def table(
     rows = []
     goal = 1.25
     for r in rec.get('unet', []):
-        rows.append((f'U-Net {r["what"]}, {r["dtype"]}: throughput by diffusers', f'{r["ratio"]:.2f}x', f'>={goal}x' if r['dtype']=='bf16' else '', f'batch {r["batch"]}, rounds {r["low"]:.2f} to {r["high"]:.2f}'))
-        if r['memory']: rows.append((f'U-Net {r["what"]}, {r["dtype"]}: peak memory by diffusers', f'{r["memory"]:.2f}x', '<=1x', f'{r["mib"][0]:.0f} and {r["mib"][1]:.0f} MiB'))
-    if s := rec.get('sampling'): rows.append(('2 steps by 40 of Heun: pictures a second', f'{s["ratio"]:.1f}x', '>=30x', f'79/2 calls; batch {s["batch"]}'))
+        rows.append(
+            (
+                f'U-Net {r["what"]}, {r["dtype"]}: throughput by diffusers',
+                f'{r["ratio"]:.2f}x',
+                f'>={goal}x' if r['dtype'] == 'bf16' else '',
+                f'batch {r["batch"]}, rounds {r["low"]:.2f} to {r["high"]:.2f}',
+            )
+        )
+        if r['memory']:
+            rows.append(
+                (
+                    f'U-Net {r["what"]}, {r["dtype"]}: peak memory by diffusers',
+                    f'{r["memory"]:.2f}x',
+                    '<=1x',
+                    f'{r["mib"][0]:.0f} and {r["mib"][1]:.0f} MiB',
+                )
+            )
+    if s := rec.get('sampling'):
+        rows.append(
+            (
+                '2 steps by 40 of Heun: pictures a second',
+                f'{s["ratio"]:.1f}x',
+                '>=30x',
+                f'79/2 calls; batch {s["batch"]}',
+            )
+        )
     if m := rec.get('memory'):
-        rows.append(('training memory of `paper`, bf16, batch 16, 256 px', f'{m["paper"]["total"]:.0f} GiB', '<=74 GiB', 'computed, with checkpointing'))
-        rows += [(f'the same computation by a measurement, {k}', f'{m[k]["computed"]/m[k]["measured"]:.2f}x', '', f'{m[k]["computed"]} and {m[k]["measured"]:.0f} MiB, small network') for k in ('without','with checkpointing') if m[k]['measured']]
+        rows.append(
+            (
+                'training memory of `paper`, bf16, batch 16, 256 px',
+                f'{m["paper"]["total"]:.0f} GiB',
+                '<=74 GiB',
+                'computed, with checkpointing',
+            )
+        )
+        rows += [
+            (
+                f'the same computation by a measurement, {k}',
+                f'{m[k]["computed"]/m[k]["measured"]:.2f}x',
+                '',
+                f'{m[k]["computed"]} and {m[k]["measured"]:.0f} MiB, small network',
+            )
+            for k in ('without', 'with checkpointing')
+            if m[k]['measured']
+        ]
     if (a := rec.get('attention')) and a[0]['fused']:
         p = [o for o in a if o['plain']][-1]
-        rows.append((f'attention memory, {a[-1]["tokens"]} by {a[0]["tokens"]} tokens', f'{a[-1]["fused"]/a[0]["fused"]:.1f}x', f'<={a[-1]["tokens"]/a[0]["tokens"]:.0f}x', f'{a[0]["fused"]:.1f} to {a[-1]["fused"]:.1f} MiB; textbook formula {p["plain"]:.0f} MiB at {p["tokens"]}'))
+        rows.append(
+            (
+                f'attention memory, {a[-1]["tokens"]} by {a[0]["tokens"]} tokens',
+                f'{a[-1]["fused"]/a[0]["fused"]:.1f}x',
+                f'<={a[-1]["tokens"]/a[0]["tokens"]:.0f}x',
+                (
+                    f'{a[0]["fused"]:.1f} to {a[-1]["fused"]:.1f} MiB; textbook formula {p["plain"]:.0f} MiB at'
+                    f' {p["tokens"]}'
+                ),
+            )
+        )
     return rows+(gpu_table(rec['gpu']) if 'gpu' in rec else [])
 
 # %% ../nbs/13_bench.ipynb #ca66d9d8
 def show_table(rec):
     "Print the record as a table, with the machine and the versions it came from"
     hw = rec['hardware']
-    print(f'{hw["device"]}, {hw["threads"]} thread(s), torch {hw["torch"]}, diffusers {rec["diffusers"] or "absent"}, python {hw["python"]}')
+    print(
+        f'{hw["device"]}, {hw["threads"]} thread(s), torch {hw["torch"]}, diffusers {rec["diffusers"] or "absent"},'
+        f' python {hw["python"]}'
+    )
     rows = [('', 'ratio', 'goal', ''), *table(rec)]
     a,b,c = (max(len(r[i]) for r in rows) for i in range(3))
     for r in rows: print(f'{r[0]:{a}}  {r[1]:>{b}}  {r[2]:>{c}}  {r[3]}'.rstrip())
@@ -468,17 +750,34 @@ def run_bench(
     bad = set(what)-set(parts)
     if bad: raise ConfigError(f'no part called {", ".join(sorted(bad))}; there are {", ".join(parts)}')
     if rounds<1: raise ConfigError(f'rounds={rounds}: at least one is needed')
-    before = torch.get_num_threads(); torch.set_num_threads(threads)
-    do = dict(unet=lambda: bench_unet(device, rounds=rounds), sampling=lambda: bench_sampling(device, rounds=min(rounds,3)), memory=lambda: bench_train_memory(device),
-              growth=lambda: bench_growth(device), attention=lambda: bench_attention(device), gpu=lambda: bench_gpu(device, tiny=torch.device(device).type!='cuda', **gpu))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    do = dict(
+        unet=lambda: bench_unet(device, rounds=rounds),
+        sampling=lambda: bench_sampling(device, rounds=min(rounds, 3)),
+        memory=lambda: bench_train_memory(device),
+        growth=lambda: bench_growth(device),
+        attention=lambda: bench_attention(device),
+        gpu=lambda: bench_gpu(device, tiny=torch.device(device).type != 'cuda', **gpu),
+    )
     try: from diffusers import __version__ as version
     except ImportError: version = None
-    try: return dict(command=command, commit=commit_id(), hardware=hardware(device), diffusers=version, net=asdict(bench_cfg), **{k: do[k]() for k in what})
+    try:
+        return dict(
+            command=command,
+            commit=commit_id(),
+            hardware=hardware(device),
+            diffusers=version,
+            net=asdict(bench_cfg),
+            **{k: do[k]() for k in what}
+        )
     finally: torch.set_num_threads(before)
 
 # %% ../nbs/13_bench.ipynb #b2bab820
 def messi_bench(
-    what:str='all',    # parts to run, with commas: unet,sampling,memory,growth,attention,gpu; 'all' for all but the last, which on a CPU only tries its code
+    # parts to run, with commas: unet,sampling,memory,growth,attention,gpu; 'all' for all but the last, which on a CPU
+    # only tries its code
+    what:str='all',
     device:str='cpu',  # cpu or cuda
     rounds:int=5,      # how often the candidates take turns
     threads:int=1,     # of a CPU
@@ -487,15 +786,21 @@ def messi_bench(
     original:str='',   # gpu: a checkout of the published consistency models, to compare with
 ):
     "Measure speed and memory as ratios against named peers, and print a table"
-    if torch.device(device).type=='cuda' and not torch.cuda.is_available(): raise ConfigError('no CUDA device here: say --device cpu')
+    if torch.device(device).type=='cuda' and not torch.cuda.is_available():
+        raise ConfigError('no CUDA device here: say --device cpu')
     todo = parts[:-1] if what=='all' else tuple(o.strip() for o in what.split(','))
     if what=='all':
         try: rival(bench_cfg)
-        except ConfigError as e: print(f'without the comparison of networks: {e}'); todo = tuple(o for o in todo if o!='unet')
+        except ConfigError as e:
+            print(f'without the comparison of networks: {e}')
+            todo = tuple(o for o in todo if o!='unet')
     how,gpu = f'messi_bench --what {what} --device {device} --rounds {rounds} --threads {threads}',{}
     if 'gpu' in todo:
         about = dict(command=how, commit=commit_id(), hardware=hardware(device), diffusers=None)
-        gpu = dict(minutes=minutes, original=original, note=(lambda r: write_json(out, dict(about, gpu=r))) if out else None) # kept, should the machine be taken away
+        # kept, should the machine be taken away
+        gpu = dict(
+            minutes=minutes, original=original, note=(lambda r: write_json(out, dict(about, gpu=r))) if out else None
+        )
         if out and Path(out).is_file(): gpu['before'] = json.loads(Path(out).read_text()).get('gpu')
     rec = run_bench(todo, device, rounds, threads, how, **gpu)
     if out: write_json(out, rec)

@@ -9,7 +9,17 @@ from pathlib import Path
 import numpy as np, torch
 from PIL import Image
 from .images import Box, ConfigError, DataError
-from .augment import head_pose, hats, hat, sunglasses, medical_mask, medical_masks, wear, random_landmarks, grow
+from messi_anything.augment import (
+    head_pose,
+    hats,
+    hat,
+    sunglasses,
+    medical_mask,
+    medical_masks,
+    wear,
+    random_landmarks,
+    grow,
+)
 
 # %% auto #0
 __all__ = ['chart', 'colour_names', 'fact_values', 'fact_names', 'name_colours', 'fact_row', 'said', 'torso', 'shirt_facts',
@@ -18,11 +28,20 @@ __all__ = ['chart', 'colour_names', 'fact_values', 'fact_names', 'name_colours',
 
 # %% ../nbs/02a_captions.ipynb #03669f04
 chart = dict(
-    black=((16,16,17),(38,38,40)), grey=((80,80,82),(125,126,128),(165,166,168)), white=((245,245,244),(212,213,215)),
-    red=((198,28,33),(150,20,30),(226,62,58)), orange=((238,122,30),(225,140,70)), yellow=((245,215,48),(222,190,60)),
-    green=((38,135,58),(88,165,80),(24,78,45),(120,150,62)), blue=((36,76,184),(62,108,208),(40,90,150)), lightblue=((140,195,235),(110,172,220)),
-    darkblue=((20,28,78),(32,46,108),(22,30,56)), purple=((110,50,150),(78,42,112),(105,30,70)), pink=((240,140,182),(228,64,140),(245,190,205)),
-    brown=((112,70,42),(74,50,36)), beige=((216,190,150),(234,220,196),(180,155,125)),
+    black=((16, 16, 17), (38, 38, 40)),
+    grey=((80, 80, 82), (125, 126, 128), (165, 166, 168)),
+    white=((245, 245, 244), (212, 213, 215)),
+    red=((198, 28, 33), (150, 20, 30), (226, 62, 58)),
+    orange=((238, 122, 30), (225, 140, 70)),
+    yellow=((245, 215, 48), (222, 190, 60)),
+    green=((38, 135, 58), (88, 165, 80), (24, 78, 45), (120, 150, 62)),
+    blue=((36, 76, 184), (62, 108, 208), (40, 90, 150)),
+    lightblue=((140, 195, 235), (110, 172, 220)),
+    darkblue=((20, 28, 78), (32, 46, 108), (22, 30, 56)),
+    purple=((110, 50, 150), (78, 42, 112), (105, 30, 70)),
+    pink=((240, 140, 182), (228, 64, 140), (245, 190, 205)),
+    brown=((112, 70, 42), (74, 50, 36)),
+    beige=((216, 190, 150), (234, 220, 196), (180, 155, 125)),
 )
 colour_names = [dict(lightblue='light blue', darkblue='dark blue').get(k, k) for k in chart]
 _patches = [(i,rgb) for i,v in enumerate(chart.values()) for rgb in v]
@@ -74,7 +93,8 @@ def torso(
 )->np.ndarray:       # (s,s) bool
     "Where the shirt should be"
     s,out = len(mask),np.zeros_like(mask)
-    if face is not None: (x,_),top,bottom,half = face.center,face.bottom+.55*face.height,face.bottom+2.4*face.height,1.0*face.width
+    if face is not None:
+        (x,_),top,bottom,half = face.center,face.bottom+.55*face.height,face.bottom+2.4*face.height,1.0*face.width
     else:
         ys,xs = np.nonzero(mask)
         if not len(ys): return out
@@ -108,7 +128,8 @@ def shirt_facts(
     share = np.bincount(names[where], minlength=len(colour_names))/where.sum()
     a,b = np.argsort(-share)[:2]
     if share[a]>.55: return dict(shirt=colour_names[a])
-    if share[b]>.2 and share[a]+share[b]>.55 and _stripes(names, a, b)>=3: return dict(shirt=colour_names[a], stripe=colour_names[b])
+    if share[b]>.2 and share[a]+share[b]>.55 and _stripes(names, a, b)>=3:
+        return dict(shirt=colour_names[a], stripe=colour_names[b])
     return {}
 
 # %% ../nbs/02a_captions.ipynb #2c2018a2
@@ -145,11 +166,22 @@ def view_facts(
 )->np.ndarray:       # a row of facts
     "Everything we know about a picture"
     rgb,m = a[...,:3],a[...,3]>127
-    known = dict(who='target' if target else 'other', **shirt_facts(rgb, m, face), **background_facts(rgb, m), **(facing_facts(marks) if marks is not None else {}))
-    if close: known['view'] = 'close-up'
+    known = dict(
+        who='target' if target else 'other',
+        **shirt_facts(rgb, m, face),
+        **background_facts(rgb, m),
+        **(facing_facts(marks) if marks is not None else {})
+    )
+    if close:
+        known['view'] = 'close-up'
     else:
         ys,xs = np.nonzero(m)
-        long = (np.ptp(ys)+1)/max(1, face.height if face else 1.8*(np.percentile(xs, 90)-np.percentile(xs, 10)+1)/2) if len(ys) else 0
+        long = (
+            (np.ptp(ys) + 1)
+            / max(1, face.height if face else 1.8 * (np.percentile(xs, 90) - np.percentile(xs, 10) + 1) / 2)
+            if len(ys)
+            else 0
+        )
         if face: known.update(dict(view='full body') if long>6 else dict(view='half body') if long>2.2 else {})
         else: known.update(dict(view='full body') if long>2.4 else {})
     return fact_row(**known, **worn_facts(worn or {}))
@@ -184,11 +216,22 @@ def mirrored(row:np.ndarray)->np.ndarray:
 
 # %% ../nbs/02a_captions.ipynb #17bdd3a0
 _phrases = dict(
-    who=dict(target=('{name}','{name}','{name}','a man','a person','a player'), other=('a person','somebody','someone','another person')),
-    view={'close-up': ('close-up','a portrait','head and shoulders','the face'), 'half body': ('half body','upper body','from the waist up'), 'full body': ('full body','the whole body','from head to toe')},
-    facing=dict(front=('facing the camera','from the front','looking ahead'), left=('facing left','looking to the left','turned left'), right=('facing right','looking to the right','turned right')),
-    glasses=dict(sunglasses=('sunglasses','dark glasses','shades')),
-    light=dict(day=('by day','in daylight','in bright light'), night=('at night','in the dark')),
+    who=dict(
+        target=('{name}', '{name}', '{name}', 'a man', 'a person', 'a player'),
+        other=('a person', 'somebody', 'someone', 'another person'),
+    ),
+    view={
+        'close-up': ('close-up', 'a portrait', 'head and shoulders', 'the face'),
+        'half body': ('half body', 'upper body', 'from the waist up'),
+        'full body': ('full body', 'the whole body', 'from head to toe'),
+    },
+    facing=dict(
+        front=('facing the camera', 'from the front', 'looking ahead'),
+        left=('facing left', 'looking to the left', 'turned left'),
+        right=('facing right', 'looking to the right', 'turned right'),
+    ),
+    glasses=dict(sunglasses=('sunglasses', 'dark glasses', 'shades')),
+    light=dict(day=('by day', 'in daylight', 'in bright light'), night=('at night', 'in the dark')),
 )
 _an = lambda s: f'an {s}' if s[0] in 'aeiouN' else f'a {s}'
 
@@ -221,14 +264,42 @@ def caption(
 )->str:
     "A sentence that says only what is known"
     f = said(row)
-    keep = lambda k: k in f and f[k]!='none' and (k in must or rng.random()>=leave_out/(2 if k in ('hat','glasses','mask') else 1))
-    wear = [w for k,w in (('hat',_hat_words),('glasses',lambda f,r: _pick(r, _phrases['glasses'][f['glasses']])),('mask',_mask_words),('shirt',_shirt_words)) if keep(k) for w in [w(f,rng)]]
+    keep = (
+        lambda k: k in f
+        and f[k] != 'none'
+        and (k in must or rng.random() >= leave_out / (2 if k in ('hat', 'glasses', 'mask') else 1))
+    )
+    wear = [
+        w
+        for k, w in (
+            ('hat', _hat_words),
+            ('glasses', lambda f, r: _pick(r, _phrases['glasses'][f['glasses']])),
+            ('mask', _mask_words),
+            ('shirt', _shirt_words),
+        )
+        if keep(k)
+        for w in [w(f, rng)]
+    ]
     rng.shuffle(wear)
     rest = [_pick(rng, _phrases[k][f[k]]) for k in ('view','facing','light') if keep(k)]
-    if keep('background'): rest.append(_pick(rng, ('{} background','on a {} background','in front of a {} background')).format(f['background']))
+    if keep('background'):
+        rest.append(
+            _pick(rng, ('{} background', 'on a {} background', 'in front of a {} background')).format(f['background'])
+        )
     rng.shuffle(rest)
     who = _pick(rng, _phrases['who'][f.get('who', 'other')]).format(name=name) if keep('who') or not wear+rest else ''
-    head = ' '.join(o for o in (who, f'{_pick(rng, ("with","with","wearing","in") if who else ("with",""))} {_list(wear)}'.strip() if wear else '') if o)
+    head = ' '.join(
+        o
+        for o in (
+            who,
+            (
+                f'{_pick(rng, ("with","with","wearing","in") if who else ("with",""))} {_list(wear)}'.strip()
+                if wear
+                else ''
+            ),
+        )
+        if o
+    )
     return ', '.join(([head] if head else [])+rest)
 
 # %% ../nbs/02a_captions.ipynb #cf78f768
@@ -241,7 +312,16 @@ def all_words(
 )->list:              # in alphabetical order
     "Every word the grammar can say"
     out = {w for d in _phrases.values() for o in d.values() for s in o for w in split_words(s.format(name=name))}
-    out |= {w for s in (*colour_names, *hats, *medical_masks, 'mask medical face hat shirt jersey top striped stripes an a and with wearing in on front of background') for w in split_words(s)}
+    out |= {
+        w
+        for s in (
+            *colour_names,
+            *hats,
+            *medical_masks,
+            'mask medical face hat shirt jersey top striped stripes an a and with wearing in on front of background',
+        )
+        for w in split_words(s)
+    }
     return sorted(out)
 
 # %% ../nbs/02a_captions.ipynb #37771624
@@ -250,5 +330,15 @@ def phrase_book(
 )->dict:              # kind -> phrases
     "What can be said, by kind: for people who ask what they may write"
     p = lambda k: sorted({o.format(name=name) for v in _phrases[k].values() for o in v})
-    return dict(who=p('who'), view=p('view'), facing=p('facing'), hats=['hat', *hats], glasses=p('glasses'), masks=['mask','medical mask','face mask', *(f'{o} mask' for o in medical_masks)],
-                shirts=['shirt','jersey','top','striped shirt'], colours=list(colour_names), background=['green background','in front of a green background'], light=p('light'))
+    return dict(
+        who=p('who'),
+        view=p('view'),
+        facing=p('facing'),
+        hats=['hat', *hats],
+        glasses=p('glasses'),
+        masks=['mask', 'medical mask', 'face mask', *(f'{o} mask' for o in medical_masks)],
+        shirts=['shirt', 'jersey', 'top', 'striped shirt'],
+        colours=list(colour_names),
+        background=['green background', 'in front of a green background'],
+        light=p('light'),
+    )

@@ -13,8 +13,22 @@ import numpy as np, torch, torch.nn.functional as F
 from torch import nn, Tensor
 from PIL import Image
 from fastcore.basics import patch
-from .images import (Box, ConfigError, ImageError, WeightsError, check_writable, command, load_image, made_here, make_folder,
-                                   mask_to_pil, positional, save_image, say, user_path)
+from messi_anything.images import (
+    Box,
+    ConfigError,
+    ImageError,
+    WeightsError,
+    check_writable,
+    command,
+    load_image,
+    made_here,
+    make_folder,
+    mask_to_pil,
+    positional,
+    save_image,
+    say,
+    user_path,
+)
 from .data import mask_box
 from .segment import DETAIL, Person, Segmentation, Segmenter, cutout, overlay, refine, separate
 from .training import Pretrained, find_weights, pick_device
@@ -42,18 +56,30 @@ def read_clicks(
     def numbers(o, some, what):
         try: v = [float(n) for n in (o.split(',') if isinstance(o, str) else o)]
         except (TypeError, ValueError): v = []
-        if len(v) not in some or not all(math.isfinite(n) for n in v): raise ConfigError(f'{what} {o!r}: write {"x,y or x,y,0" if 3 in some else "left,top,right,bottom"} in pixels of the photo')
+        if len(v) not in some or not all(math.isfinite(n) for n in v):
+            raise ConfigError(
+                f'{what} {o!r}: write {"x,y or x,y,0" if 3 in some else "left,top,right,bottom"} in pixels of the'
+                ' photo'
+            )
         return v
     if isinstance(points, str): points = points.replace(';', ' ').split()
-    if points is not None and (not isinstance(points, (list,tuple)) or len(points) in (2,3) and all(isinstance(o, (int,float)) for o in points)): points = [points]
+    if points is not None and (
+        not isinstance(points, (list, tuple))
+        or len(points) in (2, 3)
+        and all(isinstance(o, (int, float)) for o in points)
+    ):
+        points = [points]
     said = [numbers(o, (2,3), 'point') for o in points or ()]
     for x,y,*sign in said:
-        if not (0<=x<size[0] and 0<=y<size[1]): raise ConfigError(f'the point ({x:g},{y:g}) is outside the photo of {size[0]}x{size[1]} pixels')
-        if sign and sign[0] not in (0,1): raise ConfigError(f'the point ({x:g},{y:g}) ends in {sign[0]:g}: 1 is on what you mean, 0 beside it')
+        if not (0<=x<size[0] and 0<=y<size[1]):
+            raise ConfigError(f'the point ({x:g},{y:g}) is outside the photo of {size[0]}x{size[1]} pixels')
+        if sign and sign[0] not in (0,1):
+            raise ConfigError(f'the point ({x:g},{y:g}) ends in {sign[0]:g}: 1 is on what you mean, 0 beside it')
     if box is not None:
         l,t,r,b = numbers(box.astuple() if isinstance(box, Box) else box, (4,), 'box')
         l,t,r,b = max(0, l),max(0, t),min(size[0], r),min(size[1], b)
-        if r-l<2 or b-t<2: raise ConfigError(f'the box {box} has no room inside the photo of {size[0]}x{size[1]} pixels')
+        if r-l<2 or b-t<2:
+            raise ConfigError(f'the box {box} has no room inside the photo of {size[0]}x{size[1]} pixels')
         box = Box(l, t, r, b)
     plus,minus = (tuple((x,y) for x,y,*s in said if bool(s and s[0]==0)==no) for no in (False,True))
     if not plus and box is None: raise ConfigError('click on what you mean at least once, or draw a box around it')
@@ -74,7 +100,8 @@ class Look:
     def size(self): return self.people.shape[::-1] # (w,h)
 
 # %% ../nbs/04b_click.ipynb #290bc7cc
-def _away(cost, starts)->np.ndarray: # cheapest way from the nearest of the starts (y,x), in units of half the sides' sum
+# cheapest way from the nearest of the starts (y,x), in units of half the sides' sum
+def _away(cost, starts)->np.ndarray:
     from skimage.graph import MCP_Geometric
     return (MCP_Geometric(cost).find_costs(starts)[0]/sum(cost.shape)*2).astype('f4')
 
@@ -95,13 +122,16 @@ def look_at(
     x,p,maps = segmenter.look(img)
     faces,(ph,pw) = segmenter.finish(img, x, p, maps).faces,p.shape[2:]
     at = [(*(o*pw/img.width for o in f.box.center), f.box.width*pw/img.width) for f in faces or ()]
-    number,_ = separate(p[0,0].numpy(), segmenter.threshold, segmenter.min_area, segmenter.min_score, at if len(at)>1 else ())
+    number, _ = separate(
+        p[0, 0].numpy(), segmenter.threshold, segmenter.min_area, segmenter.min_score, at if len(at) > 1 else ()
+    )
     number = np.asarray(Image.fromarray(number.astype(np.uint8)).resize((w,h), Image.NEAREST)).astype(int)
     up = lambda t: F.interpolate(t, (h,w), mode='bilinear', align_corners=False)[0].numpy()
     lab = rgb2lab(np.asarray(img.resize((w,h), Image.BOX))).astype('f4').transpose(2,0,1)/100
     seen = []
     for m in maps[:4]:
-        s = x.shape[3]/m.shape[3]                                              # its stride; what is beyond the photo is left out
+        # its stride; what is beyond the photo is left out
+        s = x.shape[3]/m.shape[3]
         m = m[...,:max(1, round(ph/s)),:max(1, round(pw/s))].float().cpu()
         m = up((m-m.mean((2,3), keepdim=True))/(m.std((2,3), keepdim=True)+1e-3))
         seen.append(m/np.linalg.norm(m, axis=0, keepdims=True).clip(1e-6))
@@ -140,7 +170,8 @@ def clues(
     own = np.isin(look.number, list(whose)).astype('f4') if whose else one
     a,s = there(plus),_alike(look, plus)
     out = [a*one, p, own, p*own, np.abs(a-p), look.rim, np.log(look.rim+.02), *s]
-    near = s[1]+s[2]-2*s[7]                                                    # alike and not behind edges: the region's core
+    # alike and not behind edges: the region's core
+    near = s[1]+s[2]-2*s[7]
     core = near>np.quantile(near, .9)
     for f in look.maps[1:]:
         m = (f*core).sum((1,2))
@@ -160,7 +191,8 @@ class ClickCfg:
     segmenter:str='segment-tiny'  # whose features it was trained on
 
     def __post_init__(self):
-        if type(self.side) is not int or not 16<=self.side<=512: raise ConfigError(f'side={self.side!r}: 16 to 512 cells')
+        if type(self.side) is not int or not 16<=self.side<=512:
+            raise ConfigError(f'side={self.side!r}: 16 to 512 cells')
         if type(self.width) is not int or not 1<=self.width<=1024: raise ConfigError(f'width={self.width!r}: 1 to 1024')
         if not isinstance(self.segmenter, str): raise ConfigError(f'segmenter={self.segmenter!r}: a name is wanted')
 
@@ -170,7 +202,8 @@ class ClickNet(nn.Module, Pretrained):
     def __init__(self, cfg:ClickCfg=ClickCfg()):
         super().__init__()
         self.cfg,w = cfg,cfg.width
-        self.norm = nn.BatchNorm1d(CLUES, affine=False, momentum=None)         # mean and spread of all that it was trained on
+        # mean and spread of all that it was trained on
+        self.norm = nn.BatchNorm1d(CLUES, affine=False, momentum=None)
         self.layers = nn.Sequential(nn.Linear(CLUES, w), nn.SiLU(), nn.Linear(w, w), nn.SiLU(), nn.Linear(w, 1))
 
     def forward(self,
@@ -271,7 +304,8 @@ def _by_box(look, box, plus)->tuple: # plus and minus clicks that a box says wit
     if not m.any(): m[tuple(reversed(_cells(look, [box.center])[0]))] = True
     ys,xs = np.nonzero(m)
     l,t,r,b = xs.min(),ys.min(),xs.max(),ys.max()
-    if not plus:                                                               # on the person, if it is a box around one; else in the middle
+    # on the person, if it is a box around one; else in the middle
+    if not plus:
         who = m&(look.people>.5)
         plus = [next_click(who)] if who.sum()>.2*m.sum() else [(int(l+r)//2, int(t+b)//2)]
     beside = [(l-2,(t+b)//2), (r+2,(t+b)//2), ((l+r)//2,t-2), ((l+r)//2,b+2)]
@@ -341,7 +375,12 @@ def click_model(
     "Whatever makes masks of clicks, loaded once"
     if not isinstance(name, (str, Path)): return name
     key = str(name),str(device)
-    if key not in _models: _models[key] = SamSegmenter.from_pretrained(name, device) if is_sam(name) else ClickSegmenter.from_pretrained(name, device)
+    if key not in _models:
+        _models[key] = (
+            SamSegmenter.from_pretrained(name, device)
+            if is_sam(name)
+            else ClickSegmenter.from_pretrained(name, device)
+        )
     return _models[key]
 
 def segment_anything(
@@ -366,21 +405,38 @@ def is_sam(name)->bool:
 class SamSegmenter:
     "SAM or SAM 2 by way of transformers; a photo is encoded once"
     def __init__(self, model, processor, name='sam', device=None, photos:int=4):
-        self.model,self.processor,self.name,self.photos,self._seen = model.eval().to(device or 'cpu'),processor,name,photos,OrderedDict()
+        self.model, self.processor, self.name, self.photos, self._seen = (
+            model.eval().to(device or 'cpu'),
+            processor,
+            name,
+            photos,
+            OrderedDict(),
+        )
 
     @classmethod
     def from_pretrained(cls, name, device=None):
         "From a folder or the hub; safetensors only"
-        if find_spec('transformers') is None: raise ConfigError(f'{name} needs transformers: pip install "messi-anything[sam]", or use the model that comes with the package, "click"')
+        if find_spec('transformers') is None:
+            raise ConfigError(
+                f'{name} needs transformers: pip install "messi-anything[sam]", or use the model that comes with the'
+                ' package, "click"'
+            )
         import transformers
         try:
             two = 'sam2' in str(transformers.AutoConfig.from_pretrained(name).model_type)
             model,processor = ('Sam2Model','Sam2Processor') if two else ('SamModel','SamProcessor')
             net = getattr(transformers, model).from_pretrained(name, use_safetensors=True)
-            return cls(net, getattr(transformers, processor).from_pretrained(name), Path(name).name, pick_device(device or 'cpu'))
+            return cls(
+                net,
+                getattr(transformers, processor).from_pretrained(name),
+                Path(name).name,
+                pick_device(device or 'cpu'),
+            )
         except Exception as e: # transformers and the hub raise nearly anything here
-            raise WeightsError(f'{name}: neither a folder with SAM\'s weights nor to be fetched ({type(e).__name__}): connect, or give a folder with config.json, '
-                               'model.safetensors and the processor\'s file; "click" needs nothing') from None
+            raise WeightsError(
+                f'{name}: neither a folder with SAM\'s weights nor to be fetched ({type(e).__name__}): connect, or'
+                ' give a folder with config.json, model.safetensors and the processor\'s file; "click" needs nothing'
+            ) from None
 
     def look(self, photo): # -> image, features
         img = load_image(photo)
@@ -400,10 +456,15 @@ class SamSegmenter:
         prompt = dict(input_points=[[said]], input_labels=[[[1]*len(c.plus)+[0]*len(c.minus)]]) if said else {}
         if c.box: prompt['input_boxes'] = [[[float(o) for o in c.box.astuple()]]]
         x = self.processor(images=img, return_tensors='pt', **prompt)
-        kw = {k: (v if k=='input_labels' else v.float()).to(self.model.device) for k,v in x.items() if k.startswith('input_')}
+        kw = {
+            k: (v if k == 'input_labels' else v.float()).to(self.model.device)
+            for k, v in x.items()
+            if k.startswith('input_')
+        }
         out = self.model(image_embeddings=features, multimask_output=len(said)==1 and not c.box, **kw)
         sizes = [x[k] for k in ('original_sizes','reshaped_input_sizes') if k in x] # SAM 2 has only the first
-        logits = self.processor.post_process_masks(out.pred_masks.float().cpu(), *sizes, binarize=False)[0]   # (1,k,h,w)
+        # (1,k,h,w)
+        logits = self.processor.post_process_masks(out.pred_masks.float().cpu(), *sizes, binarize=False)[0]
         best = int(out.iou_scores.flatten().argmax())                          # of a part, a thing, and all of it
         m = logits[:,best:best+1].sigmoid()
         b = mask_box(m[0,0].numpy()>.5)
@@ -445,7 +506,8 @@ def _samples(objects, said, rng, n=400): # clues, truth and weight of some cells
     X,Y,W = [],[],[]
     for (look,true),mine in zip(objects, said):
         t = true.ravel()
-        few = min(2.5, (~t).sum()/max(1, t.sum()))                             # a large background counts more, up to a limit
+        # a large background counts more, up to a limit
+        few = min(2.5, (~t).sum()/max(1, t.sum()))
         for plus,minus in mine:
             known = clues(look, plus, minus).reshape(CLUES, -1).T
             i = np.r_[rng.integers(0, len(t), n), rng.choice(np.flatnonzero(t), n//2)]
@@ -514,16 +576,26 @@ def messi_click(
     "A mask of anything in a photo, by clicks: writes NAME_mask.png"
     if not photo: raise ConfigError('name a photo: messi_click photo.jpg --points 120,80')
     img,path = load_image(user_path(photo)),user_path(photo)
-    clicks = read_clicks(points, box or None, img.size)                        # says what is wrong before anything is loaded
+    # says what is wrong before anything is loaded
+    clicks = read_clicks(points, box or None, img.size)
     out = check_writable(make_folder(out))
-    found = segment_anything(img, [*clicks.plus, *((x,y,0) for x,y in clicks.minus)], clicks.box, model, pick_device(device))
-    if not found.people: raise ImageError(f'{photo}: nothing was found there: click in the middle of what you mean, or draw a box around it')
+    found = segment_anything(
+        img, [*clicks.plus, *((x, y, 0) for x, y in clicks.minus)], clicks.box, model, pick_device(device)
+    )
+    if not found.people:
+        raise ImageError(
+            f'{photo}: nothing was found there: click in the middle of what you mean, or draw a box around it'
+        )
     todo = dict(mask=lambda: mask_to_pil(found.mask))
     if cutouts: todo['cutout'] = lambda: cutout(img, found.mask, .02)
     if overlays: todo['overlay'] = lambda: overlay(img, found)
     names = {k: out/f'{path.stem}_{k}.png' for k in todo}
     for o in names.values():
-        if o.exists() and not made_here(o): raise ConfigError(f'{o.name} in {out} is there already, no work of this program, and would be lost: choose another folder with --out')
+        if o.exists() and not made_here(o):
+            raise ConfigError(
+                f'{o.name} in {out} is there already, no work of this program, and would be lost: choose another'
+                ' folder with --out'
+            )
     files = [save_image(f(), names[k], kind=k) for k,f in todo.items()]
     say(f'{photo}: {found.mask.mean().item():.1%} of the photo -> {", ".join(map(str, files))}')
 

@@ -29,7 +29,8 @@ class Kit:
     name:str=''
     colours:tuple=('#ffffff',) # '#rrggbb', one or two; stripes begin with the first in the middle
     pattern:str='plain'        # one of `PATTERNS`; 'centre' is one stripe down the middle
-    bands:int=7                # of stripes and hoops: how many across a torso; of a centre stripe: a torso is so many wide
+    # of stripes and hoops: how many across a torso; of a centre stripe: a torso is so many wide
+    bands:int=7
     sleeves:str=''             # colours of parts; '' leaves them to the pattern, or as they are
     trim:str=''
     lower:str=''
@@ -37,25 +38,36 @@ class Kit:
     ink:str='#ffffff'          # the number's colour
 
     def __post_init__(self):
-        object.__setattr__(self, 'colours', tuple(self.colours) if isinstance(self.colours, (list,tuple)) else (self.colours,))
+        object.__setattr__(
+            self, 'colours', tuple(self.colours) if isinstance(self.colours, (list, tuple)) else (self.colours,)
+        )
         object.__setattr__(self, 'number', str(self.number))
         who = f'kit {self.name!r}'
-        if self.pattern not in PATTERNS: raise ConfigError(f'{who}: no pattern {self.pattern!r}; there are {", ".join(PATTERNS)}')
+        if self.pattern not in PATTERNS:
+            raise ConfigError(f'{who}: no pattern {self.pattern!r}; there are {", ".join(PATTERNS)}')
         if len(self.colours) not in (1,2) or (len(self.colours)==1 and self.pattern!='plain'):
-            raise ConfigError(f'{who}: {self.pattern} wants {"one colour" if self.pattern=="plain" else "two colours"}, not {len(self.colours)}')
+            raise ConfigError(
+                f'{who}: {self.pattern} wants {"one colour" if self.pattern=="plain" else "two colours"}, not'
+                f' {len(self.colours)}'
+            )
         bad = [o for o in (*self.colours, *filter(None, (self.sleeves, self.trim, self.lower)), self.ink)
                if not isinstance(o, str) or not re.fullmatch('#[0-9a-fA-F]{6}', o)]
-        if bad: raise ConfigError(f'{who}: {bad[0]!r} is no colour: write red, green and blue in hexadecimal, such as #75aadb')
+        if bad:
+            raise ConfigError(
+                f'{who}: {bad[0]!r} is no colour: write red, green and blue in hexadecimal, such as #75aadb'
+            )
         if isinstance(self.bands, bool) or not isinstance(self.bands, int) or not 2<=self.bands<=40:
             raise ConfigError(f'{who}: bands={self.bands!r}: a whole number from 2 to 40')
-        if not re.fullmatch('[0-9]{0,2}', self.number): raise ConfigError(f'{who}: number={self.number!r}: up to two digits')
+        if not re.fullmatch('[0-9]{0,2}', self.number):
+            raise ConfigError(f'{who}: number={self.number!r}: up to two digits')
 
 # %% ../nbs/07f_clothes.ipynb #9cc2cfd3
 def kit_from_dict(
     d, # what JSON has made of a kit
 )->Kit:
     "A kit from what a file says; what it does not know is an error"
-    if not isinstance(d, dict): raise ConfigError(f'a kit is an object such as {{"colours": ["#75aadb"]}}, not {type(d).__name__}')
+    if not isinstance(d, dict):
+        raise ConfigError(f'a kit is an object such as {{"colours": ["#75aadb"]}}, not {type(d).__name__}')
     known = [f.name for f in fields(Kit)]
     bad = sorted(set(d)-set(known))
     if bad: raise ConfigError(f'a kit has no {", ".join(bad)}; it may have {", ".join(known)}')
@@ -77,12 +89,25 @@ class Wardrobe:
         "Kits as written down"
         d = source
         if isinstance(source, (str,Path)):
-            try: d = json.loads(source if str(source).lstrip().startswith(('{','[')) else Path(source).read_text(encoding='utf-8'))
+            try:
+                d = json.loads(
+                    source
+                    if str(source).lstrip().startswith(('{', '['))
+                    else Path(source).read_text(encoding='utf-8')
+                )
             except (OSError, ValueError, RecursionError) as e:
-                raise ConfigError(f'{str(source)[:80]} holds no kits ({type(e).__name__}): give a JSON file such as {{"colours": ["#75aadb"]}}') from None
+                raise ConfigError(
+                    f'{str(source)[:80]} holds no kits ({type(e).__name__}): give a JSON file such as {{"colours":'
+                    ' ["#75aadb"]}'
+                ) from None
         if isinstance(d, dict) and 'kits' not in d: d = [d]
         if isinstance(d, list): d = dict(kits=d)
-        if not isinstance(d, dict) or set(d)-{'kits','hair'} or not isinstance(d['kits'], list) or not isinstance(d.get('hair', ''), str):
+        if (
+            not isinstance(d, dict)
+            or set(d) - {'kits', 'hair'}
+            or not isinstance(d['kits'], list)
+            or not isinstance(d.get('hair', ''), str)
+        ):
             raise ConfigError('kits are a list of objects, or an object with "kits" and "hair"')
         return cls(tuple(map(kit_from_dict, d['kits'])), d.get('hair', ''))
 
@@ -105,10 +130,15 @@ def choose_kit(
     have = {o.name: o for o in wardrobe.kits}
     if kit is None: return wardrobe.kits[seed%len(wardrobe.kits)] if wardrobe.kits else None
     if isinstance(kit, str) and kit in have: return have[kit]
-    if isinstance(kit, (dict,Path)) or (isinstance(kit, str) and (kit.lstrip().startswith('{') or kit.endswith('.json'))):
+    if isinstance(kit, (dict, Path)) or (
+        isinstance(kit, str) and (kit.lstrip().startswith('{') or kit.endswith('.json'))
+    ):
         own = Wardrobe.read(kit if not isinstance(kit, dict) else [kit])
         if own.kits: return own.kits[seed%len(own.kits)]
-    raise ConfigError(f'no kit {str(kit)[:60]!r}: there are {", ".join(have) or "none for this target"}; a JSON file will do as well')
+    raise ConfigError(
+        f'no kit {str(kit)[:60]!r}: there are {", ".join(have) or "none for this target"}; a JSON file will do as'
+        ' well'
+    )
 
 # %% ../nbs/07f_clothes.ipynb #4f4aaca7
 def luma(x:Tensor)->Tensor: # (b,3,h,w) -> (b,1,h,w)
@@ -144,7 +174,8 @@ def cloth_colours(
     "The colours a garment is made of"
     p = points[np.linspace(0, len(points)-1, min(len(points), 2500)).astype(int)]
     c = [np.median(p, 0)]
-    for _ in range(most-1):                                          # the next one is far from all others, but no outlier
+    # the next one is far from all others, but no outlier
+    for _ in range(most-1):
         d = np.min([((p-o)**2).sum(1) for o in c], 0)
         c.append(p[np.argsort(d)[int(.97*(len(d)-1))]])
     c = np.array(c)
@@ -211,7 +242,8 @@ def shading_of(
     values = log[inside>0]
     log = log-values.median()
     spread = 1.25*(values-values.median()).abs().mean().item()
-    gain = min(max(.17/max(spread, 1e-3), 1), 2.2) if spread<.25 else .25/spread # dark cloth shows little of its folds, glossy cloth too much
+    # dark cloth shows little of its folds, glossy cloth too much
+    gain = min(max(.17/max(spread, 1e-3), 1), 2.2) if spread<.25 else .25/spread
     gain = gain*min(1, .05/max(busy, 1e-3))
     flat = (1-same)[inside>0].mean().item()
     log = 1.1*torch.tanh(log*gain/1.1)+min(1, 2*flat)*_form(f-usual, inside)
@@ -316,7 +348,14 @@ def _frame(neck, down, s, t, wide, seen, k=24): # along and across, of every pix
     if wide: unit = np.clip(unit, .85*wide, 1.7*wide)                # arms beside the body are no part of it
     free = np.clip((at-lo)/(.35*(hi-lo)+1), 0, 1) if seen else 1     # under a face, the middle is known
     smooth = lambda v: gaussian_filter1d(v, 5, mode='nearest')
-    return Torso(neck, down, at, smooth(np.clip(middle, -.35*unit, .35*unit)*free), smooth(np.clip(half, .75*unit, 1.15*unit)).clip(2), float(unit))
+    return Torso(
+        neck,
+        down,
+        at,
+        smooth(np.clip(middle, -0.35 * unit, 0.35 * unit) * free),
+        smooth(np.clip(half, 0.75 * unit, 1.15 * unit)).clip(2),
+        float(unit),
+    )
 
 # %% ../nbs/07f_clothes.ipynb #38f3fe49
 def rgb_of(colour:str)->Tensor: # (3,1,1) in [0,1]
@@ -400,7 +439,13 @@ def tone_of(
     fit = torch.linalg.lstsq(A, (rgb-y).T).solution                      # (2,3)
     grey = torch.quantile(((rgb-y).T-A@fit).abs().amax(1), .99)<.035
     colour = .7+.25*smooth_step(torch.quantile(saturation, .9), .04, .22).item()
-    return PhotoTone(min(1, max(high, .45)), min(low, .25), cast.view(3,1,1), colour, tuple(o.view(3,1,1) for o in fit) if grey else None)
+    return PhotoTone(
+        min(1, max(high, 0.45)),
+        min(low, 0.25),
+        cast.view(3, 1, 1),
+        colour,
+        tuple(o.view(3, 1, 1) for o in fit) if grey else None,
+    )
 
 def shaded(
     rgb:Tensor, # (1,3,h,w) in [0,1], in the usual light
@@ -435,8 +480,12 @@ def dress(
     hair:str='',         # a colour for the hair
 )->Dressed:
     "Put a kit on somebody"
-    if img.ndim!=4 or tuple(img.shape[:2])!=(1,3): raise ImageError(f'dress wants one photo (1,3,H,W) in [-1,1], not {tuple(img.shape)}')
-    if parts.image.shape!=img.shape: raise ImageError(f'parts of a photo of {tuple(parts.image.shape[2:])} pixels do not fit one of {tuple(img.shape[2:])}')
+    if img.ndim!=4 or tuple(img.shape[:2])!=(1,3):
+        raise ImageError(f'dress wants one photo (1,3,H,W) in [-1,1], not {tuple(img.shape)}')
+    if parts.image.shape!=img.shape:
+        raise ImageError(
+            f'parts of a photo of {tuple(parts.image.shape[2:])} pixels do not fit one of {tuple(img.shape[2:])}'
+        )
     tone,W = tone_of(img),_Window(img, parts, person, box)
     out,changed,what,patterned = img.clone(),torch.zeros_like(img[:,:1]),(),0.
     for name,names,coarse,share,g,paint in _garments(W, kit, face, back, hair, tone):
@@ -473,7 +522,8 @@ class _Window:
         self.near = 1. if person is None else smooth_step(F.interpolate(person[part], self.size, mode='area'), .15, .5)
         self.torso,self.alike = None,None
 
-    def gate(self, part): return 1. if self.person is None else smooth_step(self.person[part], .15, .5) # a soft edge is theirs
+    def gate(self, part): # a soft edge is theirs
+        return 1. if self.person is None else smooth_step(self.person[part], .15, .5)
 
     def edge(self, part): return 1. if self.person is None else smooth_step(self.person[part], .1, .8)
 
@@ -518,9 +568,11 @@ class _Garment:
 
     def up(self, small): return F.grid_sample(small, self.grid, padding_mode='border', align_corners=False)
 
-LONGEST = 4.2 # a shirt reaches so far down from the neck, in half widths of a torso, on people who are seen further down
+# a shirt reaches so far down from the neck, in half widths of a torso, on people who are seen further down
+LONGEST = 4.2
 
-def _garments(W, kit, face, back, hair, tone): # yields name, names of parts, `_Garment`, (uv, garment) -> colours (3,h,w)
+# yields name, names of parts, `_Garment`, (uv, garment) -> colours (3,h,w)
+def _garments(W, kit, face, back, hair, tone):
     show = lambda colour: tone.apply(rgb_of(colour))
     plain = lambda colour: lambda uv, g: show(colour).expand(3, *uv.shape[1:])
     head,names = W.coarse('hair','skin','hat','glasses'),('upper','dress','lower')
@@ -570,7 +622,8 @@ def _with_hem(W, clothes, share): # where nothing tells shirt from trousers, a s
     hem,last = v[on][order[gain.argmax()]].item(),v[on][order[int(.98*(len(order)-1))]].item()
     side = lambda at: ((at-v)*W.torso.unit/1.5).clamp(-1, 1)
     out = (2*(share.clamp(.02, .98).logit()+2*side(hem))).sigmoid()
-    return out if last<1.2*LONGEST else torch.minimum(out, side(LONGEST)/2+.5) # a shirt ends at the hips, and a coat is then a skirt
+    # a shirt ends at the hips, and a coat is then a skirt
+    return out if last<1.2*LONGEST else torch.minimum(out, side(LONGEST)/2+.5)
 
 def _apart(on, least=.06): # (1,1,h,w) weights -> 0 at what is small and lies apart, else 1
     from scipy.ndimage import binary_dilation, label
@@ -598,13 +651,27 @@ def kit_from(
     parts = body_parts(img)
     where = F.interpolate(parts['upper','dress'][None,None], x.shape[2:], mode='bilinear', align_corners=False)[0,0]>.6
     if where.float().mean()<.03: where = _laid_out(x)
-    if where.float().mean()<.02: raise ImageError('no shirt is seen in this photo: give one with a shirt in the middle, on plain ground or on somebody')
+    if where.float().mean()<.02:
+        raise ImageError(
+            'no shirt is seen in this photo: give one with a shirt in the middle, on plain ground or on somebody'
+        )
     rgb = x[0][:,where].T.numpy()
     y = rgb@np.array([.299,.587,.114])
-    points = np.stack([np.log(y**2.2+FLOOR), (rgb[:,0]-rgb[:,1])/np.maximum(y, .22), ((rgb[:,0]+rgb[:,1])/2-rgb[:,2])/np.maximum(y, .22)], 1)
+    points = np.stack(
+        [
+            np.log(y**2.2 + FLOOR),
+            (rgb[:, 0] - rgb[:, 1]) / np.maximum(y, 0.22),
+            ((rgb[:, 0] + rgb[:, 1]) / 2 - rgb[:, 2]) / np.maximum(y, 0.22),
+        ],
+        1,
+    )
     centres = cloth_colours(points)[:2]
     own = ((points[:,None]-centres)**2).sum(2).argmin(1)
-    hexes = ['#'+''.join(f'{int(round(255*float(np.clip(o, 0, 1)))):02x}' for o in np.percentile(rgb[own==i], 60, axis=0)) for i in range(len(centres))]
+    hexes = [
+        '#'
+        + ''.join(f'{int(round(255*float(np.clip(o, 0, 1)))):02x}' for o in np.percentile(rgb[own == i], 60, axis=0))
+        for i in range(len(centres))
+    ]
     if len(centres)==1 or (own==1).mean()<.18: return Kit(name, hexes[:1])
     pattern,bands = _pattern_of(where.numpy(), own)
     return Kit(name, tuple(hexes) if pattern!='plain' else hexes[:1], pattern, bands)

@@ -11,10 +11,26 @@ from pathlib import Path
 import messi_anything
 
 # %% ../nbs/14_commands.ipynb #b3efc053
-COMMANDS = dict( # and the room of each
-    messi_replace='pipeline', messi_animate='animate', messi_check='images', messi_segment='segment', messi_click='click', messi_prep_coco='data', messi_prep_target='target', messi_train='train',
-    messi_customize='customize', messi_targets='registry', messi_words='words', messi_edit='words', messi_studio='studio',
-    messi_serve='serve', messi_fid='fid', messi_sample='sample', messi_bench='bench', messi_evaluate='evaluate')
+COMMANDS = dict(  # and the room of each
+    messi_replace='pipeline',
+    messi_animate='animate',
+    messi_check='images',
+    messi_segment='segment',
+    messi_click='click',
+    messi_prep_coco='data',
+    messi_prep_target='target',
+    messi_train='train',
+    messi_customize='customize',
+    messi_targets='registry',
+    messi_words='words',
+    messi_edit='words',
+    messi_studio='studio',
+    messi_serve='serve',
+    messi_fid='fid',
+    messi_sample='sample',
+    messi_bench='bench',
+    messi_evaluate='evaluate',
+)
 
 # %% ../nbs/14_commands.ipynb #cbc67059
 PAGES = Path(messi_anything.__file__).parent/'help.json'
@@ -35,7 +51,9 @@ def kept_page(
 # %% ../nbs/14_commands.ipynb #c183ad2e
 def main_of(command:str):
     "The function `main_...` of a command"
-    return getattr(importlib.import_module(f'messi_anything.{COMMANDS[command]}'), command.replace('messi_', 'main_', 1))
+    return getattr(
+        importlib.import_module(f'messi_anything.{COMMANDS[command]}'), command.replace('messi_', 'main_', 1)
+    )
 
 def run_command(
     command:str,
@@ -49,7 +67,8 @@ def run_command(
 
 def __getattr__(name): # `main_replace` and the others, for the console scripts
     command = name.replace('main_', 'messi_', 1)
-    if not name.startswith('main_') or command not in COMMANDS: raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    if not name.startswith('main_') or command not in COMMANDS:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
     return lambda: run_command(command)
 
 # %% ../nbs/14_commands.ipynb #62d068c0
@@ -69,8 +88,17 @@ def parser_of(command:str):
 # %% ../nbs/14_commands.ipynb #83910f19
 def mark_of(parser)->str:
     "A hash of what a help page says"
-    said = [(o.option_strings, o.dest, str(o.default), re.sub(r' *\(default: .*\)$', '', o.help or ''), str(o.choices or ''), str(o.nargs))
-            for o in parser._actions]
+    said = [
+        (
+            o.option_strings,
+            o.dest,
+            str(o.default),
+            re.sub(r' *\(default: .*\)$', '', o.help or ''),
+            str(o.choices or ''),
+            str(o.nargs),
+        )
+        for o in parser._actions
+    ]
     return hashlib.sha1(json.dumps([parser.description, said]).encode()).hexdigest()[:12]
 
 def old_pages()->list: # of commands

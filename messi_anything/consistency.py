@@ -87,7 +87,11 @@ def _mean(
 
 # %% ../nbs/06_consistency.ipynb #321535be
 def _bell(loss, z): # (b,2) normal -> (b,) levels: ln sigma from a bell curve, but a share `top` at sigma_max itself
-    return torch.where(torch.special.ndtr(z[:,1])<loss.top, torch.full_like(z[:,0], SIGMA_MAX), (loss.p_mean+loss.p_std*z[:,0]).exp())
+    return torch.where(
+        torch.special.ndtr(z[:, 1]) < loss.top,
+        torch.full_like(z[:, 0], SIGMA_MAX),
+        (loss.p_mean + loss.p_std * z[:, 0]).exp(),
+    )
 
 # %% ../nbs/06_consistency.ipynb #62d63378
 @dataclass
@@ -95,7 +99,8 @@ class EDMLoss:
     "Denoising at a random level; weight (s^2+sd^2)/(s sd)^2 makes every level count alike (Karras et al. 2022, arXiv 2206.00364, table 1)"
     p_mean:float=-1.0 # of ln sigma
     p_std:float=1.2
-    top:float=0.      # share of pictures at sigma_max itself, where every sampler starts and the bell curve hardly reaches
+    # share of pictures at sigma_max itself, where every sampler starts and the bell curve hardly reaches
+    top:float=0.
     def __call__(self, denoise:Denoiser, batch:dict)->Tensor:
         x = batch['image']
         draw = SeededNoise(batch['seed'])
@@ -108,7 +113,8 @@ class EDMLoss:
 # %% ../nbs/06_consistency.ipynb #af678251
 def _rng_state(device, state=None):
     "Read the state of the generator that dropout on `device` draws from, or set it"
-    if torch.device(device).type=='mps': return torch.mps.get_rng_state() if state is None else torch.mps.set_rng_state(state)
+    if torch.device(device).type=='mps':
+        return torch.mps.get_rng_state() if state is None else torch.mps.set_rng_state(state)
     if torch.device(device).type=='cuda':
         return torch.cuda.get_rng_state(device) if state is None else torch.cuda.set_rng_state(state, device)
     return torch.get_rng_state() if state is None else torch.set_rng_state(state)
@@ -131,8 +137,12 @@ def picture_distance(
 @functools.lru_cache
 def _lpips(device):
     "The perceptual distance of Zhang et al. (2018), from the `lpips` package"
-    try: import lpips
-    except ImportError: raise ConfigError("the distance 'lpips' needs the package lpips (`pip install lpips`): install it, or choose 'huber'") from None
+    try:
+        import lpips
+    except ImportError:
+        raise ConfigError(
+            "the distance 'lpips' needs the package lpips (`pip install lpips`): install it, or choose 'huber'"
+        ) from None
     return lpips.LPIPS(net='vgg', spatial=True, verbose=False).to(device).eval().requires_grad_(False)
 
 # %% ../nbs/06_consistency.ipynb #3aac3aa2
@@ -140,7 +150,8 @@ class PairLoss:
     "The frame of the consistency losses: two levels of one path, the same noise and dropout at both; a loss says which levels, and what else differs"
     def levels(self, z:Tensor, denoise): # (b,2) normal numbers -> lower and upper level, each (b,)
         raise NotImplementedError
-    def below(self, x, noise, noisy, lower, upper, kw): return x+bcast(lower, x)*noise  # the point of the path at the lower level
+    def below(self, x, noise, noisy, lower, upper, kw):  # the point of the path at the lower level
+        return x+bcast(lower, x)*noise
     def target(self, denoise): return denoise                                           # who answers there
     def end(self, x, answer, lower, denoise): return answer                             # what counts as its answer
     def weigh(self, lower, upper): return 1/(upper-lower)
@@ -186,7 +197,8 @@ class ECTLoss(PairLoss):
     def levels(self, z, denoise):
         sigma = _bell(self, z).clamp(denoise.sigma_min*1.01, SIGMA_MAX)
         return ect_r(sigma, self.q, denoise.sigma_min),sigma
-    def end(self, x, answer, lower, denoise): return torch.where(bcast(lower<=denoise.sigma_min, x), x, answer) # the end of the path is the picture itself
+    def end(self, x, answer, lower, denoise): # the end of the path is the picture itself
+        return torch.where(bcast(lower<=denoise.sigma_min, x), x, answer)
 
 # %% ../nbs/06_consistency.ipynb #de8b2b24
 def ode_step(
@@ -233,16 +245,24 @@ class DistillLoss(PairLoss):
     teacher:InitVar[Denoiser] # a trained denoiser, or any f(x, sigma, **conditions); a copy is kept
     n:int=18                  # levels of the ladder: 18 for 32 px, 40 for 64 px in the paper
     order:int=2               # of the teacher's step: 2 Heun, 1 Euler
-    mu:float=0.               # of the average that answers at the lower level; 0 is the network itself, 0.95 was used at 64 px
+    # of the average that answers at the lower level; 0 is the network itself, 0.95 was used at 64 px
+    mu:float=0.
     how:str='l2'              # see `picture_distance`
     c:float=.00054            # of 'huber'
 
     def __post_init__(self, teacher):
-        if self.n<2 or self.order not in (1,2) or not 0<=self.mu<1: raise ConfigError(f'n={self.n}, order={self.order}, mu={self.mu}: there must be at least 2 levels, order 1 or 2, mu in [0,1)')
-        self.teacher = copy.deepcopy(teacher).eval().requires_grad_(False) if isinstance(teacher, nn.Module) else teacher
+        if self.n<2 or self.order not in (1,2) or not 0<=self.mu<1:
+            raise ConfigError(
+                f'n={self.n}, order={self.order}, mu={self.mu}: there must be at least 2 levels, order 1 or 2, mu in'
+                ' [0,1)'
+            )
+        self.teacher = (
+            copy.deepcopy(teacher).eval().requires_grad_(False) if isinstance(teacher, nn.Module) else teacher
+        )
         self._avg = _Average()
     def levels(self, z, denoise): return _ladder(self.n, denoise, torch.special.ndtr(z[:,0]))
-    def below(self, x, noise, noisy, lower, upper, kw): return ode_step(self.teacher, noisy, upper, lower, self.order, **kw)[0]
+    def below(self, x, noise, noisy, lower, upper, kw):
+        return ode_step(self.teacher, noisy, upper, lower, self.order, **kw)[0]
     def target(self, denoise): return self._avg(denoise, self.mu) if self.mu else denoise
     def weigh(self, lower, upper): return torch.ones_like(upper)
     def distance(self, a, b, weight): return picture_distance(a, b, self.how, self.c, weight)
@@ -258,7 +278,8 @@ class CTLoss(PairLoss):
     progress:float=0. # share of the run done, in [0,1]; the loop keeps it up to date
 
     def __post_init__(self):
-        if not 2<=self.s0<=self.s1 or not 0<self.mu0<1: raise ConfigError(f's0={self.s0}, s1={self.s1}, mu0={self.mu0}: 2 <= s0 <= s1 and 0 < mu0 < 1 are needed')
+        if not 2<=self.s0<=self.s1 or not 0<self.mu0<1:
+            raise ConfigError(f's0={self.s0}, s1={self.s1}, mu0={self.mu0}: 2 <= s0 <= s1 and 0 < mu0 < 1 are needed')
         self._avg = _Average()
     @property
     def n(self): return math.ceil(math.sqrt(self.progress*((self.s1+1)**2-self.s0**2)+self.s0**2)-1)+1
@@ -291,13 +312,17 @@ class ICTLoss(PairLoss):
     progress:float=0. # share of the run done, in [0,1]; the loop keeps it up to date
 
     def __post_init__(self):
-        if not 1<=self.s0<=self.s1: raise ConfigError(f's0={self.s0} and s1={self.s1}: the ladder grows from s0 to s1 steps, so 1 <= s0 <= s1')
+        if not 1<=self.s0<=self.s1:
+            raise ConfigError(f's0={self.s0} and s1={self.s1}: the ladder grows from s0 to s1 steps, so 1 <= s0 <= s1')
     @property
     def n(self): return min(self.s0*2**int(self.progress*(math.log2(self.s1//self.s0)+1)), self.s1)+1
     def levels(self, z, denoise):
         s = karras_sigmas(self.n, denoise.sigma_min).flip(0)
-        i = torch.searchsorted(lognormal_shares(s, self.p_mean, self.p_std).cumsum(0), torch.special.ndtr(z[:,0]).double().cpu()).clamp(max=self.n-2)
-        s = s.to(z.device); i = i.to(z.device)
+        i = torch.searchsorted(
+            lognormal_shares(s, self.p_mean, self.p_std).cumsum(0), torch.special.ndtr(z[:, 0]).double().cpu()
+        ).clamp(max=self.n - 2)
+        s = s.to(z.device)
+        i = i.to(z.device)
         return s[i],s[i+1]
 
 # %% ../nbs/06_consistency.ipynb #41a422ce
@@ -317,7 +342,8 @@ def sample_consistency(
 )->Tensor:                # (b,*shape)
     "One step or several: denoise, add noise of a lower level, denoise again (Song et al. 2023, algorithm 1)"
     sigmas = [float(s) for s in sigmas]
-    if not sigmas or sorted(sigmas, reverse=True)!=sigmas or sigmas[-1]<=SIGMA_MIN: raise ConfigError(f'sigmas must fall and stay above {SIGMA_MIN}; got {sigmas}')
+    if not sigmas or sorted(sigmas, reverse=True)!=sigmas or sigmas[-1]<=SIGMA_MIN:
+        raise ConfigError(f'sigmas must fall and stay above {SIGMA_MIN}; got {sigmas}')
     draw = _noise(seeds)
     x = sigmas[0]*draw.randn(*shape, device=device)
     if start is not None: x = x+start.to(x.device)
@@ -344,7 +370,8 @@ def sample_edm(
     **kw              # conditions
 )->Tensor:            # (b,*shape)
     "Walk the path from noise to picture, with or without churn (Karras et al. 2022, algorithms 1 and 2)"
-    if steps<1 or order not in (1,2): raise ConfigError(f'steps={steps}, order={order}: at least one step, order 1 or 2')
+    if steps<1 or order not in (1,2):
+        raise ConfigError(f'steps={steps}, order={order}: at least one step, order 1 or 2')
     sigmas = [*karras_sigmas(steps+1)[:-1].tolist(), 0.] # sigma_min itself is left out: there the denoiser has no say
     draw = _noise(seeds)
     x = sigmas[0]*draw.randn(*shape, device=device)
@@ -393,7 +420,9 @@ class Guided:
     ):
         if between[0]>between[1]: raise ConfigError(f'between={between}: the lower noise level comes first')
         self.denoise,self.cond,self.uncond,self.scale,self.between = denoise,cond,uncond,scale,between
-        self.sigma_min,self.sigma_data = getattr(denoise, 'sigma_min', SIGMA_MIN),getattr(denoise, 'sigma_data', SIGMA_DATA)
+        self.sigma_min, self.sigma_data = getattr(denoise, 'sigma_min', SIGMA_MIN), getattr(
+            denoise, 'sigma_data', SIGMA_DATA
+        )
 
     def __call__(self, x, sigma, **kw):
         s = torch.as_tensor(sigma, device=x.device)
@@ -475,7 +504,16 @@ def colourise(
 )->Tensor:       # (b,3,h,w), whose grey is exactly `grey`
     "Colour a grey picture"
     light = lambda x: (x*x.new_tensor(_GREY).view(1,3,1,1)).sum(1, keepdim=True)
-    return sample_consistency(denoise, (3,*grey.shape[2:]), seeds, sigmas, grey.device, start=grey.expand(-1,3,-1,-1), keep=lambda x: x+grey-light(x), **kw)
+    return sample_consistency(
+        denoise,
+        (3, *grey.shape[2:]),
+        seeds,
+        sigmas,
+        grey.device,
+        start=grey.expand(-1, 3, -1, -1),
+        keep=lambda x: x + grey - light(x),
+        **kw
+    )
 
 # %% ../nbs/06_consistency.ipynb #be3d0fb6
 def super_resolve(
@@ -490,7 +528,16 @@ def super_resolve(
     if factor<1: raise ConfigError(f'factor={factor} must be at least 1')
     up = lambda x: x.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
     big = up(small)
-    return sample_consistency(denoise, tuple(big.shape[1:]), seeds, sigmas, small.device, start=big, keep=lambda x: x+big-up(F.avg_pool2d(x, factor)), **kw)
+    return sample_consistency(
+        denoise,
+        tuple(big.shape[1:]),
+        seeds,
+        sigmas,
+        small.device,
+        start=big,
+        keep=lambda x: x + big - up(F.avg_pool2d(x, factor)),
+        **kw
+    )
 
 # %% ../nbs/06_consistency.ipynb #4956de06
 def stroke_to_image(

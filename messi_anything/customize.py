@@ -12,8 +12,23 @@ import numpy as np, torch, torch.nn.functional as F
 from torch import Tensor
 from PIL import Image
 from fastcore.basics import patch
-from .images import (Box, MessiError, ConfigError, DataError, ImageError, atomic_write, command, image_grid, load_image,
-    is_image_file, positional, reason, say, to_pil, user_path)
+from messi_anything.images import (
+    Box,
+    MessiError,
+    ConfigError,
+    DataError,
+    ImageError,
+    atomic_write,
+    command,
+    image_grid,
+    load_image,
+    is_image_file,
+    positional,
+    reason,
+    say,
+    to_pil,
+    user_path,
+)
 from .data import _parallel
 from .training import commit_id, make_folder, write_json
 from .faces import Face, read_landmarks
@@ -49,8 +64,10 @@ def ask_consent(
         given = input('> ').strip()
     if given not in CONSENT:
         said = '; '.join(f'{k} ({v})' for k,v in CONSENT.items())
-        raise ConfigError(f'consent={given!r}: say who the person is to you and that they agree, one of: {said}. For people who did '
-                          'not agree there is the target nobody: heads of people who do not exist')
+        raise ConfigError(
+            f'consent={given!r}: say who the person is to you and that they agree, one of: {said}. For people who did'
+            ' not agree there is the target nobody: heads of people who do not exist'
+        )
     return given
 
 # %% ../nbs/10_customize.ipynb #caa02117
@@ -65,13 +82,18 @@ def unzip_photos(
             inside = [i for i in z.infolist() if not i.is_dir() and is_image_file(i.filename) and not i.flag_bits&1
                       and not i.filename.startswith('__MACOSX/')]
             if not inside: raise DataError(f'{path}: no picture in this zip')
-            if len(inside)>MOST_PHOTOS: raise DataError(f'{path}: {len(inside)} pictures, more than {MOST_PHOTOS}: divide it')
+            if len(inside)>MOST_PHOTOS:
+                raise DataError(f'{path}: {len(inside)} pictures, more than {MOST_PHOTOS}: divide it')
             total = 0
             for n,i in enumerate(inside):
                 with z.open(i) as f: one = f.read(MOST_PHOTO+1)          # what an entry says of its size is not asked
                 total += len(one)
-                if len(one)>MOST_PHOTO or total>MOST_BYTES: raise DataError(f'{path}: larger than photos are: unpack and look at it')
-                stem = re.sub(r'[^\w.-]+', '_', Path(i.filename.replace('\\', '/')).name).lstrip('.')[-80:] or 'photo.jpg'
+                if len(one)>MOST_PHOTO or total>MOST_BYTES:
+                    raise DataError(f'{path}: larger than photos are: unpack and look at it')
+                stem = (
+                    re.sub(r'[^\w.-]+', '_', Path(i.filename.replace('\\', '/')).name).lstrip('.')[-80:]
+                    or 'photo.jpg'
+                )
                 (make_folder(out)/f'{n:04}_{stem}').write_bytes(one)
     except (OSError, EOFError, ValueError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as e:
         if isinstance(e, MessiError): raise
@@ -97,7 +119,9 @@ def usable_rows(
     def ok(r):
         if not r['id'] or r['verdict']=='gone' or 'duplicate' in r['reasons']: return False
         if r['override']: return r['override']=='keep'
-        return verdict_of([k for k in r['reasons'] if k not in _about_face]) in (('keep','flag') if flagged else ('keep',))
+        return verdict_of([k for k in r['reasons'] if k not in _about_face]) in (
+            ('keep', 'flag') if flagged else ('keep',)
+        )
     return [r for r in report.rows if ok(r)]
 
 def cut_heads(
@@ -119,7 +143,14 @@ def _save_heads(path, found): # as one file of arrays
         d[f'box{i}'] = np.array(f.box)
         if f.vector is not None: d[f'vector{i}'] = f.vector
         if f.head is None: continue
-        d.update({f'image{i}': f.head.image, f'labels{i}': f.head.labels, f'landmarks{i}': f.head.landmarks, f'yaw{i}': f.head.yaw})
+        d.update(
+            {
+                f'image{i}': f.head.image,
+                f'labels{i}': f.head.labels,
+                f'landmarks{i}': f.head.landmarks,
+                f'yaw{i}': f.head.yaw,
+            }
+        )
     b = io.BytesIO()
     np.savez(b, n=len(found), **d)
     atomic_write(path, b.getvalue())
@@ -128,7 +159,8 @@ def _load_heads(path, name): # -> list of `FoundHead`
     with np.load(path) as z:
         def one(i):
             head = None
-            if f'image{i}' in z: head = AlignedHead(z[f'image{i}'], z[f'labels{i}'], z[f'landmarks{i}'], float(z[f'yaw{i}']))
+            if f'image{i}' in z:
+                head = AlignedHead(z[f'image{i}'], z[f'labels{i}'], z[f'landmarks{i}'], float(z[f'yaw{i}']))
             return FoundHead(name, tuple(z[f'box{i}'].tolist()), head, z[f'vector{i}'] if f'vector{i}' in z else None)
         return [one(i) for i in range(int(z['n']))]
 
@@ -175,7 +207,10 @@ def whose_heads(
     else: groups,middle,by = _by_textures(found, space, who)
     if who is not None:
         there = [g for g in groups if any(found[i].file==who for i in g)]
-        if not there: raise DataError(f'{who}: no head of a person who is there several times was found in it: name another photo')
+        if not there:
+            raise DataError(
+                f'{who}: no head of a person who is there several times was found in it: name another photo'
+            )
         groups = [there[0], *(g for g in groups if g is not there[0])]
         if embed is not None: middle = np.mean([found[i].vector for i in groups[0]], 0)
     return Whose(groups[0] if groups else [], groups, middle, by)
@@ -194,7 +229,13 @@ def _by_textures(found, space, who):
     if who is not None:
         has = lambda g: any(found[i].file==who for i in g)
         groups = {v: sorted(gs, key=lambda g: (not has(g), -len(g))) for v,gs in groups.items()}
-    first = max(VIEWS, key=lambda v: (who is not None and bool(groups[v]) and has(groups[v][0]), len(groups[v][0]) if groups[v] else 0))
+    first = max(
+        VIEWS,
+        key=lambda v: (
+            who is not None and bool(groups[v]) and has(groups[v][0]),
+            len(groups[v][0]) if groups[v] else 0,
+        ),
+    )
     other = VIEWS[1-VIEWS.index(first)]
     out,left = [],list(groups[other])
     for g in groups[first]: # heads seen in both views join the groups
@@ -218,9 +259,11 @@ def check_one_person(
         alone = files(g)-mine
         if len(alone)>=max(4, share*len(mine-files(g))):
             some = lambda s: ', '.join(sorted(s)[:3])
-            raise DataError(f'the folder shows at least two people about as often: one in {len(mine)} photos (such as {some(mine)}), '
-                            f'another in {len(alone)} others (such as {some(alone)}). Give a folder for each of them, or say '
-                            f'--who {sorted(mine)[0]!r} with a photo of the one who is meant')
+            raise DataError(
+                f'the folder shows at least two people about as often: one in {len(mine)} photos (such as'
+                f' {some(mine)}), another in {len(alone)} others (such as {some(alone)}). Give a folder for each of'
+                f' them, or say --who {sorted(mine)[0]!r} with a photo of the one who is meant'
+            )
 
 # %% ../nbs/10_customize.ipynb #0e95cbf6
 LEFT_OUT = dict(small='the face is too small or turned too far to learn from', other='the face is somebody else\'s',
@@ -228,7 +271,8 @@ LEFT_OUT = dict(small='the face is too small or turned too far to learn from', o
                 odd='a hat, sunglasses, or hair unlike the usual')
 
 def left_out(
-    report, rows:list, found:list, mine:list, learned:list, odd:list, # heads that are the person's, learned from, and unlike the others
+    # heads that are the person's, learned from, and unlike the others
+    report, rows:list, found:list, mine:list, learned:list, odd:list,
 )->dict: # name of a photo -> why
     "Every photo that nothing is learned from, and why"
     out = {}
@@ -236,7 +280,8 @@ def left_out(
     for r in report.rows:
         if r['verdict']=='gone': continue
         here = of.get(r['file'])
-        if here is None: why = r.get('why') or ', '.join(k for k in r['reasons'] if k not in _about_face) or 'you said so'
+        if here is None:
+            why = r.get('why') or ', '.join(k for k in r['reasons'] if k not in _about_face) or 'you said so'
         elif not here: why = 'no face'
         elif set(here)&set(learned): continue
         elif set(here)&set(odd): why = LEFT_OUT['odd']
@@ -250,8 +295,10 @@ def too_few(
 )->DataError:
     "What to say about a folder that is not enough"
     said = ', '.join(f'{n} {k}' for k,n in Counter(why.values()).most_common())
-    return DataError(f'{n} usable heads of one person, and {least} are needed: give more photos, each another one, in which the face is '
-                     f'at least 60 pixels wide and the hair is seen. Left out: {said or "nothing"}')
+    return DataError(
+        f'{n} usable heads of one person, and {least} are needed: give more photos, each another one, in which the'
+        f' face is at least 60 pixels wide and the hair is seen. Left out: {said or "nothing"}'
+    )
 
 # %% ../nbs/10_customize.ipynb #88307774
 @dataclass
@@ -286,7 +333,8 @@ def _embedded(embed, texture): # (3,n,n) in [0,1] -> a vector
     k = 2*n/(n+2*edge)
     return embed(img, Face(Box(*((edge+o*n)*k for o in (.28, .34, .72, .78)))))
 
-def _how_new(target, space, s, view): # distance of new heads to the nearest photo, by that of the photos among themselves
+# distance of new heads to the nearest photo, by that of the photos among themselves
+def _how_new(target, space, s, view):
     level = lambda t: F.avg_pool2d(t, 4).flatten(1)
     photos,new = level(s.textures.float()/255),level(_drawn(space, target, s.known, view, range(len(s.known))))
     among = torch.cdist(photos, photos).fill_diagonal_(float('inf')).amin(1)
@@ -310,17 +358,41 @@ def five_numbers(
     out = [graded('photos', total, f'{n[0]} from the front, {n[1]} from the side', 100, 40,
                   'heads learned from; with ten, everybody\'s ways stand in for what was not seen')]
     share = _share_alike(target, space, sets, whose, embed)
-    out.append(graded('likeness', share, f'{share:.0%}', .95, .8, f'new heads that are taken for the person, by {whose.by}'))
+    out.append(
+        graded(
+            'likeness', share, f'{share:.0%}', 0.95, 0.8, f'new heads that are taken for the person, by {whose.by}'
+        )
+    )
     d = _held_out_decibels(heads, space, target.cfg.name)
     said = 'too few photos to tell' if d is None else f'{d:.1f} dB'
     out.append(graded('detail', d or 0, said, 22, 19, 'how well photos that were kept apart are rebuilt'))
     new = _how_new(target, space, sets[first], first)
-    out.append(graded('newness', new, f'{new:.2f}', .7, .5, 'distance of a new head to the nearest photo, by that between photos; '
-                      'towards 0 it copies'))
+    out.append(
+        graded(
+            'newness',
+            new,
+            f'{new:.2f}',
+            0.7,
+            0.5,
+            'distance of a new head to the nearest photo, by that between photos; towards 0 it copies',
+        )
+    )
     yaw = np.array([h.yaw for h in heads])
-    sides = {'from the front': (abs(yaw)<15).sum(), 'turned to the left': (yaw<-15).sum(), 'turned to the right': (yaw>15).sum()}
-    out.append(graded('poses', min(sides.values()), ', '.join(f'{int(k)} {w}' for w,k in sides.items()), 12, 5, 'photos by pose; '
-                      'left and right help each other'))
+    sides = {
+        'from the front': (abs(yaw) < 15).sum(),
+        'turned to the left': (yaw < -15).sum(),
+        'turned to the right': (yaw > 15).sum(),
+    }
+    out.append(
+        graded(
+            'poses',
+            min(sides.values()),
+            ', '.join(f'{int(k)} {w}' for w, k in sides.items()),
+            12,
+            5,
+            'photos by pose; left and right help each other',
+        )
+    )
     return out
 
 def to_improve(
@@ -369,7 +441,9 @@ def _png(img)->bytes:
 def page(self:HeadReport)->str: # HTML, with its pictures inside
     "The report as one page"
     e = lambda o: html.escape(str(o))
-    pic = lambda im, alt: f'<img alt="{alt}" src="data:image/png;base64,{base64.b64encode(_png(im)).decode()}">' if im else ''
+    pic = lambda im, alt: (
+        f'<img alt="{alt}" src="data:image/png;base64,{base64.b64encode(_png(im)).decode()}">' if im else ''
+    )
     row = lambda o: f'<tr class="{o.verdict}"><td>{e(o.what)}<td>{e(o.value)}<td>{o.verdict}<td>{e(o.about)}'
     why = {w: sorted(k for k,v in self.left.items() if v==w) for w in sorted(set(self.left.values()))}
     left = ''.join(f'<li>{len(ks)} {e(w)}: <small>{e(", ".join(ks))}</small>' for w,ks in why.items())
@@ -410,7 +484,12 @@ def replaced_strip(
     "Before and after, on pictures that may be shown"
     painter,pics = HeadInpainter(target),[]
     for photo in shown_photos(): pics += [photo, *(replace_people(photo, painter, seed=s).image for s in seeds)]
-    return image_grid(pics, ['before', *(f'seed {s}' for s in seeds)]*(len(pics)//(1+len(seeds))), cols=1+len(seeds), cell=300)
+    return image_grid(
+        pics,
+        ['before', *(f'seed {s}' for s in seeds)] * (len(pics) // (1 + len(seeds))),
+        cols=1 + len(seeds),
+        cell=300,
+    )
 
 # %% ../nbs/10_customize.ipynb #34f9b0a8
 LEAST = 10 # usable heads
@@ -437,14 +516,32 @@ def _write_target(target, rep, run)->Path: # the finished folder inside the run
     d,made = run/'target',time.strftime('%Y-%m-%d')
     shutil.rmtree(d, ignore_errors=True)
     target.save_pretrained(d/'head')
-    about = dict(name=rep.name, label=1, made=made, task='head', consent=rep.consent, photos=rep.photos, told_apart_by=rep.by,
-                 heads=list(target.cfg.heads), commit=commit_id())
+    about = dict(
+        name=rep.name,
+        label=1,
+        made=made,
+        task='head',
+        consent=rep.consent,
+        photos=rep.photos,
+        told_apart_by=rep.by,
+        heads=list(target.cfg.heads),
+        commit=commit_id(),
+    )
     write_json(d/'target.json', about)
     write_json(d/'report.json', dict(numbers=[vars(o) for o in rep.numbers], improve=rep.improve, photos=rep.photos,
                                      seconds=rep.seconds, cores=rep.cores, left=dict(Counter(rep.left.values()))))
     text = '\n'.join('    '+l for l in str(rep).splitlines())
-    atomic_write(d/'README.md', _card_text.format(name=rep.name, used=rep.photos['used'], made=made, consent=rep.consent,
-                                                  meaning=CONSENT[rep.consent], report=text))
+    atomic_write(
+        d / 'README.md',
+        _card_text.format(
+            name=rep.name,
+            used=rep.photos['used'],
+            made=made,
+            consent=rep.consent,
+            meaning=CONSENT[rep.consent],
+            report=text,
+        ),
+    )
     return d
 
 class _Steps: # says what is being done, and notes how long it took, by the clock and of all cores together
@@ -466,7 +563,8 @@ def fit_heads(
     who:str=None,           # file name of a photo that shows only the person who is meant
     flagged:bool=False,     # use doubtful photos as well: drawings, collages
     replace:bool=False,     # put it in the place of a target with that name
-    embed='auto',           # what tells people apart: a `FaceEmbedding`, None for our own means, 'auto' for the first where it is installed
+    # what tells people apart: a `FaceEmbedding`, None for our own means, 'auto' for the first where it is installed
+    embed='auto',
     least:int=LEAST,        # usable heads
     strip:bool=True,        # replace people in public pictures for the report, some seconds
     progress:bool=True, workers:int=2,
@@ -475,8 +573,10 @@ def fit_heads(
     "Make a target of anybody from a folder of photos"
     check_name(name)
     if (targets_home()/name).exists() and not replace:
-        raise ConfigError(f'there is already a target called {name!r}: choose another name, remove it first (messi_targets remove {name}), '
-                          'or say --replace')
+        raise ConfigError(
+            f'there is already a target called {name!r}: choose another name, remove it first (messi_targets remove'
+            f' {name}), or say --replace'
+        )
     consent = ask_consent(consent, name)
     run = user_path(out) if out else targets_home()/'runs'/name
     embed = _embedding() if embed=='auto' else embed
@@ -500,10 +600,20 @@ def fit_heads(
     sets = {v: s if s and n else None for (v,s),n in zip(sets.items(), target.cfg.heads)}
     numbers = five_numbers(target, space, [found[i].head for i in learned], sets, whose, embed)
     view = VIEWS[int(np.argmax(target.cfg.heads))]
-    rep = HeadReport(name, numbers, to_improve(numbers, [found[i].head for i in learned]), why, [len(g) for g in whose.groups],
-                     dict(files=len(report.rows), used=len({found[i].file for i in learned}), heads=len(learned)),
-                     step.seconds, step.cores, whose.by, consent, sample_sheet(target, space, sets[view].known, view),
-                     replaced_strip(target) if strip else None)
+    rep = HeadReport(
+        name,
+        numbers,
+        to_improve(numbers, [found[i].head for i in learned]),
+        why,
+        [len(g) for g in whose.groups],
+        dict(files=len(report.rows), used=len({found[i].file for i in learned}), heads=len(learned)),
+        step.seconds,
+        step.cores,
+        whose.by,
+        consent,
+        sample_sheet(target, space, sets[view].known, view),
+        replaced_strip(target) if strip else None,
+    )
     step(None)
     done = install_target(_write_target(target, rep, run), name, replace)
     atomic_write(run/'report.html', rep.page())
@@ -529,7 +639,8 @@ def _sets(heads, space): # view -> `HeadSet` or None
         except DataError: out[v] = None
     return out
 
-def _learned_from(found, whose, space): # -> the person's usual heads, view -> HeadSet or None, those that are in a set, those left out
+# -> the person's usual heads, view -> HeadSet or None, those that are in a set, those left out
+def _learned_from(found, whose, space):
     mine = [i for i in whose.mine if found[i].head is not None]
     heads = [found[i].head for i in mine]
     odd = {mine[j] for j in unusual_heads(heads, _sets(heads, space), {v: space.views[v].matte for v in VIEWS})}
@@ -542,8 +653,20 @@ def _learned_from(found, whose, space): # -> the person's usual heads, view -> H
 def _pixels(name, folder, consent, out, flagged, preset, base, others, task, minutes, device): # exit status
     from messi_anything.fit_pixels import fit_target
     said = f'messi_customize {name} FOLDER --pixels --preset {preset}'
-    fit = fit_target(name, folder, out, preset, None if base=='none' else base, others, task, flagged=flagged, minutes=minutes or None,
-                     device=device, cmd=said, consent=consent)
+    fit = fit_target(
+        name,
+        folder,
+        out,
+        preset,
+        None if base == 'none' else base,
+        others,
+        task,
+        flagged=flagged,
+        minutes=minutes or None,
+        device=device,
+        cmd=said,
+        consent=consent,
+    )
     for k,n in sorted(fit.photos['why'].items(), key=lambda o: -o[1]): print(f'{n:5} {k}: {reasons[k][1]}')
     print(fit)
     return int(not fit.done)
@@ -551,7 +674,8 @@ def _pixels(name, folder, consent, out, flagged, preset, base, others, task, min
 def messi_customize(
     name:str,            # of the target
     folder:str,          # photos of one person, or a zip of them; never changed
-    consent:str=None,    # who the person is to you and that they agree: myself, agreed, guardian or public; asked if not said
+    # who the person is to you and that they agree: myself, agreed, guardian or public; asked if not said
+    consent:str=None,
     label:str='',        # the person's name in full
     who:str=None,        # a photo in the folder that shows only the person who is meant
     out:str=None,        # folder of the run; run again with the same, and it goes on

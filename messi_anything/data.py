@@ -15,9 +15,28 @@ from torch import Tensor
 from fastcore.basics import copy_func, patch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from .images import (Box, ConfigError, DataError, ImageError, MessiError, atomic_path, atomic_write, command, crop, image_suffixes, load_image, load_mask,
-                                   open_picture, resize, square_window,
-                                   is_service_folder, make_folder, reason, regular_file, user_path)
+from messi_anything.images import (
+    Box,
+    ConfigError,
+    DataError,
+    ImageError,
+    MessiError,
+    atomic_path,
+    atomic_write,
+    command,
+    crop,
+    image_suffixes,
+    load_image,
+    load_mask,
+    open_picture,
+    resize,
+    square_window,
+    is_service_folder,
+    make_folder,
+    reason,
+    regular_file,
+    user_path,
+)
 
 # %% auto #0
 __all__ = ['Photo', 'photo_mask', 'mask_box', 'CocoImage', 'read_coco', 'coco_rle', 'judge', 'coco_people', 'check_image',
@@ -41,7 +60,11 @@ class Photo:
 
     def load(self)->Image.Image:
         im = load_image(self.path)
-        if im.size!=self.size: raise DataError(f'{self.path} is {im.size[0]}x{im.size[1]}, {self.size[0]}x{self.size[1]} was stated: mend the annotation or the file')
+        if im.size!=self.size:
+            raise DataError(
+                f'{self.path} is {im.size[0]}x{im.size[1]}, {self.size[0]}x{self.size[1]} was stated: mend the'
+                ' annotation or the file'
+            )
         return im
 
 # %% ../nbs/01_data.ipynb #63cdb503
@@ -54,7 +77,10 @@ def photo_mask(
         from pycocotools import mask as coco
         m = coco.decode(photo.mask).astype(bool)
     else: m = load_mask(photo.mask)[0,0].numpy()>.5
-    if m.shape!=photo.size[::-1]: raise DataError(f'the mask of {photo.path} is {m.shape[1]}x{m.shape[0]}, the photo {photo.size[0]}x{photo.size[1]}')
+    if m.shape!=photo.size[::-1]:
+        raise DataError(
+            f'the mask of {photo.path} is {m.shape[1]}x{m.shape[0]}, the photo {photo.size[0]}x{photo.size[1]}'
+        )
     return m
 
 # %% ../nbs/01_data.ipynb #95c7b961
@@ -75,7 +101,9 @@ class _JsonStream:
 
     def more(self)->bool: # False at the end of the file
         new = self.f.read(max(self.chunk, len(self.buf)-self.pos))
-        if new: self.gone += self.pos; self.buf,self.pos = self.buf[self.pos:]+new,0
+        if new:
+            self.gone += self.pos
+            self.buf,self.pos = self.buf[self.pos:]+new,0
         return bool(new)
 
     def peek(self)->str: # the next character that is no space; '' at the end
@@ -86,7 +114,11 @@ class _JsonStream:
 
     def take(self, chars)->str: # the next character, one of `chars`
         c = self.peek()
-        if not c or c not in chars: raise DataError(f'{" or ".join(chars)} expected at character {self.gone+self.pos:,}, found {c or "the end of the file"}')
+        if not c or c not in chars:
+            raise DataError(
+                f'{" or ".join(chars)} expected at character {self.gone+self.pos:,}, found'
+                f' {c or "the end of the file"}'
+            )
         self.pos += 1
         return c
 
@@ -97,7 +129,9 @@ class _JsonStream:
             except json.JSONDecodeError as e:
                 if not self.more(): raise DataError(f'{e.msg} at character {self.gone+e.pos:,}') from None
             else:
-                if end<len(self.buf) or not self.more(): self.pos = end; return v
+                if end<len(self.buf) or not self.more():
+                    self.pos = end
+                    return v
 
 # %% ../nbs/01_data.ipynb #ef6e6c02
 def _members(
@@ -141,12 +175,19 @@ def _short(v)->str: return (s := repr(v))[:60]+('…' if len(s)>60 else '')
 
 def _coco_image(d, seen:dict)->CocoImage: # `seen`: id -> image, is added to
     "An entry of the list `images`, with its faults"
-    if not isinstance(d, dict): return CocoImage(None, '', (0,0), faults=[f'the entry {_short(d)} is no description of an image'])
+    if not isinstance(d, dict):
+        return CocoImage(None, '', (0,0), faults=[f'the entry {_short(d)} is no description of an image'])
     url,name,i = d.get('coco_url') or '',d.get('file_name'),d.get('id')
     if isinstance(name, str): name = name.replace('\\', '/')                  # written under Windows
     elif name is None and isinstance(url, str) and url: name = url.split('?')[0].rpartition('/')[2] # as in LVIS
     elif name is None and type(i) is int and i>=0: name = f'{i:012}.jpg'      # as COCO names its images
-    out = CocoImage(i, name if isinstance(name, str) else '', (0,0), url if isinstance(url, str) else '', d.get('source') if isinstance(d.get('source'), str) else '')
+    out = CocoImage(
+        i,
+        name if isinstance(name, str) else '',
+        (0, 0),
+        url if isinstance(url, str) else '',
+        d.get('source') if isinstance(d.get('source'), str) else '',
+    )
     say = out.faults.append
     if not out.name.strip('/. '): say(f'file_name is {_short(name)}, not the name of a file')
     if not isinstance(i, (int,str)): say(f'id is {_short(i)}, neither a number nor a name')
@@ -164,10 +205,17 @@ def _compact(seg):
     try: return [array('d', p) for p in seg]
     except (TypeError, OverflowError): return seg # `coco_rle` will say what is wrong
 
-def _bad_box(b)->bool: return b is not None and not (isinstance(b, list) and len(b)==4 and all(type(v) in (int,float) and abs(v)<1e6 for v in b) and min(b[2:])>=0)
+def _bad_box(b)->bool:
+    return b is not None and not (
+        isinstance(b, list)
+        and len(b) == 4
+        and all(type(v) in (int, float) and abs(v) < 1e6 for v in b)
+        and min(b[2:]) >= 0
+    )
 
 # %% ../nbs/01_data.ipynb #4a993d78
-def _take_person(a, persons:set, found:dict, strays:list): # `found`: image id -> annotations, is added to, and so is `strays`
+# `found`: image id -> annotations, is added to, and so is `strays`
+def _take_person(a, persons:set, found:dict, strays:list):
     "Keep an entry of the list `annotations` if it is a person, or wrong"
     if not isinstance(a, dict): return strays.append(f'the annotation {_short(a)} is no description of an object')
     i,c,fault = a.get('id'),a.get('category_id'),None
@@ -176,8 +224,13 @@ def _take_person(a, persons:set, found:dict, strays:list): # `found`: image id -
     crowd = a.get('iscrowd') or 0
     if crowd not in (0,1): fault = f'annotation {_short(i)} has iscrowd {_short(crowd)}'
     im = a.get('image_id')
-    if not isinstance(im, (int,str)): return strays.append(f'annotation {_short(i)} belongs to the image {_short(im)}, which is no id')
-    note = f'the bbox {_short(a["bbox"])} of annotation {_short(i)} is impossible: its outline was used' if _bad_box(a.get('bbox')) else None
+    if not isinstance(im, (int,str)):
+        return strays.append(f'annotation {_short(i)} belongs to the image {_short(im)}, which is no id')
+    note = (
+        f'the bbox {_short(a["bbox"])} of annotation {_short(i)} is impossible: its outline was used'
+        if _bad_box(a.get('bbox'))
+        else None
+    )
     found.setdefault(im, []).append((i, crowd, None if crowd else _compact(a.get('segmentation')), fault, note))
 
 # %% ../nbs/01_data.ipynb #0ae16c0b
@@ -185,9 +238,12 @@ def _join(im:CocoImage, anns:list):
     "Give an image its annotations"
     have = {}
     for i,crowd,seg,fault,note in anns:
-        if fault: im.faults.append(fault)
-        elif crowd: im.crowd = True
-        elif isinstance(i, (int,str)) and i in have and have[i]==seg: im.notes.append(f'annotation {_short(i)} is there twice: counted once')
+        if fault:
+            im.faults.append(fault)
+        elif crowd:
+            im.crowd = True
+        elif isinstance(i, (int,str)) and i in have and have[i]==seg:
+            im.notes.append(f'annotation {_short(i)} is there twice: counted once')
         else:
             im.people.append((i, seg))
             if isinstance(i, (int,str)): have[i] = seg
@@ -204,7 +260,14 @@ def _guess_persons(path)->set:
     try: return _persons(json.JSONDecoder().raw_decode(tail, m.end())[0]) if m else set()
     except (ValueError, RecursionError): return set()
 
-def _persons(cats)->set: return {c['id'] for c in cats if isinstance(c, dict) and str(c.get('name')).strip().casefold()=='person' and isinstance(c.get('id'), (int,str))}
+def _persons(cats)->set:
+    return {
+        c['id']
+        for c in cats
+        if isinstance(c, dict)
+        and str(c.get('name')).strip().casefold() == 'person'
+        and isinstance(c.get('id'), (int, str))
+    }
 
 # %% ../nbs/01_data.ipynb #c8463791
 def _scan(path, persons:set)->tuple: # images, {image id: annotations}, words about strays, the categories
@@ -230,11 +293,15 @@ def read_coco(
         persons = _guess_persons(annotations)
         images,found,strays,cats = _scan(annotations, persons)
         if (true := _persons(cats))!=persons: images,found,strays,_ = _scan(annotations, true)
-    except (OSError, ValueError, RecursionError) as e: raise DataError(f'{annotations} is not a COCO instances file ({reason(e)})') from None
+    except (OSError, ValueError, RecursionError) as e:
+        raise DataError(f'{annotations} is not a COCO instances file ({reason(e)})') from None
     if not true: raise DataError(f'{annotations} has no category named "person"')
     for im in images:
         if isinstance(im.id, (int,str)): _join(im, found.pop(im.id, ()))
-    return images, strays+[f'{len(v)} annotation{"s" if len(v)>1 else ""} of the image {_short(k)}, which the file does not list' for k,v in found.items()]
+    return images, strays + [
+        f'{len(v)} annotation{"s" if len(v)>1 else ""} of the image {_short(k)}, which the file does not list'
+        for k, v in found.items()
+    ]
 
 # %% ../nbs/01_data.ipynb #81e96d2c
 def _run_lengths(counts)->list: # of a compressed RLE; the inverse of what `rleToString` of COCO's API does
@@ -242,10 +309,13 @@ def _run_lengths(counts)->list: # of a compressed RLE; the inverse of what `rleT
     out,x,k = [],0,0
     for c in counts.encode() if isinstance(counts, str) else counts:
         if not 48<=c<112: raise ValueError
-        c -= 48; x |= (c&31)<<5*k; k += 1
+        c -= 48
+        x |= (c&31)<<5*k
+        k += 1
         if not c&32:
             if c&16: x -= 1<<5*k
-            out.append(x+(out[-2] if len(out)>2 else 0)); x = k = 0
+            out.append(x+(out[-2] if len(out)>2 else 0))
+            x = k = 0
     if k: raise ValueError
     return out
 
@@ -259,18 +329,30 @@ def coco_rle(
     w,h = size
     if isinstance(seg, list) and seg:
         for p in seg:
-            try: a = np.asarray(p, dtype=float)
-            except (TypeError, ValueError): raise DataError(f'the polygon {_short(p)} is not a list of numbers') from None
-            if a.ndim!=1 or len(a)<6 or len(a)%2: raise DataError(f'the polygon {_short(list(p) if isinstance(p, array) else p)} is not a list of at least three points x, y')
-            if not (np.isfinite(a).all() and a.min()>=-max(w,h) and a.max()<=2*max(w,h)): raise DataError(f'a polygon lies far outside of the image of {w}x{h}')
+            try:
+                a = np.asarray(p, dtype=float)
+            except (TypeError, ValueError):
+                raise DataError(f'the polygon {_short(p)} is not a list of numbers') from None
+            if a.ndim!=1 or len(a)<6 or len(a)%2:
+                raise DataError(
+                    f'the polygon {_short(list(p) if isinstance(p, array) else p)} is not a list of at least three'
+                    ' points x, y'
+                )
+            if not (np.isfinite(a).all() and a.min()>=-max(w,h) and a.max()<=2*max(w,h)):
+                raise DataError(f'a polygon lies far outside of the image of {w}x{h}')
         return coco.merge(coco.frPyObjects(seg, h, w))
-    if not isinstance(seg, dict): raise DataError('there is no outline' if not seg else f'the outline {_short(seg)} is neither polygons nor run lengths')
+    if not isinstance(seg, dict):
+        raise DataError(
+            'there is no outline' if not seg else f'the outline {_short(seg)} is neither polygons nor run lengths'
+        )
     counts = seg.get('counts')
-    if seg.get('size')!=[h,w]: raise DataError(f'the outline is made for an image of (height, width) {_short(seg.get("size"))}, not {[h,w]}')
+    if seg.get('size')!=[h,w]:
+        raise DataError(f'the outline is made for an image of (height, width) {_short(seg.get("size"))}, not {[h,w]}')
     try:
         runs = list(counts) if isinstance(counts, list) else _run_lengths(counts)
         if not all(type(n) is int and n>=0 for n in runs) or sum(runs)!=w*h: raise ValueError
-    except (ValueError, TypeError, AttributeError): raise DataError(f'the run lengths {_short(counts)} do not add up to {w}x{h} pixels') from None
+    except (ValueError, TypeError, AttributeError):
+        raise DataError(f'the run lengths {_short(counts)} do not add up to {w}x{h} pixels') from None
     return coco.frPyObjects(seg, h, w) if isinstance(counts, list) else seg
 
 # %% ../nbs/01_data.ipynb #92afc9e3
@@ -314,7 +396,8 @@ def coco_people(
     images,             # the folder of the images it names
     union:bool=True,    # one `Photo` an image with all its people, or one for each person
     min_area:float=0.,  # leave out people smaller than this share of the image
-    max_people:int=None,# leave out images with more people than this, or with a crowd; None takes all and passes over crowds
+    # leave out images with more people than this, or with a crowd; None takes all and passes over crowds
+    max_people:int=None,
     faults:list=None,   # is given (image, reason) for each image that cannot be used; None: the first one is an error
 )->list:                # of `Photo`
     "The photos with people that a COCO annotation file lists"
@@ -324,7 +407,11 @@ def coco_people(
         verdict,why,rles = judge(im, max_people, 0.)
         if _leads_out(im.name): verdict,why,rles = 'failed','its name leads out of the folder of the images',[]
         if verdict=='failed':
-            if faults is None: raise DataError(f'{annotations}: {im.name or "an image without a name"} cannot be used: {why}. Mend the file, or pass a list as `faults` to go on without such images')
+            if faults is None:
+                raise DataError(
+                    f'{annotations}: {im.name or "an image without a name"} cannot be used: {why}. Mend the file, or'
+                    ' pass a list as `faults` to go on without such images'
+                )
             faults.append((im.name, why))
         rles = [r for r,s in zip(rles, _shares(rles, im.size)) if s>=min_area]
         for r in ([coco.merge(rles)] if union and rles else rles):
@@ -340,11 +427,15 @@ def check_image(
     "Decode a picture to the last pixel; an `ImageError` if that fails, a `DataError` if it has another size than stated"
     im = load_image(src, name=name)
     if im.size!=tuple(size): raise DataError(f'the image is {im.width}x{im.height}, {size[0]}x{size[1]} was stated')
-    if _turned(src): raise DataError('its EXIF data turn it, and nobody can tell whether it was outlined before or after that: save it upright')
+    if _turned(src):
+        raise DataError(
+            'its EXIF data turn it, and nobody can tell whether it was outlined before or after that: save it upright'
+        )
 
 def _turned(src)->bool: # whether viewers turn or mirror the picture
     if hasattr(src, 'seek'): src.seek(0)
-    with open_picture(io.BytesIO(src) if isinstance(src, (bytes, bytearray)) else src) as im: return im.getexif().get(274, 1) not in (0, 1)
+    with open_picture(io.BytesIO(src) if isinstance(src, (bytes, bytearray)) else src) as im:
+        return im.getexif().get(274, 1) not in (0, 1)
 
 # %% ../nbs/01_data.ipynb #840bb7de
 def is_public(
@@ -362,8 +453,12 @@ def _public_socket(address, timeout=socket._GLOBAL_DEFAULT_TIMEOUT, source=None)
     found = socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM)
     for *_,at in found:
         if not is_public(at[0]):
-            raise DataError(f'{host} is on this machine or its network ({at[0]}): allow that with --private, if you trust the file')
-    for i,(*_,at) in enumerate(found):                                   # what was looked up is connected to, no second answer
+            raise DataError(
+                f'{host} is on this machine or its network ({at[0]}): allow that with --private, if you trust the'
+                ' file'
+            )
+    # what was looked up is connected to, no second answer
+    for i,(*_,at) in enumerate(found):
         try: return socket.create_connection(at[:2], timeout, source)
         except OSError:
             if i+1==len(found): raise
@@ -383,11 +478,13 @@ class _Public:
     "For urllib's handlers: connect to public addresses only; where there is a proxy, it is the one who connects"
     def do_open(self, kind, req, **kw):
         proxied = req.has_proxy() or getattr(req, '_tunnel_host', None)
-        if not proxied: kind = _PublicHTTPS if kind is http.client.HTTPSConnection else _PublicHTTP
+        if not proxied:
+            kind = _PublicHTTPS if kind is http.client.HTTPSConnection else _PublicHTTP
         else:
             host = urllib.parse.urlsplit(req.full_url).hostname or ''
             with contextlib.suppress(ValueError):
-                if host=='localhost' or not is_public(host): raise DataError(f'{host} is on this machine or its network: allow that with --private')
+                if host=='localhost' or not is_public(host):
+                    raise DataError(f'{host} is on this machine or its network: allow that with --private')
         return super().do_open(kind, req, **kw)
 
 class _HTTP(_Public, urllib.request.HTTPHandler): pass
@@ -397,18 +494,29 @@ def _browser(private:bool): # http and https only, wherever it is sent on to
     out = urllib.request.OpenerDirector()
     r = urllib.request
     ways = (r.HTTPHandler, r.HTTPSHandler) if private else (_HTTP, _HTTPS)
-    for o in (r.ProxyHandler, r.UnknownHandler, r.HTTPDefaultErrorHandler, r.HTTPRedirectHandler, r.HTTPErrorProcessor, *ways): out.add_handler(o())
+    for o in (
+        r.ProxyHandler,
+        r.UnknownHandler,
+        r.HTTPDefaultErrorHandler,
+        r.HTTPRedirectHandler,
+        r.HTTPErrorProcessor,
+        *ways,
+    ):
+        out.add_handler(o())
     return out
 
 # %% ../nbs/01_data.ipynb #89fb567b
 def _get(url, timeout, most, private=False)->bytes:
     "What a web address gives, all of it"
-    req = urllib.request.Request(urllib.parse.quote(url, safe="%/:=&?~#+!$,;'@()*[]"), headers={'User-Agent': 'messi-anything'})
+    req = urllib.request.Request(
+        urllib.parse.quote(url, safe="%/:=&?~#+!$,;'@()*[]"), headers={'User-Agent': 'messi-anything'}
+    )
     end,parts,n = time.monotonic()+20*timeout,[],0          # neither a stall nor a trickle lasts for ever
     with _browser(private).open(req, timeout=timeout) as r:
         want = r.headers.get('Content-Length', '')
         while part := r.read1(1<<16):
-            parts.append(part); n += len(part)
+            parts.append(part)
+            n += len(part)
             if n>most: raise DataError(f'more than {most:,} bytes came: too much for one picture')
             if time.monotonic()>end: raise TimeoutError('too slow')
     if want.isdigit() and n<int(want): raise http.client.IncompleteRead(b'', int(want)-n)
@@ -418,9 +526,14 @@ def _passing(e)->tuple: # (whether it may pass, in words, seconds the server wan
     "Whether a failed download is worth another try"
     if isinstance(e, urllib.error.HTTPError):
         after = e.headers.get('Retry-After', '') if e.headers else ''
-        return e.code in (408,425,429) or e.code>=500, f'the server answered {e.code} {e.reason}', min(60, int(after)) if after.isdigit() else 0
+        return (
+            e.code in (408, 425, 429) or e.code >= 500,
+            f'the server answered {e.code} {e.reason}',
+            min(60, int(after)) if after.isdigit() else 0,
+        )
     if isinstance(e, http.client.IncompleteRead): return True,'the download was cut short',0
-    if isinstance(e, TimeoutError) or isinstance(getattr(e, 'reason', None), TimeoutError): return True,'the server did not answer in time',0
+    if isinstance(e, TimeoutError) or isinstance(getattr(e, 'reason', None), TimeoutError):
+        return True,'the server did not answer in time',0
     if isinstance(e, ImageError): return True,str(e),0
     if isinstance(e, MessiError): return False,str(e),0
     return True,f'{getattr(e, "reason", None) or e or type(e).__name__}',0
@@ -441,7 +554,10 @@ def download_image(
     pause = 0
     for i in range(retries+1):
         if i: time.sleep(max(pause, min(60, wait*2**(i-1))*random.uniform(.75,1.25)))
-        try: data = _get(url, timeout, most, private); check_image(data, size, 'what came'); break
+        try:
+            data = _get(url, timeout, most, private)
+            check_image(data, size, 'what came')
+            break
         except (OSError, http.client.HTTPException, MessiError, ValueError) as e: again,why,pause = _passing(e)
         if not again or i==retries: raise DataError(f'{url}: {why}'+(f' ({i+1} tries)' if i else ''))
     atomic_write(path, data)
@@ -465,13 +581,16 @@ def file_names(
         suffix = path.suffix if path.suffix.lower() in image_suffixes else '.jpg'
         stem = path.with_suffix('') if suffix==path.suffix else path
         i,new = 1,stem
-        while str(new).casefold() in used: i += 1; new = stem.with_name(f'{stem.name}_{i}')
+        while str(new).casefold() in used:
+            i += 1
+            new = stem.with_name(f'{stem.name}_{i}')
         used.add(str(new).casefold())
         out.append(f'{new}{suffix}')
     return out
 
 # %% ../nbs/01_data.ipynb #922914fd
-def _note(im:CocoImage, rles)->str: return hashlib.sha1(repr((im.name, im.url, im.size, [r['counts'] for r in rles])).encode()).hexdigest()[:16]
+def _note(im:CocoImage, rles)->str:
+    return hashlib.sha1(repr((im.name, im.url, im.size, [r['counts'] for r in rles])).encode()).hexdigest()[:16]
 
 def _is_done(picture:Path, mask:Path, note:str)->bool:
     try:
@@ -484,7 +603,8 @@ def _is_foreign(mask:Path)->bool: # a picture without such a note may be somebod
     except OSError: return False
 
 def _save_mask(m:np.ndarray, path, note):
-    info = PngInfo(); info.add_text('made from', note)
+    info = PngInfo()
+    info.add_text('made from', note)
     with atomic_path(path) as tmp: Image.fromarray(m.astype(np.uint8)*255).save(tmp, 'PNG', pnginfo=info)
 
 def _link(src:Path, dst:Path, copy:bool):
@@ -502,7 +622,8 @@ def _place(im:CocoImage, rles, name, out:Path, images, copy, fetch:dict)->str: #
     from pycocotools import mask as coco
     picture,mask,note = out/'images'/name,(out/'masks'/name).with_suffix('.png'),_note(im, rles)
     if _is_done(picture, mask, note): return ''
-    if _is_foreign(mask): return f'{mask} is there and was not made by this command: choose another folder, or move it away'
+    if _is_foreign(mask):
+        return f'{mask} is there and was not made by this command: choose another folder, or move it away'
     try:
         for o in (picture, mask): o.parent.mkdir(parents=True, exist_ok=True)
         if images is not None:
@@ -510,13 +631,17 @@ def _place(im:CocoImage, rles, name, out:Path, images, copy, fetch:dict)->str: #
             src = _local(images, im)
             check_image(src, im.size)
             if not (picture.exists() and picture.samefile(src)):
-                if picture.exists() and os.path.realpath(images)==os.path.realpath(out/'images'): return f'{picture} is another image of yours: choose another folder'
+                if picture.exists() and os.path.realpath(images)==os.path.realpath(out/'images'):
+                    return f'{picture} is another image of yours: choose another folder'
                 _link(src, picture, copy)
         elif not im.url: return 'there is no coco_url to download it from: name the folder of the images'
         else: download_image(im.url, picture, im.size, **fetch)
         _save_mask(coco.decode(coco.merge(rles)).astype(bool), mask, f'{note} {picture.stat().st_size}')
     except (MessiError, OSError, ValueError) as e:
-        if getattr(e, 'errno', None) in (errno.ENOSPC, errno.EDQUOT, errno.EROFS): raise DataError(f'{out} cannot be written to ({e.strerror}): make room and run the same command again to go on') from None
+        if getattr(e, 'errno', None) in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise DataError(
+                f'{out} cannot be written to ({e.strerror}): make room and run the same command again to go on'
+            ) from None
         return str(e)
     return ''
 
@@ -527,7 +652,11 @@ class Prepared:
     folder:Path
     rows:list   # a dict for each image, as in report.csv
     def count(self, verdict:str)->int: return sum(r['verdict']==verdict for r in self.rows)
-    def __repr__(self): return ', '.join(f'{self.count(o)} {o}' for o in ('kept','left out','failed'))+f'; why is in {self.folder/"report.csv"}'
+    def __repr__(self):
+        return (
+            ', '.join(f'{self.count(o)} {o}' for o in ('kept', 'left out', 'failed'))
+            + f'; why is in {self.folder/"report.csv"}'
+        )
 
 # %% ../nbs/01_data.ipynb #38e87519
 _columns = 'image id verdict reason width height people largest covered file mask'.split()
@@ -535,8 +664,20 @@ _columns = 'image id verdict reason width height people largest covered file mas
 def _row(im:CocoImage, verdict, why, rles=(), name='')->dict:
     "A row of the report"
     from pycocotools import mask as coco
-    row = dict(image=im.name, id=im.id, verdict=verdict, reason=why, width=im.size[0], height=im.size[1], people=len(im.people))
-    if rles: row.update(largest=round(max(_shares(rles, im.size)), 4), covered=round(_shares([coco.merge(list(rles))], im.size)[0], 4))
+    row = dict(
+        image=im.name,
+        id=im.id,
+        verdict=verdict,
+        reason=why,
+        width=im.size[0],
+        height=im.size[1],
+        people=len(im.people),
+    )
+    if rles:
+        row.update(
+            largest=round(max(_shares(rles, im.size)), 4),
+            covered=round(_shares([coco.merge(list(rles))], im.size)[0], 4),
+        )
     if verdict=='kept': row.update(file=f'images/{name}', mask=f'masks/{PurePosixPath(name).with_suffix(".png")}')
     return row
 
@@ -548,7 +689,8 @@ def write_csv(
     "Write a table, all of it or nothing"
     f = io.StringIO()
     w = csv.DictWriter(f, columns, restval='', lineterminator='\n')
-    w.writeheader(); w.writerows(rows)
+    w.writeheader()
+    w.writerows(rows)
     atomic_write(path, f.getvalue().encode('utf-8', 'backslashreplace'))
 
 # %% ../nbs/01_data.ipynb #97e9ef7a
@@ -557,11 +699,34 @@ def _as_coco(kept:list)->dict: # `kept`: (CocoImage, RLEs, name)
     from pycocotools import mask as coco
     images,anns = [],[]
     for n,(im,rles,name) in enumerate(kept, 1):
-        images.append(dict(id=n, file_name=name, width=im.size[0], height=im.size[1], **({'source': im.source} if im.source else {})))
+        images.append(
+            dict(
+                id=n,
+                file_name=name,
+                width=im.size[0],
+                height=im.size[1],
+                **({'source': im.source} if im.source else {})
+            )
+        )
         for r in rles:
             counts = r['counts'].decode() if isinstance(r['counts'], bytes) else r['counts']
-            anns.append(dict(id=len(anns)+1, image_id=n, category_id=1, iscrowd=0, area=int(coco.area(r)), bbox=coco.toBbox(r).tolist(), segmentation=dict(size=[int(o) for o in r['size']], counts=counts)))
-    return dict(info=dict(description='people, one RLE each'), images=images, annotations=anns, categories=[dict(id=1, name='person', supercategory='person')])
+            anns.append(
+                dict(
+                    id=len(anns) + 1,
+                    image_id=n,
+                    category_id=1,
+                    iscrowd=0,
+                    area=int(coco.area(r)),
+                    bbox=coco.toBbox(r).tolist(),
+                    segmentation=dict(size=[int(o) for o in r['size']], counts=counts),
+                )
+            )
+    return dict(
+        info=dict(description='people, one RLE each'),
+        images=images,
+        annotations=anns,
+        categories=[dict(id=1, name='person', supercategory='person')],
+    )
 
 # %% ../nbs/01_data.ipynb #429ebdfa
 def _parallel(f, items, workers, progress=True, unit='image'):
@@ -589,10 +754,18 @@ def prep_coco(
     private:bool=False,   # images may come from this machine or its network
 )->Prepared:              # counts, and a row for each image
     "Make a folder of photos with people and their masks from COCO annotations"
-    if max_people<1 or workers<1 or min(retries, most)<0 or not timeout>0 or not 0<=min_area<=1: raise ConfigError(f'max_people={max_people} and workers={workers} must be at least 1, retries={retries} and most={most} at least 0, timeout={timeout} above 0, min_area={min_area} from 0 to 1')
-    if images is not None and not Path(images).is_dir(): raise DataError(f'{images}: no such folder of images: check the path, or leave it out to download them')
+    if max_people<1 or workers<1 or min(retries, most)<0 or not timeout>0 or not 0<=min_area<=1:
+        raise ConfigError(
+            f'max_people={max_people} and workers={workers} must be at least 1, retries={retries} and most={most} at'
+            f' least 0, timeout={timeout} above 0, min_area={min_area} from 0 to 1'
+        )
+    if images is not None and not Path(images).is_dir():
+        raise DataError(f'{images}: no such folder of images: check the path, or leave it out to download them')
     folder = user_path(out)
-    if os.path.realpath(annotations)==os.path.realpath(folder/'annotations.json'): raise ConfigError(f'{annotations} would be written over with what is kept of it: choose another folder than {out}')
+    if os.path.realpath(annotations)==os.path.realpath(folder/'annotations.json'):
+        raise ConfigError(
+            f'{annotations} would be written over with what is kept of it: choose another folder than {out}'
+        )
     ims,strays = read_coco(annotations)
     make_folder(folder)
     names,rows,todo = file_names([o.name for o in ims]),[],[]
@@ -604,7 +777,9 @@ def prep_coco(
     fetch = dict(timeout=timeout, retries=retries, wait=wait, private=private)
     results = _parallel(lambda o: _place(*o[:3], folder, images, copy, fetch), todo, workers, not quiet)
     for (im,rles,name,row),why in zip(todo, results):
-        if why: row.clear(); row.update(_row(im, 'failed', why, rles))
+        if why:
+            row.clear()
+            row.update(_row(im, 'failed', why, rles))
     kept = [o[:3] for o in todo if o[3]['verdict']=='kept']
     rows += [dict(verdict='failed', reason=o) for o in strays]
     atomic_write(folder/'annotations.json', json.dumps(_as_coco(kept)))
@@ -617,7 +792,8 @@ def people_facts(
 )->dict:    # name, people, width, height, share, largest: lists, an entry for each photo
     "What photos of people are like, in numbers; two entries of one photo are two people"
     from pycocotools import mask as coco
-    if isinstance(photos, (str, os.PathLike)): photos = coco_people(photos, Path(photos).parent/'images', union=False, faults=[])
+    if isinstance(photos, (str, os.PathLike)):
+        photos = coco_people(photos, Path(photos).parent/'images', union=False, faults=[])
     found = {}
     for p in photos:
         if p.mask is None: raise DataError(f'{p.path.name} has no mask, so nothing is known of the people in it')
@@ -641,7 +817,12 @@ def plot_people(
     for k,(name,f) in enumerate(sets.items()):
         n = len(f['people'])
         share = [sum(min(o, most)==i for o in f['people'])/n for i in range(1, most+1)]
-        a.bar(np.arange(1, most+1)+.8*(k+.5)/len(sets)-.4, share, .8/len(sets), label=f'{name} ({n})' if name else f'{n} photos')
+        a.bar(
+            np.arange(1, most + 1) + 0.8 * (k + 0.5) / len(sets) - 0.4,
+            share,
+            0.8 / len(sets),
+            label=f'{name} ({n})' if name else f'{n} photos',
+        )
         b.scatter(f['width'], f['height'], s=8, alpha=.5)
         c.hist(f['share'], bins=np.linspace(0, 1, 21), weights=np.full(n, 1/n), alpha=.6)
     a.set(xlabel='people in a photo'+(f' ({most}: or more)' if most==10 else ''), ylabel='share of the photos')
@@ -653,12 +834,14 @@ def plot_people(
 
 # %% ../nbs/01_data.ipynb #fe6ff986
 def main_prep_coco(argv=None):
-    f = copy_func(prep_coco); f.__name__ = 'messi_prep_coco'
+    f = copy_func(prep_coco)
+    f.__name__ = 'messi_prep_coco'
     r = command(f, argv)
     if not isinstance(r, Prepared): return r
     print(r)
     if r.count('kept'):
-        with atomic_path(r.folder/'report.png') as tmp: plot_people(people_facts(r.folder/'annotations.json')).savefig(tmp, format='png')
+        with atomic_path(r.folder/'report.png') as tmp:
+            plot_people(people_facts(r.folder/'annotations.json')).savefig(tmp, format='png')
     return int(r.count('failed')>0 or not r.count('kept'))
 
 # %% ../nbs/01_data.ipynb #b3d5d7cb
@@ -675,7 +858,8 @@ def read_faces(
                 x,y,w,h = (float(r[k]) for k in 'xywh')
                 if not r['path']: raise KeyError('path')
                 out.setdefault(r['path'], []).append(Box(x, y, x+w, y+h))
-    except (OSError, KeyError, ValueError, TypeError) as e: raise DataError(f'{path} is not a table of face boxes ({reason(e)})') from None
+    except (OSError, KeyError, ValueError, TypeError) as e:
+        raise DataError(f'{path} is not a table of face boxes ({reason(e)})') from None
     return {k: tuple(sorted(v, key=lambda b: -b.width*b.height)) for k,v in out.items()}
 
 # %% ../nbs/01_data.ipynb #fe7f55ab
@@ -692,12 +876,21 @@ def folder_people(
     if not (root/images).is_dir(): raise DataError(f'{root/images}: no such folder of photos: check the path')
     for p in sorted((root/images).rglob('*')):
         key = p.relative_to(root).as_posix()
-        if any(map(is_service_folder, p.relative_to(root/images).parts[:-1])) or p.suffix.lower() not in ('.jpg','.jpeg','.png') or key in leave_out or key not in faces or (root/masks) in p.parents: continue
+        if (
+            any(map(is_service_folder, p.relative_to(root / images).parts[:-1]))
+            or p.suffix.lower() not in ('.jpg', '.jpeg', '.png')
+            or key in leave_out
+            or key not in faces
+            or (root / masks) in p.parents
+        ):
+            continue
         m = root/masks/p.relative_to(root/images).with_suffix('.png')
         if m.exists():
             try:
-                with open_picture(p) as im: size = im.size[::-1] if im.getexif().get(274) in (5,6,7,8) else im.size # a photo that lies on its side is turned when loaded
-            except OSError as e: raise DataError(f'{p} cannot be read ({reason(e)}): remove it, or name it in `leave_out`') from None
+                with open_picture(p) as im: # a photo that lies on its side is turned when loaded
+                    size = im.size[::-1] if im.getexif().get(274) in (5,6,7,8) else im.size
+            except OSError as e:
+                raise DataError(f'{p} cannot be read ({reason(e)}): remove it, or name it in `leave_out`') from None
             out.append(Photo(p, size, m, faces[key], label, images))
     return out
 
@@ -729,9 +922,13 @@ class Frame:
     angle:float=0. # degrees, clockwise as seen on the photo
 
     @property
-    def box(self)->Box: h = self.side/2; return Box(self.x-h, self.y-h, self.x+h, self.y+h)
+    def box(self)->Box:
+        h = self.side/2
+        return Box(self.x-h, self.y-h, self.x+h, self.y+h)
     @property
-    def axes(self)->np.ndarray: a = math.radians(self.angle); return np.array([[math.cos(a),math.sin(a)],[-math.sin(a),math.cos(a)]]) # its right and its down, on the photo
+    def axes(self)->np.ndarray: # its right and its down, on the photo
+        a = math.radians(self.angle)
+        return np.array([[math.cos(a),math.sin(a)],[-math.sin(a),math.cos(a)]])
 
 # %% ../nbs/01_data.ipynb #58db361a
 @patch
@@ -753,10 +950,14 @@ def cut(self:Frame,
 )->Image.Image:
     "The crop, antialiased"
     if size>enlarge*self.side:
-        raise DataError(f'a square of {self.side:.0f} pixels would be enlarged {size/self.side:.1f} times for a crop of {size}, more than enlarge={enlarge:g}: leave this photo out, make smaller crops, or raise the limit')
+        raise DataError(
+            f'a square of {self.side:.0f} pixels would be enlarged {size/self.side:.1f} times for a crop of {size},'
+            f' more than enlarge={enlarge:g}: leave this photo out, make smaller crops, or raise the limit'
+        )
     if not self.angle: return crop(img, self.box, size, pad, resample)
     (c,s),n = self.axes[0],round(self.side)
-    r = math.ceil(n*(abs(c)+abs(s))/2)+2                                       # half the side of a straight square around it
+    # half the side of a straight square around it
+    r = math.ceil(n*(abs(c)+abs(s))/2)+2
     left,top = round(self.x)-r,round(self.y)-r
     around = crop(img, Box(left, top, left+2*r, top+2*r), pad=pad)
     x,y = self.x-left, self.y-top
@@ -770,7 +971,8 @@ def eye_angle(
 )->float:      # degrees in (-180,180], clockwise
     "By how much a head is tilted: turning the photo the other way levels the eyes"
     p = np.asarray(landmarks, float)
-    if p.ndim!=2 or p.shape[1]!=2 or len(p)<4 or not np.isfinite(p[:4]).all(): raise DataError(f'landmarks are (6,2) finite numbers, not {p.shape}')
+    if p.ndim!=2 or p.shape[1]!=2 or len(p)<4 or not np.isfinite(p[:4]).all():
+        raise DataError(f'landmarks are (6,2) finite numbers, not {p.shape}')
     (dx,dy),(mx,my) = p[1]-p[0], p[3]-(p[0]+p[1])/2
     if dx==dy==0: raise DataError('both eyes lie on the same point: these landmarks are of no use')
     if dx*my-dy*mx<0: dx,dy = -dx,-dy                                          # the mouth would be above the eyes
@@ -817,7 +1019,8 @@ def best_frame(
 )->Frame:
     "Around the face if it is known, else around the person, else the middle"
     if face is not None: return face_frame(size, face, landmarks)
-    if person is not None and (isinstance(person, Box) or np.any(np.asarray(person)>.5)): return person_frame(size, person)
+    if person is not None and (isinstance(person, Box) or np.any(np.asarray(person)>.5)):
+        return person_frame(size, person)
     return centre_frame(size)
 
 # %% ../nbs/01_data.ipynb #ef924618
@@ -867,7 +1070,13 @@ def photo_hashes(
     if max(im.size)>256: im = im.resize((256,256), Image.BOX)                # squashed, for once: nobody will see it
     w,h = im.size
     parts = [(0,0,1,1), (.05,.05,.95,.95), (0,0,.95,.95), (.05,0,1,.95), (0,.05,.95,1), (.05,.05,1,1)]
-    small = [np.asarray(im.resize((32,32), Image.BOX if min(w,h)>=64 else Image.BILINEAR, box=(l*w,t*h,r*w,b*h)), float) for l,t,r,b in parts]
+    small = [
+        np.asarray(
+            im.resize((32, 32), Image.BOX if min(w, h) >= 64 else Image.BILINEAR, box=(l * w, t * h, r * w, b * h)),
+            float,
+        )
+        for l, t, r, b in parts
+    ]
     return np.array([_sign_bits(a) for a in (small[0], small[0][:,::-1], *small[1:])], np.uint64)
 
 # %% ../nbs/01_data.ipynb #e5ef62c6
@@ -931,10 +1140,15 @@ def read_split(path)->dict: # key -> row
     "A table of sides, as `split_photos` writes it; empty if there is none yet"
     if not Path(path).exists(): return {}
     try:
-        with open(path, newline='', encoding='utf-8') as f: rows = {r['key']: {k: r[k] for k in _split_columns} for r in csv.DictReader(f)}
+        with open(path, newline='', encoding='utf-8') as f:
+            rows = {r['key']: {k: r[k] for k in _split_columns} for r in csv.DictReader(f)}
         for r in rows.values(): r['hashes'] = np.array([int(o, 16) for o in r['hashes'].split()], np.uint64)
-        if any(not r['side'] or len(r['hashes']) not in (0,7) for r in rows.values()): raise DataError('a row is not complete')
-    except (OSError, KeyError, ValueError, TypeError, AttributeError, OverflowError) as e: raise DataError(f'{path} is not a table of sides ({reason(e)}): restore it, since without it photos may change sides') from None
+        if any(not r['side'] or len(r['hashes']) not in (0,7) for r in rows.values()):
+            raise DataError('a row is not complete')
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, OverflowError) as e:
+        raise DataError(
+            f'{path} is not a table of sides ({reason(e)}): restore it, since without it photos may change sides'
+        ) from None
     return rows
 
 # %% ../nbs/01_data.ipynb #1aaac3f1
@@ -945,12 +1159,20 @@ def _decide(new:dict, rows:dict, shares:dict, distance:int): # new: key -> (name
     h,old = np.stack([new[k][1] for k in keys]),[k for k,r in rows.items() if len(r['hashes'])]
     group,near = near_groups(h, distance),{}
     if old:
-        for i,j,_ in near_pairs(h, np.stack([rows[k]['hashes'] for k in old]), distance): near.setdefault(group[i], []).append(rows[old[j]])
+        for i,j,_ in near_pairs(h, np.stack([rows[k]['hashes'] for k in old]), distance):
+            near.setdefault(group[i], []).append(rows[old[j]])
     for i,k in enumerate(keys):
         known = near.get(group[i], [])
         sides = {r['side'] for r in known}-{'apart'}
         side = sides.pop() if len(sides)==1 else 'apart' if sides else side_of(keys[group[i]], shares)
-        rows[k] = dict(key=k, side=side, group=known[0]['group'] if known else keys[group[i]], original='', name=new[k][0], hashes=new[k][1])
+        rows[k] = dict(
+            key=k,
+            side=side,
+            group=known[0]['group'] if known else keys[group[i]],
+            original='',
+            name=new[k][0],
+            hashes=new[k][1],
+        )
 
 # %% ../nbs/01_data.ipynb #4ae8cc4e
 def split_photos(
@@ -964,16 +1186,21 @@ def split_photos(
 )->dict:                 # path -> side, or 'apart'
     "Sides that depend on what the photos show; photos that look the same are on one side, and nobody ever moves"
     shares = shares or dict(train=.9, val=.1)
-    if abs(sum(shares.values())-1)>1e-6 or min(shares.values())<0 or 'apart' in shares: raise ConfigError(f'shares={shares}: they must add up to 1, and none may be called "apart"')
+    if abs(sum(shares.values())-1)>1e-6 or min(shares.values())<0 or 'apart' in shares:
+        raise ConfigError(f'shares={shares}: they must add up to 1, and none may be called "apart"')
     paths = [Path(getattr(p, 'path', p)) for p in photos]
     first = {Path(k): Path(v) for k,v in (originals or {}).items()}
     root = {}
     for p in paths:
         o,seen = p,set()
-        while o in first and o not in seen: seen.add(o); o = first[o]
+        while o in first and o not in seen:
+            seen.add(o)
+            o = first[o]
         root[p] = o
     rows = read_split(table) if table else {}
-    def look(p): k = content_hash(p); return k, None if k in rows and len(rows[k]['hashes']) else photo_hashes(p)
+    def look(p):
+        k = content_hash(p)
+        return k, None if k in rows and len(rows[k]['hashes']) else photo_hashes(p)
     roots = list(dict.fromkeys(root.values()))
     found = dict(zip(roots, _parallel(look, roots, workers, progress, 'photo')))
     copies = {p: content_hash(p) for p in paths if root[p]!=p}
@@ -981,7 +1208,12 @@ def split_photos(
     for p,k in copies.items():
         r = rows[found[root[p]][0]]
         rows.setdefault(k, dict(r, key=k, original=r['key'], name=p.name, hashes=np.zeros(0, np.uint64)))
-    if table: write_csv(table, [dict(r, hashes=' '.join(f'{int(o):016x}' for o in r['hashes'])) for r in rows.values()], _split_columns)
+    if table:
+        write_csv(
+            table,
+            [dict(r, hashes=' '.join(f'{int(o):016x}' for o in r['hashes'])) for r in rows.values()],
+            _split_columns,
+        )
     return {p: rows[copies.get(p) or found[p][0]]['side'] for p in paths}
 
 # %% ../nbs/01_data.ipynb #1e7d2637
@@ -1001,10 +1233,12 @@ class Packed:
     def load(cls, path):
         try:
             with np.load(path) as z: return cls(z['image'], z['mask'], z['label'])
-        except Exception as e: raise DataError(f'{path} is not a packed dataset ({type(e).__name__}): pack it again') from None
+        except Exception as e:
+            raise DataError(f'{path} is not a packed dataset ({type(e).__name__}): pack it again') from None
 
 # %% ../nbs/01_data.ipynb #f79208c6
-def _cut_windows(p:Photo, size, windows, min_side, rng, near=None): # yields (s,s,4) uint8: a crop, and its mask as the fourth channel
+# yields (s,s,4) uint8: a crop, and its mask as the fourth channel
+def _cut_windows(p:Photo, size, windows, min_side, rng, near=None):
     "Windows of one photo between the whole person and head and shoulders"
     im,m = p.load(),photo_mask(p)
     box = mask_box(m)
@@ -1028,7 +1262,9 @@ def pack_crops(
     from tqdm.auto import tqdm
     rng,out,label = np.random.default_rng(seed),[],[]
     for p in tqdm(photos, disable=not progress):
-        for a in _cut_windows(p, size, windows, min_side, rng, near): out.append(a); label.append(p.label)
+        for a in _cut_windows(p, size, windows, min_side, rng, near):
+            out.append(a)
+            label.append(p.label)
     if not out: raise DataError('no window could be cut: the photos have no masks, or their people are too small')
     out = np.stack(out)
     return Packed(np.ascontiguousarray(out[...,:3]), np.ascontiguousarray(out[...,3]), np.array(label))
@@ -1067,8 +1303,20 @@ def pack_photos(
 
 # %% ../nbs/01_data.ipynb #24566999
 def _stamp(p:Photo, *more)->str: # changes with the photo, its mask or the settings
-    def of(f): s = Path(f).stat(); return Path(f).name, s.st_size, s.st_mtime_ns
-    try: return repr((of(p.path), p.size, p.label, p.faces, p.mask['counts'] if isinstance(p.mask, dict) else of(p.mask) if p.mask is not None else None, *more))
+    def of(f):
+        s = Path(f).stat()
+        return Path(f).name, s.st_size, s.st_mtime_ns
+    try:
+        return repr(
+            (
+                of(p.path),
+                p.size,
+                p.label,
+                p.faces,
+                p.mask['counts'] if isinstance(p.mask, dict) else of(p.mask) if p.mask is not None else None,
+                *more,
+            )
+        )
     except OSError as e: raise DataError(f'{e.filename}: {e.strerror}') from None
 
 def pack_shards(
@@ -1085,18 +1333,27 @@ def pack_shards(
     "Pack photos into shards on disk; a second run makes only what is missing or out of date"
     from tqdm.auto import tqdm
     if not photos: raise DataError('no photos to pack')
-    if min(size, per_shard)<1 or windows<0: raise ConfigError(f'size={size} and per_shard={per_shard} must be at least 1, windows={windows} at least 0')
+    if min(size, per_shard)<1 or windows<0:
+        raise ConfigError(f'size={size} and per_shard={per_shard} must be at least 1, windows={windows} at least 0')
     out = make_folder(out)
     def one(ip):
         i,p = ip
         if not windows: return [(_boxed(p.load(), photo_mask(p), size), p.label, letterbox(p.size, size))]
-        return [(a, p.label, (size,size)) for a in _cut_windows(p, size, windows, min_side, np.random.default_rng([seed, i]))]
+        return [
+            (a, p.label, (size, size))
+            for a in _cut_windows(p, size, windows, min_side, np.random.default_rng([seed, i]))
+        ]
     starts = range(0, len(photos), per_shard)
     with tqdm(total=len(photos), disable=not progress, unit='photo') as bar:
         for n,i in enumerate(starts):
             part = list(enumerate(photos[i:i+per_shard], i))
-            key = hashlib.sha1(''.join(_stamp(p, size, windows, min_side, seed, k) for k,p in part).encode()).hexdigest()
-            if _shard_key(out, n)!=key: _write_shard(out, n, key, [o for l in _parallel(one, part, workers or os.cpu_count(), False) for o in l], size)
+            key = hashlib.sha1(
+                ''.join(_stamp(p, size, windows, min_side, seed, k) for k, p in part).encode()
+            ).hexdigest()
+            if _shard_key(out, n)!=key:
+                _write_shard(
+                    out, n, key, [o for l in _parallel(one, part, workers or os.cpu_count(), False) for o in l], size
+                )
             bar.update(len(part))
     for n in range(len(starts), len(list(out.glob('*.json')))+len(starts)): # of an earlier, larger set
         for s in ('.json','.npy'): (out/f'{n:05d}{s}').unlink(missing_ok=True)
@@ -1109,29 +1366,44 @@ def _shard_key(out, n)->str|None:
 def _write_shard(out, n, key, items, size):
     (out/f'{n:05d}.json').unlink(missing_ok=True)           # never the old words with the new pictures
     with atomic_path(out/f'{n:05d}.npy') as tmp:
-        with open(tmp, 'wb') as f: np.save(f, np.stack([a for a,_,_ in items]) if items else np.zeros((0,size,size,4), np.uint8))
-    atomic_write(out/f'{n:05d}.json', json.dumps(dict(key=key, label=[int(l) for _,l,_ in items], dims=[list(d) for _,_,d in items])))
+        with open(tmp, 'wb') as f:
+            np.save(f, np.stack([a for a,_,_ in items]) if items else np.zeros((0,size,size,4), np.uint8))
+    atomic_write(
+        out / f'{n:05d}.json',
+        json.dumps(dict(key=key, label=[int(l) for _, l, _ in items], dims=[list(d) for _, _, d in items])),
+    )
 
 # %% ../nbs/01_data.ipynb #e81bce36
 class Shards:
     "Packed pictures on disk, as `pack_shards` leaves them"
     def __init__(self, folder):
         self.folder,self._maps = Path(folder),{}
-        try: about = [json.loads(o.read_text()) for o in sorted(self.folder.glob('[0-9]*.json'))]
-        except (OSError, ValueError) as e: raise DataError(f'{folder}: a shard cannot be read ({reason(e)}): pack it again') from None
+        try:
+            about = [json.loads(o.read_text()) for o in sorted(self.folder.glob('[0-9]*.json'))]
+        except (OSError, ValueError) as e:
+            raise DataError(f'{folder}: a shard cannot be read ({reason(e)}): pack it again') from None
         if not about: raise DataError(f'{folder}: there are no shards in it: make them with `pack_shards`')
         self.ends = np.cumsum([len(o['label']) for o in about]).tolist()
         self.label,self.dims = (np.array([v for o in about for v in o[k]]) for k in ('label','dims'))
-        if not len(self): raise DataError(f'{folder}: the shards are empty: the photos have no masks, or their people are too small')
+        if not len(self):
+            raise DataError(f'{folder}: the shards are empty: the photos have no masks, or their people are too small')
         self.side = self._map(next(i for i,n in enumerate(self.ends) if n)).shape[1]
     def __len__(self): return self.ends[-1]
     def __getstate__(self): return {**self.__dict__, '_maps': {}}        # each process maps for itself
 
     def _map(self, n):
         if n not in self._maps:
-            try: m = np.load(self.folder/f'{n:05d}.npy', mmap_mode='r')
-            except (OSError, ValueError) as e: raise DataError(f'{self.folder/f"{n:05d}.npy"} is missing or cut short ({reason(e)}): pack the photos again') from None
-            if len(m)!=self.ends[n]-(self.ends[n-1] if n else 0): raise DataError(f'{self.folder/f"{n:05d}.npy"} holds {len(m)} pictures, not what its .json says: pack the photos again')
+            try:
+                m = np.load(self.folder/f'{n:05d}.npy', mmap_mode='r')
+            except (OSError, ValueError) as e:
+                raise DataError(
+                    f'{self.folder/f"{n:05d}.npy"} is missing or cut short ({reason(e)}): pack the photos again'
+                ) from None
+            if len(m)!=self.ends[n]-(self.ends[n-1] if n else 0):
+                raise DataError(
+                    f'{self.folder/f"{n:05d}.npy"} holds {len(m)} pictures, not what its .json says: pack the photos'
+                    ' again'
+                )
             self._maps[n] = m
         return self._maps[n]
 
@@ -1151,12 +1423,18 @@ class PhotoFiles:
         p = self.photos[i]
         try: im = open_picture(p.path)
         except OSError: im = None                                # `load_image` says what is wrong with it
-        if im is None or im.format!='JPEG' or im.mode!='RGB': im = p.load()
+        if im is None or im.format!='JPEG' or im.mode!='RGB':
+            im = p.load()
         else:
             with im:
                 size = im.size[::-1] if im.getexif().get(274) in (5,6,7,8) else im.size
-                if size!=p.size: raise DataError(f'{p.path} is {size[0]}x{size[1]}, {p.size[0]}x{p.size[1]} was stated: mend the annotation or the file')
-                im.draft('RGB', tuple(math.ceil(1.3*o) for o in letterbox(im.size, self.side))) # decode at a half, a quarter ... but no smaller than this
+                if size!=p.size:
+                    raise DataError(
+                        f'{p.path} is {size[0]}x{size[1]}, {p.size[0]}x{p.size[1]} was stated: mend the annotation or'
+                        ' the file'
+                    )
+                # decode at a half, a quarter ... but no smaller than this
+                im.draft('RGB', tuple(math.ceil(1.3*o) for o in letterbox(im.size, self.side)))
                 im = load_image(im, name=str(p.path))
         return self._square(im, p), p.label, letterbox(p.size, self.side)
 
@@ -1171,7 +1449,9 @@ class PhotoFiles:
     def _mask(self, p)->Image.Image: # with 0 and 255, the photo's size
         if isinstance(p.mask, (str, os.PathLike)):
             with contextlib.suppress(OSError), open_picture(p.mask) as m:
-                if m.mode in ('1','L') and m.size==p.size and not m.info.get('transparency') and not m.getexif(): return m.point(lambda v: 255*(v>127)) # the usual case needs no detour
+                # the usual case needs no detour
+                if m.mode in ('1','L') and m.size==p.size and not m.info.get('transparency') and not m.getexif():
+                    return m.point(lambda v: 255*(v>127))
         return Image.fromarray(photo_mask(p))
 
 # %% ../nbs/01_data.ipynb #33726f38
@@ -1207,12 +1487,19 @@ def write_tars(
     source,out = as_source(source, **kw),make_folder(out)
     for n,i in enumerate(tqdm(range(0, len(source), per_shard), disable=not progress, unit='file')):
         items = [source.item(j) for j in range(i, min(i+per_shard, len(source)))]
-        key = hashlib.sha1(repr([(l,d,quality) for _,l,d in items]).encode()+b''.join(np.ascontiguousarray(a) for a,_,_ in items)).hexdigest()
+        key = hashlib.sha1(
+            repr([(l, d, quality) for _, l, d in items]).encode()
+            + b''.join(np.ascontiguousarray(a) for a, _, _ in items)
+        ).hexdigest()
         path = out/f'shard-{n:06d}.tar'
         if _tar_key(path)!=key:
-            with atomic_path(path) as tmp, tarfile.open(tmp, 'w', format=tarfile.PAX_FORMAT, pax_headers=dict(comment=key)) as t:
+            with atomic_path(path) as tmp, tarfile.open(
+                tmp, 'w', format=tarfile.PAX_FORMAT, pax_headers=dict(comment=key)
+            ) as t:
                 for j,item in enumerate(items, i): _tar_item(t, f'{j:06d}', *item, quality)
-    while _tar_key(path := out/f'shard-{n+1:06d}.tar'): path.unlink(); n += 1  # ours, of an earlier, larger set
+    while _tar_key(path := out/f'shard-{n+1:06d}.tar'):  # ours, of an earlier, larger set
+        path.unlink()
+        n += 1
     return TarShards(out, source.side)
 
 def _tar_key(path)->str: # '' for files that are not ours
@@ -1222,11 +1509,17 @@ def _tar_key(path)->str: # '' for files that are not ours
 
 def _tar_item(t, key, a, label, dims, quality):
     w,h = dims
-    for suffix,im,kw in (('jpg', a[:h,:w,:3], dict(format='JPEG', quality=quality, subsampling=0)), ('png', a[:h,:w,3], dict(format='PNG')), ('json', None, None)):
+    for suffix, im, kw in (
+        ('jpg', a[:h, :w, :3], dict(format='JPEG', quality=quality, subsampling=0)),
+        ('png', a[:h, :w, 3], dict(format='PNG')),
+        ('json', None, None),
+    ):
         f = io.BytesIO()
         if im is None: f.write(json.dumps(dict(label=label)).encode())
         else: Image.fromarray(np.ascontiguousarray(im)).save(f, **kw)
-        info = tarfile.TarInfo(f'{key}.{suffix}'); info.size = f.tell(); f.seek(0)
+        info = tarfile.TarInfo(f'{key}.{suffix}')
+        info.size = f.tell()
+        f.seek(0)
         t.addfile(info, f)
 
 # %% ../nbs/01_data.ipynb #b5d58aa6
@@ -1257,8 +1550,10 @@ class TarShards:
             with tarfile.open(path, 'r:') as t:
                 for m in t:
                     key,_,suffix = m.name.rpartition('/')[2].partition('.')
-                    if m.isfile(): found.setdefault(m.name[:len(m.name)-len(suffix)], {})[suffix.lower()] = (m.offset_data, m.size)
-        except (OSError, tarfile.TarError) as e: raise DataError(f'{path} is not a whole tar file ({reason(e)}): fetch or write it again') from None
+                    if m.isfile():
+                        found.setdefault(m.name[:len(m.name)-len(suffix)], {})[suffix.lower()] = (m.offset_data, m.size)
+        except (OSError, tarfile.TarError) as e:
+            raise DataError(f'{path} is not a whole tar file ({reason(e)}): fetch or write it again') from None
         return [(path.name, o) for o in found.values() if {'jpg','png'}<=set(o)]
 
     def _read(self, name, where)->bytes:
@@ -1294,13 +1589,20 @@ class PairDataset(torch.utils.data.Dataset):
         self.source,self.size,self.transform = as_source(source, side or size),size,transform
     def __len__(self): return len(self.source)
 
-    def __getitem__(self, key)->dict: # image (3,s,s) in [-1,1], mask (1,s,s) in [0,1], label, dims (width, height) of the photo in the square, seed
+    # image (3,s,s) in [-1,1], mask (1,s,s) in [0,1], label, dims (width, height) of the photo in the square, seed
+    def __getitem__(self, key)->dict:
         i,seed = _key(key, len(self))
         a,label,dims = self.source.item(i)
         t = _planes(a, self.size)
         image,mask = t[:3]/127.5-1,t[3:]/255
         if self.transform: image,mask = self.transform(image, mask, np.random.default_rng(seed))
-        return dict(image=image, mask=mask, label=label, dims=torch.tensor([round(o*t.shape[-1]/len(a)) for o in dims]), seed=seed)
+        return dict(
+            image=image,
+            mask=mask,
+            label=label,
+            dims=torch.tensor([round(o * t.shape[-1] / len(a)) for o in dims]),
+            seed=seed,
+        )
 
 # %% ../nbs/01_data.ipynb #6008e5ea
 class TargetDataset(torch.utils.data.Dataset):
@@ -1314,7 +1616,8 @@ class TargetDataset(torch.utils.data.Dataset):
     ):
         self.source,self.hole,self.flip = as_source(source, side or size),hole,flip
         self.size = size or self.source.side
-        if self.source.side<self.size: raise DataError(f'pictures of {self.source.side} pixels are too small for {self.size}: pack larger ones')
+        if self.source.side<self.size:
+            raise DataError(f'pictures of {self.source.side} pixels are too small for {self.size}: pack larger ones')
     def __len__(self): return len(self.source)
 
     def __getitem__(self, key)->dict: # image (3,s,s) in [-1,1], mask and hole (1,s,s) in [0,1], label, seed
@@ -1348,7 +1651,10 @@ def _plain_loop(photos, side):
     for p in photos:
         image = np.asarray(open_picture(p.path).convert('RGB').resize((side,side)))
         mask = np.asarray(open_picture(p.mask).convert('L').resize((side,side)))
-        yield torch.from_numpy(image.copy()).permute(2,0,1).float()/127.5-1, torch.from_numpy(mask.copy())[None].float()/255
+        yield (
+            torch.from_numpy(image.copy()).permute(2, 0, 1).float() / 127.5 - 1,
+            torch.from_numpy(mask.copy())[None].float() / 255,
+        )
 
 # %% ../nbs/01_data.ipynb #2a29e038
 def loader_speed(
@@ -1362,15 +1668,28 @@ def loader_speed(
     import tempfile
     with tempfile.TemporaryDirectory() as d:
         photos = _camera_photos(d, n)
-        load = lambda source,workers: torch.utils.data.DataLoader(PairDataset(source, side), bs, num_workers=workers, persistent_workers=workers>0)
-        ways = {'plain loop': _plain_loop(photos, side), f'files, {workers} workers': load(photos, workers), 'shards': load(pack_shards(photos, Path(d)/'shards', side, progress=False), 0),
-                f'tars, {workers} workers': load(write_tars(Path(d)/'shards', Path(d)/'tars', progress=False), workers)}
+        load = lambda source, workers: torch.utils.data.DataLoader(
+            PairDataset(source, side), bs, num_workers=workers, persistent_workers=workers > 0
+        )
+        ways = {
+            'plain loop': _plain_loop(photos, side),
+            f'files, {workers} workers': load(photos, workers),
+            'shards': load(pack_shards(photos, Path(d) / 'shards', side, progress=False), 0),
+            f'tars, {workers} workers': load(
+                write_tars(Path(d) / 'shards', Path(d) / 'tars', progress=False), workers
+            ),
+        }
         def once(k):
             way = _plain_loop(photos, side) if k=='plain loop' else ways[k]
             t = time.perf_counter()
             for _ in way: pass
             return n/(time.perf_counter()-t)
-        for k in ways: once(k)                                                             # start the workers, warm the file cache
+        # start the workers, warm the file cache
+        for k in ways:
+            once(k)
         rounds = [{k: once(k) for k in ways} for _ in range(repeats)]
     mid = lambda f: round(float(np.median([f(r) for r in rounds])), 2)
-    return {k: dict(pictures_per_second=mid(lambda r: r[k]), times_the_plain_loop=mid(lambda r: r[k]/r['plain loop'])) for k in ways}
+    return {
+        k: dict(pictures_per_second=mid(lambda r: r[k]), times_the_plain_loop=mid(lambda r: r[k] / r['plain loop']))
+        for k in ways
+    }

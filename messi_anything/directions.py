@@ -16,9 +16,27 @@ from .landmarks import FACE_OVAL, align, angles, landmark_net, six_points
 from .text import check_text
 from .inpaint import LEFT, Painted, Wrapper
 from .headparts import head_parts
-from .headspace import (CROP, EYES_APART, VIEWS, WARPED, HeadSpace, HeadView, between_eyes, control_points,
-    face_region, fill_missing, from_vector, head_space, light_of, oval_radius, place_head, ray_directions, smooth_outline,
-    texture_coordinates, texture_of)
+from messi_anything.headspace import (
+    CROP,
+    EYES_APART,
+    VIEWS,
+    WARPED,
+    HeadSpace,
+    HeadView,
+    between_eyes,
+    control_points,
+    face_region,
+    fill_missing,
+    from_vector,
+    head_space,
+    light_of,
+    oval_radius,
+    place_head,
+    ray_directions,
+    smooth_outline,
+    texture_coordinates,
+    texture_of,
+)
 from .heads import aligned_crop, blur, old_outline, seen_faces, smooth_step, without_sunglasses
 
 # %% auto #0
@@ -156,7 +174,9 @@ def fit_directions(
     out.shape_mean.copy_(y.mean(0))
     out.shape_std.copy_(y.std(0))
     turned = angles(frames[1])/20
-    d = _pattern(torch.cat([(y-y.mean(0))/y.std(0), turned], 1), q.flatten(1), ridge)[:len(SHAPES)].unflatten(1, (478,3))
+    d = _pattern(torch.cat([(y - y.mean(0)) / y.std(0), turned], 1), q.flatten(1), ridge)[: len(SHAPES)].unflatten(
+        1, (478, 3)
+    )
     flip = torch.tensor([-1.,1.,1.])
     out.shape.copy_((d+d[:,space.mirror]*flip)/2)
     record = {v: _fit_view(out, v, space.views[v], *sets[v], ridge, held_out) for v in VIEWS}
@@ -168,7 +188,10 @@ def _pattern(x, z, ridge): # (n,k), (n,m) -> (k,m)
 
 def _fit_view(out, name, view, points, textures, seen, ridge, held_out): # fills `out` in -> R2
     parts = list(zip(textures.split(256), seen.split(256)))
-    z = torch.cat([view.encode(fill_missing(t.float()/255, s.float()/255))-view.average for t,s in parts])@view.directions().T
+    z = (
+        torch.cat([view.encode(fill_missing(t.float() / 255, s.float() / 255)) - view.average for t, s in parts])
+        @ view.directions().T
+    )
     own = torch.cat([texture_numbers(t.float()/255, view) for t,_ in parts])
     light = torch.cat([light_of(t.float()/255) for t,_ in parts])
     q,frames = own_frame(points)
@@ -184,37 +207,88 @@ def _fit_view(out, name, view, points, textures, seen, ridge, held_out): # fills
     getattr(out, f'{name}_mean').copy_(own.mean(0))
     getattr(out, f'{name}_std').copy_(own.std(0))
     zs = (z-z[~apart].mean(0))/z[~apart].std()
-    w = torch.linalg.solve(zs[~apart].T@zs[~apart]+20*torch.eye(zs.shape[1]), zs[~apart].T@(y[~apart]-y[~apart].mean(0)))
+    w = torch.linalg.solve(
+        zs[~apart].T @ zs[~apart] + 20 * torch.eye(zs.shape[1]), zs[~apart].T @ (y[~apart] - y[~apart].mean(0))
+    )
     left = (zs[apart]@w+y[~apart].mean(0)-y[apart]).square().sum(0)
     r2 = 1-left/(y[apart]-y[apart].mean(0)).square().sum(0)
-    return dict(heads=len(z), held_out=int(apart.sum()), r2={a: round(b, 3) for a,b in zip((*SHAPES, *TEXTURES), r2.tolist())})
+    return dict(
+        heads=len(z),
+        held_out=int(apart.sum()),
+        r2={a: round(b, 3) for a, b in zip((*SHAPES, *TEXTURES), r2.tolist())},
+    )
 
 # %% ../nbs/07m_directions.ipynb #a166b3fe
-PHRASES = { # what is said -> attribute and how much of it, in standard deviations of people; degrees of a turn
-    'smiling': dict(smile=1.7), 'smile': dict(smile=1.7), 'happy': dict(smile=1.7), 'grinning': dict(smile=2.2),
-    'laughing': dict(smile=1.9, mouth=1.6), 'laugh': dict(smile=1.9, mouth=1.6),
-    'serious': dict(smile=-1.4, mouth=-1.6), 'unhappy': dict(smile=-1.6, mouth=-1.6), 'sad': dict(smile=-1.6, mouth=-1.6),
-    'mouth open': dict(mouth=2.3), 'open mouth': dict(mouth=2.3), 'mouth closed': dict(mouth=-1.6), 'closed mouth': dict(mouth=-1.6),
-    'eyes wide open': dict(eyes=3.2), 'wide eyes': dict(eyes=3.2), 'squinting': dict(eyes=-2.5), 'narrow eyes': dict(eyes=-2.5),
-    'raised eyebrows': dict(brows=2.), 'eyebrows raised': dict(brows=2.), 'raised brows': dict(brows=2.),
-    'surprised': dict(brows=2., eyes=2.2, mouth=2.), 'frowning': dict(brows=-2.6), 'angry': dict(brows=-2.6, smile=-1.),
-    'wide face': dict(width=1.8), 'round face': dict(width=1.8), 'narrow face': dict(width=-1.8), 'thin face': dict(width=-1.8),
-    'beard': dict(beard=4.), 'bearded': dict(beard=4.), 'stubble': dict(beard=2.),
-    'lit from the left': dict(light=-1.9), 'light from the left': dict(light=-1.9),
-    'lit from the right': dict(light=1.9), 'light from the right': dict(light=1.9),
-    'tanned': dict(skin=-1.), 'darker skin': dict(skin=-1.4), 'dark skin': dict(skin=-1.4), 'pale': dict(skin=1.),
-    'lighter skin': dict(skin=1.), 'light skin': dict(skin=1.),
-    'looking left': dict(yaw=-22), 'looking to the left': dict(yaw=-22), 'facing left': dict(yaw=-22), 'turned left': dict(yaw=-22),
-    'turned to the left': dict(yaw=-22), 'looking right': dict(yaw=22), 'looking to the right': dict(yaw=22),
-    'facing right': dict(yaw=22), 'turned right': dict(yaw=22), 'turned to the right': dict(yaw=22),
-    'looking ahead': dict(yaw=0), 'looking straight ahead': dict(yaw=0), 'facing the camera': dict(yaw=0), 'from the front': dict(yaw=0),
-    'looking up': dict(pitch=-13), 'looking down': dict(pitch=13),
+PHRASES = {  # what is said -> attribute and how much of it, in standard deviations of people; degrees of a turn
+    'smiling': dict(smile=1.7),
+    'smile': dict(smile=1.7),
+    'happy': dict(smile=1.7),
+    'grinning': dict(smile=2.2),
+    'laughing': dict(smile=1.9, mouth=1.6),
+    'laugh': dict(smile=1.9, mouth=1.6),
+    'serious': dict(smile=-1.4, mouth=-1.6),
+    'unhappy': dict(smile=-1.6, mouth=-1.6),
+    'sad': dict(smile=-1.6, mouth=-1.6),
+    'mouth open': dict(mouth=2.3),
+    'open mouth': dict(mouth=2.3),
+    'mouth closed': dict(mouth=-1.6),
+    'closed mouth': dict(mouth=-1.6),
+    'eyes wide open': dict(eyes=3.2),
+    'wide eyes': dict(eyes=3.2),
+    'squinting': dict(eyes=-2.5),
+    'narrow eyes': dict(eyes=-2.5),
+    'raised eyebrows': dict(brows=2.0),
+    'eyebrows raised': dict(brows=2.0),
+    'raised brows': dict(brows=2.0),
+    'surprised': dict(brows=2.0, eyes=2.2, mouth=2.0),
+    'frowning': dict(brows=-2.6),
+    'angry': dict(brows=-2.6, smile=-1.0),
+    'wide face': dict(width=1.8),
+    'round face': dict(width=1.8),
+    'narrow face': dict(width=-1.8),
+    'thin face': dict(width=-1.8),
+    'beard': dict(beard=4.0),
+    'bearded': dict(beard=4.0),
+    'stubble': dict(beard=2.0),
+    'lit from the left': dict(light=-1.9),
+    'light from the left': dict(light=-1.9),
+    'lit from the right': dict(light=1.9),
+    'light from the right': dict(light=1.9),
+    'tanned': dict(skin=-1.0),
+    'darker skin': dict(skin=-1.4),
+    'dark skin': dict(skin=-1.4),
+    'pale': dict(skin=1.0),
+    'lighter skin': dict(skin=1.0),
+    'light skin': dict(skin=1.0),
+    'looking left': dict(yaw=-22),
+    'looking to the left': dict(yaw=-22),
+    'facing left': dict(yaw=-22),
+    'turned left': dict(yaw=-22),
+    'turned to the left': dict(yaw=-22),
+    'looking right': dict(yaw=22),
+    'looking to the right': dict(yaw=22),
+    'facing right': dict(yaw=22),
+    'turned right': dict(yaw=22),
+    'turned to the right': dict(yaw=22),
+    'looking ahead': dict(yaw=0),
+    'looking straight ahead': dict(yaw=0),
+    'facing the camera': dict(yaw=0),
+    'from the front': dict(yaw=0),
+    'looking up': dict(pitch=-13),
+    'looking down': dict(pitch=13),
 }
 NOTHING = dict(smile=-.6, mouth=-1.6) # 'no' and 'without' before one of these
 HAIR = dict(blond=(.78,.62,.38), blonde=(.78,.62,.38), brown=(.33,.21,.13), black=(.10,.09,.09), dark=(.14,.11,.09),
             red=(.40,.21,.13), ginger=(.46,.25,.14), grey=(.58,.58,.57), white=(.86,.86,.85))
-HATS = {'hat': 'cap', 'cap': 'cap', 'beanie': 'beanie', 'sun hat': 'sun hat', 'straw hat': 'sun hat', 'top hat': 'top hat',
-        'bucket hat': 'bucket hat'}
+HATS = {
+    'hat': 'cap',
+    'cap': 'cap',
+    'beanie': 'beanie',
+    'sun hat': 'sun hat',
+    'straw hat': 'sun hat',
+    'top hat': 'top hat',
+    'bucket hat': 'bucket hat',
+}
 SUNGLASSES = {'sunglasses': 'square', 'dark glasses': 'square', 'shades': 'square', 'round sunglasses': 'round',
               'aviator sunglasses': 'aviator', 'sport sunglasses': 'sport'}
 GLASSES = {'glasses': 'square', 'spectacles': 'square', 'round glasses': 'round', 'aviator glasses': 'aviator'}
@@ -223,9 +297,19 @@ MASKS = {'mask': 'surgical', 'medical mask': 'surgical', 'face mask': 'surgical'
 SHIRTS = ('shirt','t shirt','tee','jersey','top','sweater')
 
 # %% ../nbs/07m_directions.ipynb #2a137c64
-_also = {'gray': 'grey', 'pale blue': 'light blue', 'sky blue': 'light blue', 'dark blue': 'navy', 'lightblue': 'light blue', 'darkblue': 'navy', 'light grey': 'light grey'}
-_fill = set('''a an light dark and or but with in on of at to is was who wearing wears has having person man woman boy girl somebody someone
-    people photo picture portrait close up plain head shoulders his her their him he she this that player another'''.split())
+_also = {
+    'gray': 'grey',
+    'pale blue': 'light blue',
+    'sky blue': 'light blue',
+    'dark blue': 'navy',
+    'lightblue': 'light blue',
+    'darkblue': 'navy',
+    'light grey': 'light grey',
+}
+_fill = set(
+    '''a an light dark and or but with in on of at to is was who wearing wears has having person man woman boy girl somebody someone
+    people photo picture portrait close up plain head shoulders his her their him he she this that player another'''.split()
+)
 _not,_so_far = {'no','not','without','never'},{'but','with','in','wearing','on'}
 _much = {'slightly': .55, 'little': .55, 'very': 1.3, 'broadly': 1.3, 'widely': 1.3}
 
@@ -243,15 +327,28 @@ class Wish:
 
     def __str__(self): return ', '.join(self.heard) or 'nothing asked for'
     @property
-    def on_head(self)->bool: return bool(self.moves or self.props or self.hair) # whether it asks for anything that a head can show
+    def on_head(self)->bool: # whether it asks for anything that a head can show
+        return bool(self.moves or self.props or self.hair)
 
 def known_phrases()->dict: # kind -> phrases
     "All that is understood, by kind"
     of = lambda *names: [k for k,v in PHRASES.items() if set(v)&set(names)]
-    return dict(expression=of('smile','mouth','eyes','brows'), turn=of('yaw','pitch'), face=of('width'), beard=of('beard'), skin=of('skin'),
-                light=of('light'), hair=[f'{c} hair' for c in HAIR], hats=list(HATS), glasses=[*SUNGLASSES, *GLASSES], masks=list(MASKS),
-                shirts=[*SHIRTS[:1], 'striped shirt', *SHIRTS[1:]], background=['background'], colours=list(colours),
-                how=[*_much, 'no', 'without'])
+    return dict(
+        expression=of('smile', 'mouth', 'eyes', 'brows'),
+        turn=of('yaw', 'pitch'),
+        face=of('width'),
+        beard=of('beard'),
+        skin=of('skin'),
+        light=of('light'),
+        hair=[f'{c} hair' for c in HAIR],
+        hats=list(HATS),
+        glasses=[*SUNGLASSES, *GLASSES],
+        masks=list(MASKS),
+        shirts=[*SHIRTS[:1], 'striped shirt', *SHIRTS[1:]],
+        background=['background'],
+        colours=list(colours),
+        how=[*_much, 'no', 'without'],
+    )
 
 # %% ../nbs/07m_directions.ipynb #00d4a007
 def understand(
@@ -270,16 +367,31 @@ def understand(
     for c in state['colours']: wish.unknown.append((c, None))
     if text and not wish.heard and not any(t in _fill|own for t in tokens):
         some = 'smiling, looking left, beard, blond hair, sunglasses, a red cap, a medical mask, a white shirt'
-        raise ConfigError(f'nothing in {text[:60]!r} is understood; among what can be said is: {some}; `vocabulary()` lists all of it')
+        raise ConfigError(
+            f'nothing in {text[:60]!r} is understood; among what can be said is: {some}; `vocabulary()` lists all'
+            ' of it'
+        )
     if warn and wish.unknown: warnings.warn(f'not understood, and left out: {_named(wish.unknown)}', stacklevel=2)
     return wish
 
-def _named(unknown): return ', '.join(w+(f' (did you mean {n}?)' if n else '') for w,n in unknown[:8])+('...' if len(unknown)>8 else '')
+def _named(unknown):
+    return ', '.join(w+(f' (did you mean {n}?)' if n else '') for w,n in unknown[:8])+('...' if len(unknown)>8 else '')
 
 @functools.lru_cache(1)
 def _book(): # words of a phrase -> (kind, phrase), the long ones first
-    kinds = [(PHRASES,'move'), (HATS,'hat'), (SUNGLASSES,'sun'), (MASKS,'mask'), (SHIRTS,'shirt'), (GLASSES,'glasses'),
-             (('background','ground'),'ground'), (('hair',),'hair'), (('stripes',),'shirt'), (_also,'colour'), (colours,'colour')]
+    kinds = [
+        (PHRASES, 'move'),
+        (HATS, 'hat'),
+        (SUNGLASSES, 'sun'),
+        (MASKS, 'mask'),
+        (SHIRTS, 'shirt'),
+        (GLASSES, 'glasses'),
+        (('background', 'ground'), 'ground'),
+        (('hair',), 'hair'),
+        (('stripes',), 'shirt'),
+        (_also, 'colour'),
+        (colours, 'colour'),
+    ]
     book = {tuple(w for w in p.lower().split() if w!='the'): (kind, p) for phrases,kind in kinds for p in phrases}
     for c in HAIR: book[c,'hair'] = 'haircolour',c
     for c in HAIR: book[c,'haired'] = 'haircolour',c
@@ -307,10 +419,20 @@ def _nearest(word):
 def _take(wish, kind, phrase, state): # a phrase that was found
     if kind=='colour': return state['colours'].append(_also.get(phrase, phrase))
     tints,no = [c for c in state['colours'] if c in colours],state['no']
-    said = ' '.join([*(['no'] if no else []), *(' and '.join(tints).split()), *(['striped'] if state['striped'] and kind=='shirt' else []), phrase+' hair'*(kind=='haircolour')])
-    if kind=='move': _ask(wish, phrase, no, state['much'])
-    elif kind=='haircolour' or kind=='hair': _ask_hair(wish, phrase if kind=='haircolour' else next(iter(tints), ''), said)
-    elif kind=='shirt': _set(wish, 'shirt', tuple(colours[c] for c in tints[:2 if state['striped'] or phrase=='stripes' else 1]))
+    said = ' '.join(
+        [
+            *(['no'] if no else []),
+            *(' and '.join(tints).split()),
+            *(['striped'] if state['striped'] and kind == 'shirt' else []),
+            phrase + ' hair' * (kind == 'haircolour'),
+        ]
+    )
+    if kind=='move':
+        _ask(wish, phrase, no, state['much'])
+    elif kind=='haircolour' or kind=='hair':
+        _ask_hair(wish, phrase if kind=='haircolour' else next(iter(tints), ''), said)
+    elif kind=='shirt':
+        _set(wish, 'shirt', tuple(colours[c] for c in tints[:2 if state['striped'] or phrase=='stripes' else 1]))
     elif kind=='ground': _set(wish, 'ground', colours[tints[0]] if tints else ())
     else: _ask_prop(wish, kind, phrase, tints, no)
     state.update(colours=[], striped=False, much=1.)
@@ -318,7 +440,10 @@ def _take(wish, kind, phrase, state): # a phrase that was found
 
 def _set(wish, what, value):
     old = getattr(wish, what)
-    if old and value and old!=value: raise ConfigError(f'{wish.text[:60]!r} asks for two different kinds of {dict(ground="background").get(what, what)}: say one')
+    if old and value and old!=value:
+        raise ConfigError(
+            f'{wish.text[:60]!r} asks for two different kinds of {dict(ground="background").get(what, what)}: say one'
+        )
     setattr(wish, what, value or old)
 
 def _ask(wish, phrase, no, much):
@@ -328,7 +453,10 @@ def _ask(wish, phrase, no, much):
         if no: goal = NOTHING.get(k, -goal/2) if v>0 else abs(goal)/2
         old = wish.moves.get(k)
         if old is not None and (old*goal<0 or (k in ('yaw',) and old!=goal)):
-            raise ConfigError(f'{wish.text[:60]!r} asks for opposite things of {dict(yaw="where to look", pitch="where to look").get(k, k)}: say one of them')
+            raise ConfigError(
+                f'{wish.text[:60]!r} asks for opposite things of'
+                f' {dict(yaw="where to look", pitch="where to look").get(k, k)}: say one of them'
+            )
         wish.moves[k] = goal if old is None or abs(goal)>abs(old) else old
 
 def _ask_hair(wish, colour, said):
@@ -339,14 +467,32 @@ def _ask_hair(wish, colour, said):
 def _ask_prop(wish, kind, phrase, tints, no):
     slot = dict(sun='glasses').get(kind, kind)
     if no:
-        if wish.props.get(slot): raise ConfigError(f'{wish.text[:60]!r} asks for something and its opposite: say one of them')
+        if wish.props.get(slot):
+            raise ConfigError(f'{wish.text[:60]!r} asks for something and its opposite: say one of them')
         wish.props[slot] = None
         return
     tint = next(iter(tints), None)
-    prop = (hat(HATS[phrase], tint or dict(beanie='blue').get(HATS[phrase], 'beige' if HATS[phrase]=='sun hat' else 'black' if HATS[phrase]=='top hat' else 'red'))
-            if kind=='hat' else sunglasses(SUNGLASSES[phrase], tint or 'black') if kind=='sun'
-            else medical_mask(MASKS[phrase], tint) if kind=='mask' else eyeglasses(GLASSES[phrase], tint or 'black'))
-    if slot in wish.props and wish.props[slot]!=prop: raise ConfigError(f'{wish.text[:60]!r} asks for two different things in one place, or for something and its opposite: say one')
+    prop = (
+        hat(
+            HATS[phrase],
+            tint
+            or dict(beanie='blue').get(
+                HATS[phrase],
+                'beige' if HATS[phrase] == 'sun hat' else 'black' if HATS[phrase] == 'top hat' else 'red',
+            ),
+        )
+        if kind == 'hat'
+        else (
+            sunglasses(SUNGLASSES[phrase], tint or 'black')
+            if kind == 'sun'
+            else medical_mask(MASKS[phrase], tint) if kind == 'mask' else eyeglasses(GLASSES[phrase], tint or 'black')
+        )
+    )
+    if slot in wish.props and wish.props[slot]!=prop:
+        raise ConfigError(
+            f'{wish.text[:60]!r} asks for two different things in one place, or for something and its opposite:'
+            ' say one'
+        )
     wish.props[slot] = prop
 
 # %% ../nbs/07m_directions.ipynb #36375fd5
@@ -361,7 +507,9 @@ class Change:
     props:list=field(default_factory=list)
 
 _relative = ('width','light','skin','pitch') # moved from where they are, not to a goal
-_least,_most = dict(mouth=1.2, smile=.9, eyes=1.5, brows=1.5, beard=1.8), dict(mouth=4.2, smile=3., eyes=3.6, brows=3.2, beard=5.5)
+_least, _most = dict(mouth=1.2, smile=0.9, eyes=1.5, brows=1.5, beard=1.8), dict(
+    mouth=4.2, smile=3.0, eyes=3.6, brows=3.2, beard=5.5
+)
 
 def change_of(
     source:Wish, target:Wish,
@@ -415,7 +563,8 @@ def _in_crop(mesh, at, mirror): # (478,3) pixels of the photo -> (1,478,3) of th
     q = torch.cat([xy, mesh[:,2:]/at.scale], 1)[None]
     return q[:,mirror] if at.mirrored else q
 
-def _held(old, new, outline): # (1,478,3) twice, (1,21) -> control points before and after (1,203,2), and (32,) how far they reach
+# (1,478,3) twice, (1,21) -> control points before and after (1,203,2), and (32,) how far they reach
+def _held(old, new, outline):
     on,(d,_) = ray_directions()[1],ray_directions()
     oval = oval_radius(old, between_eyes(old))
     radius = oval.clone()
@@ -480,7 +629,9 @@ def _look(img, mesh, new, space, parts):
 # %% ../nbs/07m_directions.ipynb #909cc822
 def _bent(img, head): # -> (1,3,h,w) the photo bent, (1,1,h,w) where
     crop = torch.from_numpy(head.crop).float()
-    off = (texture_coordinates(head.after, head.before[0], crop, CROP)-crop)*(head.inside[0,0]*_near(head, crop))[...,None]
+    off = (texture_coordinates(head.after, head.before[0], crop, CROP) - crop) * (
+        head.inside[0, 0] * _near(head, crop)
+    )[..., None]
     grid = head.photo_grid(head.crop+off.double().numpy(), img.shape[:1:-1])
     moved = off.norm(dim=-1)*head.at.scale
     return F.grid_sample(img, grid, 'bicubic', 'border', align_corners=False),smooth_step(moved, .05, .6)[None,None]
@@ -514,7 +665,8 @@ def _open_mouth(img, head, layer, alpha): # teeth keep their length; what opens 
     band = (.34*tensor(gap_here)).clamp(max=7)*(1-u**4)
     drawn = smooth_step(band-tensor(d), -.8, .8)*(band>1)
     fill = light*(dark[:,None,None]*(.75+.75*v**2)*(1-drawn)+white[:,None,None]*(1-.45*u**2)*drawn)
-    seen = tensor(np.clip((.9*was_here-d)/1.2+.5, 0, 1)*np.clip((was_here-1)/2, 0, 1))  # the teeth that were seen before
+    # the teeth that were seen before
+    seen = tensor(np.clip((.9*was_here-d)/1.2+.5, 0, 1)*np.clip((was_here-1)/2, 0, 1))
     fill = fill*(1-seen)+teeth[0]*seen
     front = smooth_step(head.parts.on(head.box)[4], .4, .7)[None,None]              # hands and microphones
     m = (1-front)*blur(tensor(inside*np.clip((gap_here-was_here-.5)/1.5, 0, 1))[None,None], max(.4, .5*head.at.scale))
@@ -539,8 +691,10 @@ def _retextured(head, layer, alpha, texture): # adds what the directions do to t
         d = head.from_texture(from_vector((amount*way@view.directions())[None], view.where, view.where_half))
         if grey: d = d.mean(1, keepdim=True).expand_as(d)
         m = matte*_where(head, k)
-        if k=='light': layer = layer*(1+m*(d/base).clamp(-.6, .8))
-        elif k=='beard': layer = layer*(1+m*(d.clamp(max=0)/base).clamp(min=-.8)) if amount>0 else layer+gain*m*d.clamp(min=0)
+        if k=='light':
+            layer = layer*(1+m*(d/base).clamp(-.6, .8))
+        elif k=='beard':
+            layer = layer*(1+m*(d.clamp(max=0)/base).clamp(min=-.8)) if amount>0 else layer+gain*m*d.clamp(min=0)
         else: layer = layer*(1+m*(d.clamp(max=0)/base).clamp(min=-.8))+gain*m*d.clamp(min=0)
         alpha = torch.maximum(alpha, smooth_step(m, 0., .02))
     return layer,alpha
@@ -570,7 +724,8 @@ def recolour_hair(
     if on.sum()<30: return img
     sure = luma[hair>=min(.9, float(hair.max()))]
     sure = sure[::max(1, len(sure)//50_000)]
-    luma = luma.clamp(*sure.quantile(torch.tensor([.01,.85])))                       # at the edge, the background shines through
+    # at the edge, the background shines through
+    luma = luma.clamp(*sure.quantile(torch.tensor([.01,.85])))
     tint = torch.tensor(HAIR[colour])[:,None,None]*light
     mean = (tint*weights).sum()
     shade = mean+(luma-luma[on].mean())*(.24*mean.sqrt()/luma[on].std().clamp(min=.02)).clamp(.5, 2.2)
@@ -607,7 +762,10 @@ def change_head(
     "Move a head of a photo from one description to another"
     space = head_space()
     change = change_of(source or Wish(), target, numbers_of(img, mesh, space), strength)
-    if still: change = replace(change, shape={}, yaw=0., pitch=0., texture={k: v for k,v in change.texture.items() if k!='smile'})
+    if still:
+        change = replace(
+            change, shape={}, yaw=0.0, pitch=0.0, texture={k: v for k, v in change.texture.items() if k != 'smile'}
+        )
     new = move_mesh(mesh, change)
     out,changed = img.clone(),torch.zeros(1,1,*img.shape[2:])
     if strength==0: return out,changed
@@ -686,5 +844,6 @@ def told(
     if painter.mode!='head': return painter.with_prompt(text)                     # says that it cannot be told
     target = getattr(painter, 'target', None)
     wish = understand(text, (painter.name, getattr(getattr(target, 'cfg', None), 'label', '')))
-    if wish.shirt or wish.ground: warnings.warn('shirts and backgrounds stay as the photo has them; `generate` hears such words', stacklevel=2)
+    if wish.shirt or wish.ground:
+        warnings.warn('shirts and backgrounds stay as the photo has them; `generate` hears such words', stacklevel=2)
     return Told(painter, wish) if wish.on_head else painter

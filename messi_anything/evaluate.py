@@ -13,7 +13,15 @@ from fastcore.basics import store_attr
 from tqdm.auto import tqdm
 from .images import Box, ConfigError, DataError, command, list_images, load_image, made_here, to_tensor
 from .faces import BACKENDS, Face, find_faces, read_landmarks
-from .headspace import control_points, between_eyes, head_space, light_of, oval_radius, place_head, texture_of
+from messi_anything.headspace import (
+    control_points,
+    between_eyes,
+    head_space,
+    light_of,
+    oval_radius,
+    place_head,
+    texture_of,
+)
 from .heads import aligned_crop
 from .pipeline import ReplaceCfg, replace
 from .target import FaceEmbedding
@@ -90,7 +98,8 @@ class FaceJudge:
         name:str='',
     )->list: # of `FaceScore`
         "Every face of a photo"
-        if before.size!=after.size: raise DataError(f'{name}: {before.size} before and {after.size} after: give one size')
+        if before.size!=after.size:
+            raise DataError(f'{name}: {before.size} before and {after.size} after: give one size')
         old = self.faces(before)
         new = find_faces(after, backend=self.backend) if old else []
         return [self._score(before, after, f, new, name) for f in old]
@@ -122,20 +131,30 @@ def target_center(
         img = load_image(p)
         faces = [f for f in find_faces(img) if f.box.width>=40]
         if faces: found.append(embed(img, faces[0]))
-    if len(found)<3: raise DataError(f'{len(found)} faces of 40 pixels in {len(files)} photos: give more photos of the target')
+    if len(found)<3:
+        raise DataError(f'{len(found)} faces of 40 pixels in {len(files)} photos: give more photos of the target')
     found = np.stack(found)
     middle = np.median(found, 0)
     for _ in range(5):
         near = np.linalg.norm(found-middle, axis=1)<SAME
-        if not near.any(): raise DataError('no two photos show the same person: clean the folder with messi_prep_target')
+        if not near.any():
+            raise DataError('no two photos show the same person: clean the folder with messi_prep_target')
         middle = found[near].mean(0)
     return middle
 
 # %% ../nbs/09d_evaluate.ipynb #914aeb13
-BANDS = dict(all=lambda r: True, **{'16 to 28 pixels': lambda r: 16<=r.side<28, '28 to 60 pixels': lambda r: 28<=r.side<60,
-        '60 pixels and more': lambda r: r.side>=60, 'yaw under 15': lambda r: r.side>=28 and abs(r.yaw)<15,
-        'yaw 15 to 30': lambda r: r.side>=28 and 15<=abs(r.yaw)<30, 'yaw 30 to 60': lambda r: r.side>=28 and 30<=abs(r.yaw)<60,
-        'yaw over 60': lambda r: r.side>=28 and abs(r.yaw)>=60})
+BANDS = dict(
+    all=lambda r: True,
+    **{
+        '16 to 28 pixels': lambda r: 16 <= r.side < 28,
+        '28 to 60 pixels': lambda r: 28 <= r.side < 60,
+        '60 pixels and more': lambda r: r.side >= 60,
+        'yaw under 15': lambda r: r.side >= 28 and abs(r.yaw) < 15,
+        'yaw 15 to 30': lambda r: r.side >= 28 and 15 <= abs(r.yaw) < 30,
+        'yaw 30 to 60': lambda r: r.side >= 28 and 30 <= abs(r.yaw) < 60,
+        'yaw over 60': lambda r: r.side >= 28 and abs(r.yaw) >= 60,
+    }
+)
 
 def face_table(
     rows:list, # of `FaceScore`
@@ -149,7 +168,8 @@ def _numbers(rows):
     if rows[0].after is not None:
         out |= dict(target=_share([r.after<SAME for r in rows]), target_before=_share([r.before<SAME for r in rows]),
                     distance=_median([r.after for r in rows]), distance_before=_median([r.before for r in rows]))
-    if painted: out |= dict(sharpness=_median([r.sharpness for r in painted]), light=_median([r.light for r in painted]))
+    if painted:
+        out |= dict(sharpness=_median([r.sharpness for r in painted]), light=_median([r.light for r in painted]))
     return out
 
 def _share(o): return round(float(np.mean(o)), 3)
@@ -184,7 +204,8 @@ def evaluate_target(
 # %% ../nbs/09d_evaluate.ipynb #fc0f0900
 def messi_evaluate(
     photos:str,            # folder of photos to replace people in
-    target_photos:str='',  # folder of photos of the target, for the middle of its face embedding; without it, identity is not judged
+    # folder of photos of the target, for the middle of its face embedding; without it, identity is not judged
+    target_photos:str='',
     target:str='messi',    # a target's name, folder or hub id
     mode:str='',           # see messi_replace --help
     backend:str='mediapipe',# who finds the faces: mediapipe, or network (our own finder)
@@ -196,7 +217,10 @@ def messi_evaluate(
     judge = FaceJudge(target_center(target_photos) if target_photos else None, backend=backend)
     rows,chance = evaluate_target(list_images(photos, leave_out=made_here), cfg, judge)
     table = face_table(rows)
-    how = f'messi_evaluate {Path(photos).name} {Path(target_photos).name} --target {Path(target).name} --mode {mode} --backend {backend} --seed {seed}'
+    how = (
+        f'messi_evaluate {Path(photos).name} {Path(target_photos).name} --target {Path(target).name} --mode {mode}'
+        f' --backend {backend} --seed {seed}'
+    )
     write_json(out, dict(command=how, light_by_chance=chance, bands=table, faces=[asdict(r) for r in rows]))
     for k,v in table.items(): print(f'{k:20}', '  '.join(f'{n} {o}' for n,o in v.items()))
     print(f'{len(rows)} faces; record in {out}')

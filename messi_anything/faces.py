@@ -11,9 +11,30 @@ import numpy as np, torch, torch.nn.functional as F
 from torch import nn, Tensor
 from fastcore.basics import patch
 from PIL import Image
-from .images import Box, ConfigError, DataError, ImageError, atomic_path, load_image, crop, reason, regular_file, to_tensor
+from messi_anything.images import (
+    Box,
+    ConfigError,
+    DataError,
+    ImageError,
+    atomic_path,
+    load_image,
+    crop,
+    reason,
+    regular_file,
+    to_tensor,
+)
 from .augment import landmark_names, warp, recolour
-from .landmarks import N_POINTS, HeadPose, Windows, align, angles, find_landmarks, landmark_net, six_points, windows_of
+from messi_anything.landmarks import (
+    N_POINTS,
+    HeadPose,
+    Windows,
+    align,
+    angles,
+    find_landmarks,
+    landmark_net,
+    six_points,
+    windows_of,
+)
 from .training import Pretrained, find_weights
 
 # %% auto #0
@@ -31,8 +52,11 @@ class Face:
     "A face in a photo; right and left are the person's own, so the right eye of somebody who looks at us is on the left of the picture"
     box:Box                   # a square from brows to chin, pixels of the photo
     score:float=1.            # how face-like it is, in [0,1]
-    landmarks:np.ndarray=None # (6,2) x and y in pixels of the photo, in the order of `LANDMARKS`; those of the mesh where there is one, None where not known
-    mesh:np.ndarray=None      # (478,2) x and y in pixels of the photo, in the topology of `messi_anything.landmarks`; None where not known
+    # (6,2) x and y in pixels of the photo, in the order of `LANDMARKS`; those of the mesh where there is one, None
+    # where not known
+    landmarks:np.ndarray=None
+    # (478,2) x and y in pixels of the photo, in the topology of `messi_anything.landmarks`; None where not known
+    mesh:np.ndarray=None
     depth:np.ndarray=None     # (478,) on the same scale, 0 in the mean, smaller is nearer
     def __post_init__(self):
         if self.mesh is not None: object.__setattr__(self, 'landmarks', six_points(np.asarray(self.mesh)[None])[0])
@@ -49,7 +73,8 @@ class Face:
     @property
     def pose(self)->HeadPose: # yaw, pitch, roll in degrees; yaw positive to the image's right, pitch down
         "How the head is turned, from the mesh"
-        if self.mesh is None or self.depth is None: raise DataError(f'{self} has no mesh: find it with `read_landmarks`')
+        if self.mesh is None or self.depth is None:
+            raise DataError(f'{self} has no mesh: find it with `read_landmarks`')
         points = torch.from_numpy(np.concatenate([self.mesh, self.depth[:,None]], 1)).float()
         return HeadPose(*(round(o, 1) for o in angles(align(points[None], landmark_net().mean)[1])[0].tolist()))
     def moved(self, dx:float, dy:float)->Face:
@@ -59,7 +84,11 @@ class Face:
     def _marks(self):
         if self.landmarks is None: raise DataError(f'{self} has no landmarks: find the face with `find_faces`')
         return self.landmarks
-    def __repr__(self): return f'Face({self.box.width:.0f}x{self.box.height:.0f} at {self.box.left:.0f},{self.box.top:.0f}, score {self.score:.2f})'
+    def __repr__(self):
+        return (
+            f'Face({self.box.width:.0f}x{self.box.height:.0f} at {self.box.left:.0f},{self.box.top:.0f}, score'
+            f' {self.score:.2f})'
+        )
 
 # %% ../nbs/03a_faces.ipynb #793feef3
 _columns = ['path', 'score', 'x', 'y', 'w', 'h', *[f'{o.replace(" ","_")}_{a}' for o in LANDMARKS for a in 'xy']]
@@ -75,7 +104,14 @@ def write_face_table(
         for p,fs in faces.items():
             for o in fs:
                 marks = [''] * 12 if o.landmarks is None else [round(float(v),1) for v in o.landmarks.ravel()]
-                w.writerow([p, round(o.score,3), *(round(v,1) for v in (o.box.left, o.box.top, o.box.width, o.box.height)), *marks])
+                w.writerow(
+                    [
+                        p,
+                        round(o.score, 3),
+                        *(round(v, 1) for v in (o.box.left, o.box.top, o.box.width, o.box.height)),
+                        *marks,
+                    ]
+                )
 
 # %% ../nbs/03a_faces.ipynb #c6abb3ab
 def read_face_table(
@@ -90,9 +126,16 @@ def read_face_table(
                 if float(r['score'])<score: continue
                 if not r['path']: raise KeyError('path')
                 x,y,w,h = (float(r[k]) for k in 'xywh')
-                marks = np.array([float(r[k]) for k in _columns[6:]]).reshape(6,2) if all(r.get(k) for k in _columns[6:]) else None
+                marks = (
+                    np.array([float(r[k]) for k in _columns[6:]]).reshape(6, 2)
+                    if all(r.get(k) for k in _columns[6:])
+                    else None
+                )
                 out.setdefault(r['path'], []).append(Face(Box(x, y, x+w, y+h), float(r['score']), marks))
-    except (OSError, KeyError, ValueError, TypeError) as e: raise DataError(f'{path} is not a table of faces ({reason(e)}): it needs the columns {", ".join(_columns[:6])}') from None
+    except (OSError, KeyError, ValueError, TypeError) as e:
+        raise DataError(
+            f'{path} is not a table of faces ({reason(e)}): it needs the columns {", ".join(_columns[:6])}'
+        ) from None
     return {k: sorted(v, key=lambda o: -o.box.area) for k,v in out.items()}
 
 # %% ../nbs/03a_faces.ipynb #3d075fd1
@@ -103,11 +146,16 @@ def draw_faces(
 )->Image.Image:
     "The photo with a box around each face and dots on its landmarks: the person's right in red, left in blue, the middle in yellow"
     from PIL import ImageDraw
-    out = load_image(img).copy(); d = ImageDraw.Draw(out)
+    out = load_image(img).copy()
+    d = ImageDraw.Draw(out)
     for f in faces:
         d.rectangle([round(o) for o in f.box.astuple()], outline=(60,255,90), width=width)
-        for p,c in zip([] if f.landmarks is None else f.landmarks.tolist(), [(255,60,60),(70,130,255),(255,230,60),(255,230,60),(255,60,60),(70,130,255)]):
-            r = max(width, .02*f.box.width); d.ellipse([p[0]-r,p[1]-r,p[0]+r,p[1]+r], fill=c)
+        for p, c in zip(
+            [] if f.landmarks is None else f.landmarks.tolist(),
+            [(255, 60, 60), (70, 130, 255), (255, 230, 60), (255, 230, 60), (255, 60, 60), (70, 130, 255)],
+        ):
+            r = max(width, .02*f.box.width)
+            d.ellipse([p[0]-r,p[1]-r,p[0]+r,p[1]+r], fill=c)
     return out
 
 # %% ../nbs/03a_faces.ipynb #807f9d2b
@@ -121,7 +169,8 @@ class FaceCfg:
     maps:int=48               # channels of the landmark maps
 
 # %% ../nbs/03a_faces.ipynb #0fb1c6ac
-def _conv(i, o, stride=1): return nn.Sequential(nn.Conv2d(i, o, 3, stride, 1, bias=False), nn.BatchNorm2d(o), nn.ReLU(inplace=True))
+def _conv(i, o, stride=1):
+    return nn.Sequential(nn.Conv2d(i, o, 3, stride, 1, bias=False), nn.BatchNorm2d(o), nn.ReLU(inplace=True))
 
 class FaceNet(nn.Module, Pretrained):
     "Look at a window: is it a face, where exactly is its box, where are its landmarks"
@@ -133,7 +182,12 @@ class FaceNet(nn.Module, Pretrained):
         self.fine = nn.Sequential(_conv(3,a,2), _conv(a,b,2), _conv(b,b), _conv(b,b))
         self.middle = nn.Sequential(_conv(b,c,2), _conv(c,c), _conv(c,c))
         self.coarse = _conv(c,d,2)
-        self.face = nn.Sequential(nn.Flatten(), nn.Linear(d*(cfg.size//16)**2, cfg.hidden), nn.ReLU(inplace=True), nn.Linear(cfg.hidden, 4))
+        self.face = nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(d * (cfg.size // 16) ** 2, cfg.hidden),
+            nn.ReLU(inplace=True),
+            nn.Linear(cfg.hidden, 4),
+        )
         self.lateral = nn.ModuleList(nn.Conv2d(i, cfg.maps, 1) for i in (b,c,d))
         self.maps = nn.Sequential(_conv(cfg.maps, cfg.maps), nn.Conv2d(cfg.maps, 6, 1))
 
@@ -168,7 +222,14 @@ def cascade_candidates(
     "What the cascade takes for a face; with one neighbour, much that is none"
     im = img.rotate(angle, Image.BILINEAR) if angle else img
     if mirror: im = im.transpose(Image.FLIP_LEFT_RIGHT)
-    found = _cascade().detect_multi_scale(img=np.asarray(im), scale_factor=1.15, step_ratio=1, min_size=(smallest,)*2, max_size=(min(im.size),)*2, min_neighbor_number=neighbours)
+    found = _cascade().detect_multi_scale(
+        img=np.asarray(im),
+        scale_factor=1.15,
+        step_ratio=1,
+        min_size=(smallest,) * 2,
+        max_size=(min(im.size),) * 2,
+        min_neighbor_number=neighbours,
+    )
     a,(w,h),out = math.radians(angle),(im.width/2, im.height/2),[]
     for o in found:
         s = o['width']
@@ -179,7 +240,14 @@ def cascade_candidates(
 
 # %% ../nbs/03a_faces.ipynb #1193fbd6
 def _overlap(a, b): # (n,4) and (4,) windows -> (n,) IoU of their squares, turns left aside
-    h = (torch.minimum(a[:,:2]+a[:,2:3]/2, b[:2]+b[2]/2)-torch.maximum(a[:,:2]-a[:,2:3]/2, b[:2]-b[2]/2)).clamp(min=0).prod(1)
+    h = (
+        (
+            torch.minimum(a[:, :2] + a[:, 2:3] / 2, b[:2] + b[2] / 2)
+            - torch.maximum(a[:, :2] - a[:, 2:3] / 2, b[:2] - b[2] / 2)
+        )
+        .clamp(min=0)
+        .prod(1)
+    )
     return h/(a[:,2]**2+b[2]**2-h)
 
 def _best(logit, boxes, least, overlap=.35): # indices of those above `least` that no better one covers
@@ -194,13 +262,17 @@ class FaceFinder:
     "Find faces: places that the network proposes in one pass over the photo at each size, each looked at three times by the same network"
     def __init__(self,
         net:FaceNet,
-        score:float=.997,        # lowest score of a face; those of most faces lie above 0.999, those of hands and wheels below
+        # lowest score of a face; those of most faces lie above 0.999, those of hands and wheels below
+        score:float=.997,
         side:int=480,            # the photo's longer side counts as this
         smallest:int=18,         # smallest face, pixels at that size
         turns:tuple=(0,40,-40),  # degrees; each is tried only if the ones before it found no face
-        enough:float=None,       # a face of at least this share of the picture's width ends the search for smaller ones: for pictures of one person
+        # a face of at least this share of the picture's width ends the search for smaller ones: for pictures of one
+        # person
+        enough:float=None,
     ):
-        if not (isinstance(score, (int,float)) and 0<score<1): raise ConfigError(f'score={score!r}: give a number between 0 and 1')
+        if not (isinstance(score, (int,float)) and 0<score<1):
+            raise ConfigError(f'score={score!r}: give a number between 0 and 1')
         self.net,self.score,self.side,self.smallest,self.turns,self.enough = net.eval(),score,side,smallest,turns,enough
 
     @classmethod
@@ -237,7 +309,8 @@ def scan(
     x = F.pad(x, (pad, w//16*16-x.shape[3]-pad, pad, h//16*16-x.shape[2]-pad), mode='replicate')
     maps = net.coarse(net.middle(net.fine(x)))                          # (1,c,h/16,w/16)
     first,last = net.face[1],net.face[3]
-    kernel = first.weight.view(len(first.weight), maps.shape[1], s//16, s//16) # a layer over a flattened window is a convolution
+    # a layer over a flattened window is a convolution
+    kernel = first.weight.view(len(first.weight), maps.shape[1], s//16, s//16)
     o = last(F.conv2d(maps, kernel, first.bias).relu().permute(0,2,3,1))[0]    # (h',w',4)
     row,col = (o[...,0]>=least).nonzero(as_tuple=True)
     v = o[row,col]
@@ -277,9 +350,18 @@ def read(self:FaceFinder,
     w[:,2] *= zoom
     x = look(w)
     a,b = self.net(torch.cat([x, x.flip(3)])).float().chunk(2)
-    logit,uv = (a[:,0]+b[:,0])/2,torch.stack([a[:,4:].reshape(-1,6,2), b[:,4:].reshape(-1,6,2)[:,MIRROR]*torch.tensor([-1.,1.])]).mean(0)
+    logit, uv = (a[:, 0] + b[:, 0]) / 2, torch.stack(
+        [a[:, 4:].reshape(-1, 6, 2), b[:, 4:].reshape(-1, 6, 2)[:, MIRROR] * torch.tensor([-1.0, 1.0])]
+    ).mean(0)
     c,marks = (a[:,1:3]+b[:,1:3]*torch.tensor([-1.,1.]))/2,look.points(w, uv)
-    better = torch.cat([look.points(w, c[:,None])[:,0], (w[:,2]/zoom*((a[:,3]+b[:,3])/2).clamp(-1,1).exp())[:,None], w[:,3:]], 1)
+    better = torch.cat(
+        [
+            look.points(w, c[:, None])[:, 0],
+            (w[:, 2] / zoom * ((a[:, 3] + b[:, 3]) / 2).clamp(-1, 1).exp())[:, None],
+            w[:, 3:],
+        ],
+        1,
+    )
     eyes = marks[:,1]-marks[:,0]
     better[:,3] = torch.atan2(eyes[:,1], eyes[:,0])
     return logit,better,marks
@@ -298,9 +380,21 @@ def check(self:FaceFinder,
         keep = _best(logit, better, least)
         w = better[keep]
         if not len(keep): return []
-    keep = [i for i,s in zip(keep, w[:,2].tolist()) if s>=.7*self.smallest*max(1, max(look.levels[0].shape[2:])/self.side)] # smaller ones are not seen well enough
+    # smaller ones are not seen well enough
+    keep = [
+        i
+        for i, s in zip(keep, w[:, 2].tolist())
+        if s >= 0.7 * self.smallest * max(1, max(look.levels[0].shape[2:]) / self.side)
+    ]
     w,logit,marks = better[keep],logit[keep],marks[keep]
-    out = [Face(Box(*(round(o,1) for o in (x-s/2, y-s/2, x+s/2, y+s/2))), round(float(l.sigmoid()),3), m.numpy().round(1)) for (x,y,s,_),l,m in zip(w.tolist(), logit, marks)]
+    out = [
+        Face(
+            Box(*(round(o, 1) for o in (x - s / 2, y - s / 2, x + s / 2, y + s / 2))),
+            round(float(l.sigmoid()), 3),
+            m.numpy().round(1),
+        )
+        for (x, y, s, _), l, m in zip(w.tolist(), logit, marks)
+    ]
     return sorted(out, key=lambda f: -f.box.area)
 
 # %% ../nbs/03a_faces.ipynb #152e0523
@@ -311,7 +405,9 @@ def with_mesh(
     "Faces with their dense landmarks; those that lean are looked at as they lie"
     if not faces: return []
     lean = [0. if f.landmarks is None else f.roll for f in faces]
-    points,_ = find_landmarks(Windows(load_image(photo), landmark_net().cfg.size), windows_of([f.box for f in faces], lean))
+    points, _ = find_landmarks(
+        Windows(load_image(photo), landmark_net().cfg.size), windows_of([f.box for f in faces], lean)
+    )
     return [replace(f, mesh=p[:,:2].double().numpy(), depth=p[:,2].double().numpy()) for f,p in zip(faces, points)]
 
 # %% ../nbs/03a_faces.ipynb #e8593227
@@ -328,7 +424,8 @@ def read_landmarks(
     look = Windows(img, net.cfg.size)
     for i,b in enumerate(boxes):
         w = windows_of([b])[0]
-        if not (0<=w[0]<=img.width and 0<=w[1]<=img.height): raise DataError(f'box {i} lies beside the photo of {img.width}x{img.height}')
+        if not (0<=w[0]<=img.width and 0<=w[1]<=img.height):
+            raise DataError(f'box {i} lies beside the photo of {img.width}x{img.height}')
     tries = torch.cat([windows_of(boxes, a) for a in _leans])                # (leans*n,4)
     sure = find_landmarks(look, tries, net, 1)[1].view(len(_leans), -1)
     best = sure.argmax(0)*len(boxes)+torch.arange(len(boxes))
@@ -343,13 +440,21 @@ BACKENDS = ('network', 'mediapipe')
 
 def find_faces(
     photo,                 # anything `load_image` reads
-    backend:str='network', # 'network' needs nothing more; 'mediapipe' is better at profiles and far faces, and wants `pip install "messi-anything[faces]"`
-    score:float=None,      # lowest score of a face; None for the backend's own choice (0.997 and 0.5: their scores mean different things)
+    # 'network' needs nothing more; 'mediapipe' is better at profiles and far faces, and wants `pip install "messi-
+    # anything[faces]"`
+    backend:str='network',
+    # lowest score of a face; None for the backend's own choice (0.997 and 0.5: their scores mean different things)
+    score:float=None,
 )->list:                   # of `Face`, largest first
     "The faces of a photo, each with its mesh of landmarks"
-    if backend not in BACKENDS: raise ConfigError(f'no backend called {backend!r} for finding faces: there are {", ".join(BACKENDS)}')
+    if backend not in BACKENDS:
+        raise ConfigError(f'no backend called {backend!r} for finding faces: there are {", ".join(BACKENDS)}')
     img = load_image(photo)
-    found = _mediapipe_faces(img, .5 if score is None else score) if backend=='mediapipe' else _finder(.997 if score is None else score)(img)
+    found = (
+        _mediapipe_faces(img, 0.5 if score is None else score)
+        if backend == 'mediapipe'
+        else _finder(0.997 if score is None else score)(img)
+    )
     return with_mesh(img, found)
 
 @functools.lru_cache(2)
@@ -358,12 +463,20 @@ def _finder(score): return FaceFinder.from_pretrained(score=score)
 # %% ../nbs/03a_faces.ipynb #278d8a96
 def _mediapipe_faces(img:Image.Image, score)->list:
     "What MediaPipe's full-range detector finds"
-    try: mp = importlib.import_module('mediapipe').solutions.face_detection
-    except (ImportError, AttributeError): raise ConfigError('the backend mediapipe is not installed, or in a version without its own models: `pip install "messi-anything[faces]"`, or use the backend network') from None
-    with mp.FaceDetection(model_selection=1, min_detection_confidence=score) as d: found = d.process(np.asarray(img)).detections or []
+    try:
+        mp = importlib.import_module('mediapipe').solutions.face_detection
+    except (ImportError, AttributeError):
+        raise ConfigError(
+            'the backend mediapipe is not installed, or in a version without its own models: `pip install'
+            ' "messi-anything[faces]"`, or use the backend network'
+        ) from None
+    with mp.FaceDetection(model_selection=1, min_detection_confidence=score) as d:
+        found = d.process(np.asarray(img)).detections or []
     out,(w,h) = [],img.size
     for o in found:
-        b,marks = o.location_data.relative_bounding_box,np.array([[k.x*w,k.y*h] for k in o.location_data.relative_keypoints])
+        b, marks = o.location_data.relative_bounding_box, np.array(
+            [[k.x * w, k.y * h] for k in o.location_data.relative_keypoints]
+        )
         out.append(Face(Box(b.xmin*w, b.ymin*h, (b.xmin+b.width)*w, (b.ymin+b.height)*h), float(o.score[0]), marks))
     return sorted(out, key=lambda f: -f.box.area)
 
@@ -373,7 +486,8 @@ def face_net()->FaceNet:
     "The check that ships, loaded once"
     return FaceNet.from_pretrained(find_weights('faces')).eval()
 
-_nudges = (0,0,1), (-.1,0,1), (.1,0,1), (0,-.1,1), (0,.1,1), (0,0,.85), (0,0,1.2) # in sides of the face, and times its size
+# in sides of the face, and times its size
+_nudges = (0,0,1), (-.1,0,1), (.1,0,1), (0,-.1,1), (0,.1,1), (0,0,.85), (0,0,1.2)
 
 @torch.inference_mode()
 def face_logit(
@@ -390,7 +504,16 @@ def face_logit(
     for dx,dy,k in _nudges:
         half = side*net.cfg.zoom*k/2
         at = torch.stack(torch.meshgrid((cx+dx*side+g*half)*2/w-1, (cy+dy*side+g*half)*2/h-1, indexing='xy'), -1)
-        out.append(net(F.grid_sample(x.float(), at[None].expand(len(x),-1,-1,-1).to(x.device), padding_mode='border', align_corners=False))[:,0])
+        out.append(
+            net(
+                F.grid_sample(
+                    x.float(),
+                    at[None].expand(len(x), -1, -1, -1).to(x.device),
+                    padding_mode='border',
+                    align_corners=False,
+                )
+            )[:, 0]
+        )
     return torch.stack(out).mean(0)
 
 # %% ../nbs/03a_faces.ipynb #6920dcb6
@@ -398,7 +521,8 @@ def face_logit(
 class FaceCrops:
     "Faces cut out with much around them, for training"
     image:np.ndarray     # (n,s,s,3) uint8
-    box:np.ndarray       # (n,3) float32: centre x and y, and side, of the face's box; the crop runs from -1 to 1 both ways
+    # (n,3) float32: centre x and y, and side, of the face's box; the crop runs from -1 to 1 both ways
+    box:np.ndarray
     landmarks:np.ndarray # (n,6,2) float32, likewise
     def __len__(self): return len(self.image)
 
@@ -417,7 +541,8 @@ def pack_faces(
         l,t,s = round(cx-h),round(cy-h),max(8, round(2*h))
         image.append(np.asarray(crop(last[1], Box(l,t,l+s,t+s), size)))
         rel = lambda p: (np.asarray(p)-(l,t))*2/s-1
-        box.append([*rel((cx,cy)), 4*h/around/s]); marks.append(rel(f.landmarks))
+        box.append([*rel((cx,cy)), 4*h/around/s])
+        marks.append(rel(f.landmarks))
     if not image: raise DataError('no faces to learn from')
     return FaceCrops(np.stack(image), np.array(box, np.float32), np.array(marks, np.float32))
 
@@ -436,10 +561,22 @@ class FaceSet(torch.utils.data.Dataset):
 
     def move(self, kind, rng, roll, k): # -> scale, angle, shift, mirror
         f = rng.choice([-1,1])
-        if kind=='level': return k*np.exp(rng.normal(0,.07)), roll*f+rng.normal(0,.09), rng.normal(0,.05,2), f  # as it is seen the second time
-        if kind=='first': return k*np.exp(rng.uniform(-.45,.4)), rng.uniform(-.75,.75), rng.uniform(-.3,.3,2), f # as a detector proposes it
-        far = rng.normal(0,1,2); far *= rng.uniform(.75,1.3)/np.linalg.norm(far)
-        return (k*np.exp(rng.uniform(-.2,.3)), rng.uniform(-.5,.5), far, f) if rng.random()<.6 else (k*np.exp(rng.choice([-1,1])*rng.uniform(.75,1.1)), rng.uniform(-.5,.5), rng.uniform(-.3,.3,2), f)
+        if kind=='level':  # as it is seen the second time
+            return k*np.exp(rng.normal(0,.07)), roll*f+rng.normal(0,.09), rng.normal(0,.05,2), f
+        if kind=='first': # as a detector proposes it
+            return k*np.exp(rng.uniform(-.45,.4)), rng.uniform(-.75,.75), rng.uniform(-.3,.3,2), f
+        far = rng.normal(0,1,2)
+        far *= rng.uniform(.75,1.3)/np.linalg.norm(far)
+        return (
+            (k * np.exp(rng.uniform(-0.2, 0.3)), rng.uniform(-0.5, 0.5), far, f)
+            if rng.random() < 0.6
+            else (
+                k * np.exp(rng.choice([-1, 1]) * rng.uniform(0.75, 1.1)),
+                rng.uniform(-0.5, 0.5),
+                rng.uniform(-0.3, 0.3, 2),
+                f,
+            )
+        )
 
     def __getitem__(self, key):
         i,seed = key
@@ -449,7 +586,12 @@ class FaceSet(torch.utils.data.Dataset):
         if u<self.share+self.beside:
             p,(cx,cy,w) = self.faces.landmarks[i],self.faces.box[i]
             d = p[1]-p[0]
-            scale,angle,shift,f = self.move(('level' if rng.random()<.65 else 'first') if on else 'beside', rng, math.atan2(d[1], d[0]), 2/(w*self.cfg.zoom))
+            scale, angle, shift, f = self.move(
+                ('level' if rng.random() < 0.65 else 'first') if on else 'beside',
+                rng,
+                math.atan2(d[1], d[0]),
+                2 / (w * self.cfg.zoom),
+            )
             c,n = math.cos(angle),math.sin(angle)
             m = np.array([[f*c,f*n],[-n,c]])*scale                     # from the crop to the window
             to = lambda q: (np.asarray(q)-(cx,cy))@m.T+shift           # the face's middle comes to `shift`
@@ -460,7 +602,12 @@ class FaceSet(torch.utils.data.Dataset):
             x = _picture(self.others[rng.integers(len(self.others))])
             x = warp(x, rng.uniform(1,2), rng.uniform(-.6,.6), rng.uniform(-.3,.3,2), rng.choice([-1,1]), s, 'border')
         if self.spoilt: x = spoil(recolour(x, rng), rng)
-        return dict(image=x[0], on=torch.tensor(on), box=torch.as_tensor(box).float(), landmarks=torch.as_tensor(marks).float())
+        return dict(
+            image=x[0],
+            on=torch.tensor(on),
+            box=torch.as_tensor(box).float(),
+            landmarks=torch.as_tensor(marks).float(),
+        )
 
 def _picture(a): return torch.from_numpy(a).permute(2,0,1)[None].float()/127.5-1
 
@@ -471,11 +618,18 @@ def spoil(
 )->Tensor:
     "What happens to small faces in real photos: too few pixels, noise, something in front"
     s = x.shape[-1]
-    if rng.random()<.3: x = F.interpolate(F.interpolate(x, size=int(rng.integers(s//5, s)), mode='bilinear', antialias=True), size=s, mode='bilinear')
+    if rng.random()<.3:
+        x = F.interpolate(
+            F.interpolate(x, size=int(rng.integers(s // 5, s)), mode='bilinear', antialias=True),
+            size=s,
+            mode='bilinear',
+        )
     if rng.random()<.2: x = x+torch.from_numpy(rng.normal(0, rng.uniform(.01,.12), x.shape)).float()
     if rng.random()<.1:
-        w,h = rng.integers(s//8, s//2, 2); l,t = rng.integers(0, s-w),rng.integers(0, s-h)
-        x = x.clone(); x[...,t:t+h,l:l+w] = torch.from_numpy(rng.uniform(-1,1,(1,3,1,1))).float()
+        w,h = rng.integers(s//8, s//2, 2)
+        l,t = rng.integers(0, s-w),rng.integers(0, s-h)
+        x = x.clone()
+        x[...,t:t+h,l:l+w] = torch.from_numpy(rng.uniform(-1,1,(1,3,1,1))).float()
     return x.clamp(-1,1)
 
 # %% ../nbs/03a_faces.ipynb #9d3a7076
@@ -484,7 +638,9 @@ class FaceLoss:
     def __call__(self, net, batch):
         o,on = net(batch['image']).float(),batch['on']
         face = F.binary_cross_entropy_with_logits(o[:,0], on)
-        per = lambda d: (F.smooth_l1_loss(d, torch.zeros_like(d), beta=.02, reduction='none').flatten(1).mean(1)*on).sum()/on.sum().clamp(min=1)
+        per = lambda d: (
+            F.smooth_l1_loss(d, torch.zeros_like(d), beta=0.02, reduction='none').flatten(1).mean(1) * on
+        ).sum() / on.sum().clamp(min=1)
         box,marks = per(o[:,1:4]-batch['box']),per(o[:,4:].reshape(-1,6,2)-batch['landmarks'])
         return face+4*box+10*marks, dict(face=face.detach(), box=box.detach(), landmarks=marks.detach())
 
@@ -507,11 +663,25 @@ def other_windows(
         b = Box(0, 0, *img.size) if box is None else Box(*(o*k for o in box.astuple()))
         room = min(b.width, b.height)
         if room<32: continue
-        some = [(rng.uniform(b.left+s/2, b.right-s/2), rng.uniform(b.top+s/2, b.bottom-s/2), s, 0.) for s in np.exp(rng.uniform(math.log(24), math.log(room), each//2))]
-        hard = [(x,y,2.1*s,a) for x,y,s,a in cascade_candidates(img, smallest=18) if b.left<=x-s/2 and x+s/2<=b.right and b.top<=y-s/2 and y+s/2<=b.bottom]
+        some = [
+            (rng.uniform(b.left + s / 2, b.right - s / 2), rng.uniform(b.top + s / 2, b.bottom - s / 2), s, 0.0)
+            for s in np.exp(rng.uniform(math.log(24), math.log(room), each // 2))
+        ]
+        hard = [
+            (x, y, 2.1 * s, a)
+            for x, y, s, a in cascade_candidates(img, smallest=18)
+            if b.left <= x - s / 2 and x + s / 2 <= b.right and b.top <= y - s / 2 and y + s / 2 <= b.bottom
+        ]
         pick = some+[hard[i] for i in rng.permutation(len(hard))[:each//2]]
-        out.append(((Windows(img, size)(torch.tensor(pick, dtype=torch.float32)).permute(0,2,3,1)+1)*127.5).round().clamp(0,255).byte().numpy())
-    if not out: raise DataError('no window without a face could be cut: the photos, or the boxes without faces, are too small')
+        out.append(
+            ((Windows(img, size)(torch.tensor(pick, dtype=torch.float32)).permute(0, 2, 3, 1) + 1) * 127.5)
+            .round()
+            .clamp(0, 255)
+            .byte()
+            .numpy()
+        )
+    if not out:
+        raise DataError('no window without a face could be cut: the photos, or the boxes without faces, are too small')
     return np.concatenate(out)
 
 # %% ../nbs/03a_faces.ipynb #3f131163
@@ -530,8 +700,24 @@ def score_faces(
         seconds.append(time.perf_counter()-start)
         match = [max(found, key=lambda f: f.box.iou(o.box), default=None) for o in faces]
         ok = [m is not None and m.box.iou(o.box)>overlap for m,o in zip(match, faces)]
-        off += [np.linalg.norm(m.landmarks-o.landmarks, axis=1).mean()/o.eyes for m,o,k in zip(match, faces, ok) if k and m.landmarks is not None and o.landmarks is not None]
-        hit += ok; largest += ok[:1]; extra.append(sum(all(f.box.iou(o.box)<=overlap for o in faces) for f in found))
+        off += [
+            np.linalg.norm(m.landmarks - o.landmarks, axis=1).mean() / o.eyes
+            for m, o, k in zip(match, faces, ok)
+            if k and m.landmarks is not None and o.landmarks is not None
+        ]
+        hit += ok
+        largest += ok[:1]
+        extra.append(sum(all(f.box.iou(o.box)<=overlap for o in faces) for f in found))
     mean = lambda v: round(float(np.mean(v)),4) if len(v) else None
-    out = dict(photos=len(listed), faces=len(hit), found=mean(hit), largest_found=mean(largest), unlisted_a_photo=mean(extra), seconds=round(float(np.median(seconds)),4) if seconds else None)
-    return {**out, **(dict(landmark_error_median=round(float(np.median(off)),4), landmark_error_mean=mean(off)) if off else {})}
+    out = dict(
+        photos=len(listed),
+        faces=len(hit),
+        found=mean(hit),
+        largest_found=mean(largest),
+        unlisted_a_photo=mean(extra),
+        seconds=round(float(np.median(seconds)), 4) if seconds else None,
+    )
+    return {
+        **out,
+        **(dict(landmark_error_median=round(float(np.median(off)), 4), landmark_error_mean=mean(off)) if off else {}),
+    }

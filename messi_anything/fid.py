@@ -19,9 +19,29 @@ import numpy as np, torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from fastcore.basics import patch
-from .images import (Box, ConfigError, DataError, MessiError, WeightsError, atomic_path, command, crop as cut, list_images,
-                                   load_image, positional, load_mask, square_window,
-                                   check_writable, home_folder, in_float32, make_folder, read_json, reason, regular_file, user_path)
+from messi_anything.images import (
+    Box,
+    ConfigError,
+    DataError,
+    MessiError,
+    WeightsError,
+    atomic_path,
+    command,
+    crop as cut,
+    list_images,
+    load_image,
+    positional,
+    load_mask,
+    square_window,
+    check_writable,
+    home_folder,
+    in_float32,
+    make_folder,
+    read_json,
+    reason,
+    regular_file,
+    user_path,
+)
 
 # %% ../nbs/08_fid.ipynb #595ddc8e
 def _root(sigma):
@@ -42,10 +62,14 @@ def frechet_distance(
     sigma1,sigma2 = (torch.atleast_2d(torch.as_tensor(o, dtype=torch.float64)) for o in (sigma1,sigma2))
     d = len(mu1)
     if len(mu2)!=d or sigma1.shape!=(d,d) or sigma2.shape!=(d,d):
-        raise DataError(f'statistics of {d} and {len(mu2)} dimensions (covariances {tuple(sigma1.shape)} and {tuple(sigma2.shape)}) '
-                        'cannot be compared: compute both with the same extractor and the same dims')
+        raise DataError(
+            f'statistics of {d} and {len(mu2)} dimensions (covariances {tuple(sigma1.shape)} and'
+            f' {tuple(sigma2.shape)}) cannot be compared: compute both with the same extractor and the same dims'
+        )
     if not all(o.isfinite().all() for o in (mu1,mu2,sigma1,sigma2)):
-        raise DataError('statistics hold NaN or infinity: compute them again, and look at the pictures or weights they came from')
+        raise DataError(
+            'statistics hold NaN or infinity: compute them again, and look at the pictures or weights they came from'
+        )
     cross = torch.linalg.svdvals(_root(sigma1).T @ _root(sigma2)).sum() if sigma1.any() and sigma2.any() else 0.
     return max(0., float((mu1-mu2).square().sum() + sigma1.trace() + sigma2.trace() - 2*cross))
 
@@ -57,8 +81,12 @@ def frechet_rows(
 )->float:       # the same number as `frechet_distance` of their means and covariances
     "Fréchet distance of two sets of feature rows; works for any n and m from 2 up"
     x,y = (torch.as_tensor(o, dtype=torch.float64) for o in (x,y))
-    if x.shape[1]!=y.shape[1]: raise DataError(f'features of {x.shape[1]} and {y.shape[1]} dimensions cannot be compared: use one extractor for both')
-    if min(len(x),len(y))<2: raise DataError(f'{len(x)} and {len(y)} pictures: a spread needs at least two on each side')
+    if x.shape[1]!=y.shape[1]:
+        raise DataError(
+            f'features of {x.shape[1]} and {y.shape[1]} dimensions cannot be compared: use one extractor for both'
+        )
+    if min(len(x),len(y))<2:
+        raise DataError(f'{len(x)} and {len(y)} pictures: a spread needs at least two on each side')
     mx,my = x.mean(0), y.mean(0)
     a,b = (x-mx)/math.sqrt(len(x)-1), (y-my)/math.sqrt(len(y)-1)  # a.T@a is the covariance
     if min(len(x),len(y),x.shape[1])==x.shape[1]:                 # more rows than dimensions: roots of the covariances
@@ -67,7 +95,15 @@ def frechet_rows(
     if not min(m.shape): cross = 0.
     elif exact: cross = torch.linalg.svdvals(m).sum()
     else: cross = torch.linalg.eigvalsh(m@m.T).clamp(min=0).sqrt().sum()
-    return max(0., float((mx-my).square().sum() + (x-mx).square().sum()/(len(x)-1) + (y-my).square().sum()/(len(y)-1) - 2*cross))
+    return max(
+        0.0,
+        float(
+            (mx - my).square().sum()
+            + (x - mx).square().sum() / (len(x) - 1)
+            + (y - my).square().sum() / (len(y) - 1)
+            - 2 * cross
+        ),
+    )
 
 # %% ../nbs/08_fid.ipynb #e662c9ad
 def jackknife(
@@ -113,7 +149,8 @@ def kid(
     "Kernel distance with the kernel (x.y/d + 1)^3 (Binkowski et al. 2018, arXiv:1801.01401), over all pairs, no subsets"
     x,y = (torch.as_tensor(o, dtype=torch.float64) for o in (x,y))
     n,m,d = len(x),len(y),x.shape[1]
-    if y.shape[1]!=d: raise DataError(f'features of {d} and {y.shape[1]} dimensions cannot be compared: use one extractor for both')
+    if y.shape[1]!=d:
+        raise DataError(f'features of {d} and {y.shape[1]} dimensions cannot be compared: use one extractor for both')
     if min(n,m)<3: return float('nan'),float('nan')
     k = lambda a,b: (a@b.T/d+1)**3
     kx,ky,kxy = k(x,x),k(y,y),k(x,y)
@@ -129,7 +166,10 @@ def kid(
 # %% ../nbs/08_fid.ipynb #41e6316b
 def _dist(x, y): # (n,m), in float64 and centred: copies are near 0 also through a matrix product
     x,y = (torch.as_tensor(o, dtype=torch.float64) for o in (x,y))
-    if x.shape[1]!=y.shape[1]: raise DataError(f'features of {x.shape[1]} and {y.shape[1]} dimensions cannot be compared: use one extractor for both')
+    if x.shape[1]!=y.shape[1]:
+        raise DataError(
+            f'features of {x.shape[1]} and {y.shape[1]} dimensions cannot be compared: use one extractor for both'
+        )
     mode = 'use_mm_for_euclid_dist' if x.shape[1]>32 else 'donot_use_mm_for_euclid_dist'
     return torch.cdist(x-x.mean(0), y-x.mean(0), compute_mode=mode)
 
@@ -172,7 +212,8 @@ class NearestTrain:
 def nearest_train(
     generated,    # features of the generated pictures, (m,d)
     train,        # features of the training pictures, (n,d)
-    held_out=None,# features of real pictures that were not trained on; without them the training pictures among themselves
+    # features of real pictures that were not trained on; without them the training pictures among themselves
+    held_out=None,
 )->NearestTrain:
     "Search for copies of the training set (after Meehan et al. 2020, arXiv:2004.05675)"
     dist,near = _dist(generated,train).min(1)
@@ -211,15 +252,22 @@ def update(self:FeatureStats,
 ):
     "Take in a batch of rows (Chan et al. 1979)"
     x = np.asarray(x, np.float32)
-    if x.ndim!=2 or x.shape[1]!=self.dims: raise DataError(f'feature rows of shape {x.shape} do not fit statistics of {self.dims} dimensions')
+    if x.ndim!=2 or x.shape[1]!=self.dims:
+        raise DataError(f'feature rows of shape {x.shape} do not fit statistics of {self.dims} dimensions')
     bad = ~np.isfinite(x).all(1)
-    if bad.any(): raise DataError(f'the features of {bad.sum()} of {len(x)} pictures (first: number {self.n+int(bad.argmax())}) are NaN or infinite: '
-                                  'the extractor\'s weights are broken or its precision is too low; no distance can be computed from them')
+    if bad.any():
+        raise DataError(
+            f'the features of {bad.sum()} of {len(x)} pictures (first: number {self.n+int(bad.argmax())}) are NaN or'
+            ' infinite: the extractor\'s weights are broken or its precision is too low; no distance can be computed'
+            ' from them'
+        )
     if not len(x): return self
-    if not self.n and self.mu.any(): raise DataError('these statistics do not say their count, nothing can be added to them')
+    if not self.n and self.mu.any():
+        raise DataError('these statistics do not say their count, nothing can be added to them')
     if len(self._rows)<self.keep:                     # grow by doubling, never beyond `keep`
         room = min(self.keep, max(2*len(self._rows), self.n+len(x), 64))
-        if room>len(self._rows): self._rows = np.concatenate([self._rows, np.empty((room-len(self._rows),self.dims), np.float32)])
+        if room>len(self._rows):
+            self._rows = np.concatenate([self._rows, np.empty((room-len(self._rows),self.dims), np.float32)])
     for i,row in enumerate(x, self.n):
         j = i if i<self.keep else int(np.random.default_rng((self.seed,i)).integers(i+1))
         if j>=self.keep: continue
@@ -228,7 +276,10 @@ def update(self:FeatureStats,
         if j<len(self._labels): self._labels[j] = label
         else: self._labels.append(label)
     b,xb = len(x), x.astype(np.float64)
-    mb = xb.mean(0); cb = xb-mb; delta = mb-self.mu; n = self.n+b
+    mb = xb.mean(0)
+    cb = xb-mb
+    delta = mb-self.mu
+    n = self.n+b
     self.scatter += cb.T@cb + np.outer(delta,delta)*(self.n*b/n)
     self.mu = self.mu + delta*(b/n)
     self.n = n
@@ -244,7 +295,8 @@ def save(self:FeatureStats,
     if path.suffix!='.npz': raise ConfigError(f'{path.name}: statistics are saved as .npz, give a name that ends so')
     make_folder(path.parent)
     meta = json.dumps(dict(keep=self.keep, seed=self.seed, labels=self.labels, info=self.info))
-    with atomic_path(path) as tmp: np.savez(tmp, mu=self.mu, sigma=self.sigma, n=self.n, rows=self.rows.numpy(), meta=meta)
+    with atomic_path(path) as tmp:
+        np.savez(tmp, mu=self.mu, sigma=self.sigma, n=self.n, rows=self.rows.numpy(), meta=meta)
     return path
 
 # %% ../nbs/08_fid.ipynb #1c66f2ab
@@ -253,14 +305,19 @@ def load_stats(
 )->FeatureStats:   # pytorch-fid's hold no rows and do not say their n; `DataError` if broken
     "Read saved statistics"
     path = user_path(path, DataError)
-    if not path.is_file(): raise DataError(f'no statistics at {path}: give an .npz file with mu and sigma, or a folder of pictures')
+    if not path.is_file():
+        raise DataError(f'no statistics at {path}: give an .npz file with mu and sigma, or a folder of pictures')
     try:
         with np.load(path, allow_pickle=False) as f: d = {k:f[k] for k in f.files}
         mu,sigma = np.atleast_1d(d['mu']).astype(np.float64), np.atleast_2d(d['sigma']).astype(np.float64)
     except Exception as e:
-        raise DataError(f'{path.name} cannot be read as statistics ({reason(e)}): it must be an .npz with arrays mu and sigma') from None
-    if mu.ndim!=1 or sigma.shape!=(len(mu),)*2: raise DataError(f'{path.name}: mu of shape {mu.shape} and sigma of shape {sigma.shape} do not belong together')
-    if not (np.isfinite(mu).all() and np.isfinite(sigma).all()): raise DataError(f'{path.name} holds NaN or infinity: compute it again')
+        raise DataError(
+            f'{path.name} cannot be read as statistics ({reason(e)}): it must be an .npz with arrays mu and sigma'
+        ) from None
+    if mu.ndim!=1 or sigma.shape!=(len(mu),)*2:
+        raise DataError(f'{path.name}: mu of shape {mu.shape} and sigma of shape {sigma.shape} do not belong together')
+    if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
+        raise DataError(f'{path.name} holds NaN or infinity: compute it again')
     try: return _with_rows(mu, sigma, d)
     except Exception: raise DataError(f'{path.name}: what it says about itself is broken: compute it again') from None
 
@@ -278,7 +335,8 @@ def _bytes(x): # house floats or bytes -> bytes, as `save` would write them
     if x.dtype==torch.uint8: return x
     if not x.isfinite().all(): raise DataError('pictures with NaN or infinity: look at the sampler that made them')
     lo,hi = x.min().item(),x.max().item()
-    if hi>1.5 or lo<-1.5: raise DataError(f'pictures in [-1,1] or bytes are expected, these reach from {lo:.3g} to {hi:.3g}')
+    if hi>1.5 or lo<-1.5:
+        raise DataError(f'pictures in [-1,1] or bytes are expected, these reach from {lo:.3g} to {hi:.3g}')
     return x.float().clamp(-1,1).add(1).mul(127.5).round().byte()
 
 # %% ../nbs/08_fid.ipynb #50c71f5c
@@ -313,12 +371,17 @@ def prepare(self:Extractor,
 )->Tensor:    # (b,3,size,size) float, scaled and normalised
     "Bring squares to the size and range the network wants"
     if x.ndim!=4 or x.shape[1]!=3: raise DataError(f'pictures of shape (b,3,h,w) are expected, not {tuple(x.shape)}')
-    if x.shape[2]!=x.shape[3]: raise DataError(f'a picture of {x.shape[3]}x{x.shape[2]} would be squashed: crop it to a square first')
+    if x.shape[2]!=x.shape[3]:
+        raise DataError(f'a picture of {x.shape[3]}x{x.shape[2]} would be squashed: crop it to a square first')
     x = _bytes(x).to(self.device).float().div_(127.5).sub_(1)
     mode,aa = _modes[self.resize]
     if x.shape[-1]!=self.size: x = F.interpolate(x, (self.size,)*2, mode=mode, align_corners=False, antialias=aa)
     if mode=='bicubic': x = x.clamp(-1,1)
-    return x.sub_((self.mean-1).to(x.device)).div_(self.std.to(x.device)) if (self.mean!=1).any() or (self.std!=1).any() else x
+    return (
+        x.sub_((self.mean - 1).to(x.device)).div_(self.std.to(x.device))
+        if (self.mean != 1).any() or (self.std != 1).any()
+        else x
+    )
 
 @patch
 @in_float32
@@ -338,18 +401,23 @@ def inception_weights(
 )->Path:       # where the file is; `WeightsError` if it is nowhere and cannot be fetched
     "Find pytorch-fid's Inception weights, or fetch them once"
     if path is not None:
-        p = Path(path); p = p/_inception if p.is_dir() else p
+        p = Path(path)
+        p = p/_inception if p.is_dir() else p
         if not p.is_file(): raise WeightsError(f'no Inception weights at {p}: give the path of {_inception}')
         return p
     from pytorch_fid.inception import FID_WEIGHTS_URL as url
     p = Path(torch.hub.get_dir())/'checkpoints'/_inception
     if not p.is_file():
         p.parent.mkdir(parents=True, exist_ok=True)
-        try: torch.hub.download_url_to_file(url, str(p), progress=False)
+        try:
+            torch.hub.download_url_to_file(url, str(p), progress=False)
         except Exception as e:
-            raise WeightsError(f'the Inception weights {_inception} are not at {p.parent} and cannot be fetched ({type(e).__name__}). '
-                               f'Get {url} on a machine with a network and put it there, or give its path with --weights (weights= from Python), '
-                               "or measure with --extractor offline (extractor='offline'), which needs no file") from None
+            raise WeightsError(
+                f'the Inception weights {_inception} are not at {p.parent} and cannot be fetched'
+                f' ({type(e).__name__}). Get {url} on a machine with a network and put it there, or give its path'
+                ' with --weights (weights= from Python), or measure with --extractor offline'
+                ' (extractor=\'offline\'), which needs no file'
+            ) from None
     return p
 
 # %% ../nbs/08_fid.ipynb #06bb9e26
@@ -359,11 +427,16 @@ def _read_state(path): # tensors only, never code
             from safetensors.torch import load_file
             return load_file(path)
         return torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as e: raise WeightsError(f'{Path(path).name} cannot be read as weights ({type(e).__name__}): get the file again') from None
+    except Exception as e:
+        raise WeightsError(
+            f'{Path(path).name} cannot be read as weights ({type(e).__name__}): get the file again'
+        ) from None
 
 def _fingerprint(net):
     h = hashlib.sha1()
-    for k,v in sorted(net.state_dict().items()): h.update(k.encode()); h.update(v.detach().cpu().contiguous().view(-1).numpy().tobytes())
+    for k,v in sorted(net.state_dict().items()):
+        h.update(k.encode())
+        h.update(v.detach().cpu().contiguous().view(-1).numpy().tobytes())
     return h.hexdigest()[:12]
 
 def _fold(net): # batch norms into the convolutions before them
@@ -383,20 +456,27 @@ def inception(
     "pytorch-fid's Inception (Heusel et al. 2017)"
     import pytorch_fid.inception as pf
     blocks = pf.InceptionV3.BLOCK_INDEX_BY_DIM
-    if dims not in blocks: raise ConfigError(f'Inception has no {dims} features: dims is one of {", ".join(map(str,blocks))}')
+    if dims not in blocks:
+        raise ConfigError(f'Inception has no {dims} features: dims is one of {", ".join(map(str,blocks))}')
     state = _read_state(inception_weights(weights))
     loader = pf.load_state_dict_from_url
-    pf.load_state_dict_from_url = lambda *a,**k: state          # its class fetches and unpickles by itself; hand it ours
-    try: net = pf.InceptionV3([blocks[dims]], resize_input=False, normalize_input=False)
+    # its class fetches and unpickles by itself; hand it ours
+    pf.load_state_dict_from_url = lambda *a,**k: state
+    try:
+        net = pf.InceptionV3([blocks[dims]], resize_input=False, normalize_input=False)
     except (RuntimeError,AttributeError,TypeError) as e:
-        raise WeightsError(f'the weights given do not fit pytorch-fid\'s Inception ({str(e).splitlines()[0]}): give {_inception}') from None
+        raise WeightsError(
+            f'the weights given do not fit pytorch-fid\'s Inception ({str(e).splitlines()[0]}): give {_inception}'
+        ) from None
     finally: pf.load_state_dict_from_url = loader
     key = _fingerprint(net)
     net = _fold(net.eval()).to(memory_format=torch.channels_last)
     return Extractor(_Pooled(net), 'inception', dims, 299, resize, device=device, key=key)
 
 class _Pooled(nn.Module):
-    def __init__(self, net): super().__init__(); self.net = net
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
     def forward(self, x): return self.net(x)[0].mean((2,3))
 
 # %% ../nbs/08_fid.ipynb #8d36d9c5
@@ -412,7 +492,10 @@ def timm_extractor(
     import timm
     if not timm.is_model(name):
         alike = difflib.get_close_matches(str(name)[:60], timm.list_models(), 3)
-        raise ConfigError(f'timm {timm.__version__} has no model {str(name)[:60]!r}'+(f': did you mean {" or ".join(alike)}?' if alike else ''))
+        raise ConfigError(
+            f'timm {timm.__version__} has no model {str(name)[:60]!r}'
+            + (f': did you mean {" or ".join(alike)}?' if alike else '')
+        )
     kw = {'num_classes':0}
     if weights is not None: kw['pretrained_cfg_overlay'],kw['pretrained'] = dict(file=str(weights)),True
     else: kw['pretrained'] = pretrained
@@ -421,14 +504,27 @@ def timm_extractor(
         try: net = timm.create_model(name, **kw, **({'img_size':size} if size else {}))
         except TypeError: net = timm.create_model(name, **kw)      # convolutional: takes any size
     except Exception as e:
-        raise WeightsError(f'the weights of {name} cannot be had ({type(e).__name__}). With a network timm fetches them by itself; without one '
-                           "give the file with --weights (weights=), or use --extractor offline (extractor='offline')") from None
+        raise WeightsError(
+            f'the weights of {name} cannot be had ({type(e).__name__}). With a network timm fetches them by itself;'
+            ' without one give the file with --weights (weights=), or use --extractor offline'
+            ' (extractor=\'offline\')'
+        ) from None
     cfg = timm.data.resolve_model_data_config(net)
     size = size or cfg['input_size'][-1]
     key = _fingerprint(net)
     with torch.no_grad(): dims = net.eval()(torch.zeros(1,3,size,size)).shape[1]
     resize = resize or ('bilinear' if cfg['interpolation']=='bilinear' else 'bicubic')
-    return Extractor(net.to(memory_format=torch.channels_last), f'timm:{name}', dims, size, resize, cfg['mean'], cfg['std'], device, key)
+    return Extractor(
+        net.to(memory_format=torch.channels_last),
+        f'timm:{name}',
+        dims,
+        size,
+        resize,
+        cfg['mean'],
+        cfg['std'],
+        device,
+        key,
+    )
 
 # %% ../nbs/08_fid.ipynb #d340789e
 class _Ripples(nn.Module):
@@ -438,19 +534,24 @@ class _Ripples(nn.Module):
         y,x = torch.meshgrid(*[torch.arange(-4.,5)]*2, indexing='ij')
         bell,banks = torch.exp(-(x**2+y**2)/8),[]
         for i in range(directions):
-            t = math.pi*i/directions; along = x*math.cos(t)+y*math.sin(t)
-            for wave in (torch.cos,torch.sin):                              # energy of both does not depend on the phase
-                w = bell*wave(along*math.pi/2.5); w = w-bell*(w.sum()/bell.sum())
+            t = math.pi*i/directions
+            along = x*math.cos(t)+y*math.sin(t)
+            # energy of both does not depend on the phase
+            for wave in (torch.cos,torch.sin):
+                w = bell*wave(along*math.pi/2.5)
+                w = w-bell*(w.sum()/bell.sum())
                 banks.append(w/w.norm())
         self.register_buffer('bank', torch.stack(banks)[:,None])            # (2*directions,1,9,9)
         mix = torch.tensor([[1.,1,1],[1,-1,0],[.5,.5,-1]])                  # light, red-green, yellow-blue
         self.register_buffer('mix', (mix/mix.norm(dim=1,keepdim=True))[...,None,None])
         self.sizes,self.colour = sizes,colour
     def forward(self, x):
-        b = len(x); y = F.conv2d(x.contiguous(), self.mix)                  # (b,3,64,64)
+        b = len(x)
+        y = F.conv2d(x.contiguous(), self.mix)                  # (b,3,64,64)
         out = [self.colour/4*F.adaptive_avg_pool2d(y,4).flatten(1)]         # (b,48)
         for s in self.sizes:
-            z = F.avg_pool2d(y,s) if s>1 else y; h = z.shape[-1]
+            z = F.avg_pool2d(y,s) if s>1 else y
+            h = z.shape[-1]
             r = F.conv2d(F.pad(z,(4,)*4,'reflect').view(b*3,1,h+8,h+8), self.bank)      # (3b,2*directions,h,h)
             e = (r.view(b,-1,2,h,h).square().sum(2)+1e-3).sqrt()            # (b,3*directions,h,h)
             out.append(F.adaptive_avg_pool2d(e,2).log().flatten(1)/2)       # (b,72)
@@ -477,13 +578,18 @@ def get_extractor(
         if name: kw['dims'] = int(name) if name.isdigit() else name
         return inception(device=device, **kw)
     if kind=='offline' and not name:
-        if 'weights' in kw or 'dims' in kw: raise ConfigError('the offline extractor has no weights and always 264 features: leave weights and dims away')
+        if 'weights' in kw or 'dims' in kw:
+            raise ConfigError(
+                'the offline extractor has no weights and always 264 features: leave weights and dims away'
+            )
         return offline(device=device, **kw)
     if kind=='timm' and name:
         name,_,size = name.partition('@')
         if size and not size.isdigit(): raise ConfigError(f'{spec!r}: the size after @ is a number of pixels')
         return timm_extractor(name, size=int(size) if size else None, device=device, **kw)
-    raise ConfigError(f'no extractor {spec!r}: choose inception, inception:64|192|768|2048, offline, or timm:<model>[@size]')
+    raise ConfigError(
+        f'no extractor {spec!r}: choose inception, inception:64|192|768|2048, offline, or timm:<model>[@size]'
+    )
 
 # %% ../nbs/08_fid.ipynb #2d398553
 @dataclass(frozen=True)
@@ -511,13 +617,22 @@ def read_boxes(
         out = {}
         for r in rows:
             p = Path(next(r[k] for k in ('path','name','file','stem') if r.get(k)))
-            if 'w' in r: l,t,w,h = (float(r[k]) for k in 'xywh')
-            else: l,t,w,h = float(r['left']),float(r['top']),float(r['right'])-float(r['left']),float(r['bottom'])-float(r['top'])
+            if 'w' in r:
+                l,t,w,h = (float(r[k]) for k in 'xywh')
+            else:
+                l, t, w, h = (
+                    float(r['left']),
+                    float(r['top']),
+                    float(r['right']) - float(r['left']),
+                    float(r['bottom']) - float(r['top']),
+                )
             for k in {p.stem, f'{p.parent.name}/{p.stem}'}:
                 if k not in out or out[k].width*out[k].height<w*h: out[k] = Box(l,t,l+w,t+h)
         return out
     except (OSError,StopIteration,KeyError,ValueError,TypeError) as e:
-        raise DataError(f'{path} cannot be read as boxes ({reason(e)}): a CSV with columns path,x,y,w,h is expected') from None
+        raise DataError(
+            f'{path} cannot be read as boxes ({reason(e)}): a CSV with columns path,x,y,w,h is expected'
+        ) from None
 
 # %% ../nbs/08_fid.ipynb #5a522672
 class Cropper:
@@ -528,28 +643,48 @@ class Cropper:
         shift=(0.,0.), # of its centre, in widths and heights of the box
     ):
         self.how,self.scale,self.shift,self.boxes = how,scale,tuple(shift),None
-        if callable(how): self.name = getattr(how,'__name__','function')
-        elif isinstance(how,dict): self.boxes,self.name = how,f'boxes x{scale:g}, shift {shift}'
-        elif how in ('center','none'): self.name = {'center':'centre square', 'none':'none'}[how]
-        elif Path(str(how)).suffix=='.csv': self.boxes = read_boxes(how); self.name = f'boxes of {Path(how).name} x{scale:g}, shift {tuple(shift)}'
-        else: raise ConfigError(f"crop={how!r}: choose 'center', 'none', a .csv file of boxes, a dict of boxes, or a function")
+        if callable(how):
+            self.name = getattr(how,'__name__','function')
+        elif isinstance(how,dict):
+            self.boxes,self.name = how,f'boxes x{scale:g}, shift {shift}'
+        elif how in ('center','none'):
+            self.name = {'center':'centre square', 'none':'none'}[how]
+        elif Path(str(how)).suffix=='.csv':
+            self.boxes = read_boxes(how)
+            self.name = f'boxes of {Path(how).name} x{scale:g}, shift {tuple(shift)}'
+        else:
+            raise ConfigError(
+                f"crop={how!r}: choose 'center', 'none', a .csv file of boxes, a dict of boxes, or a function"
+            )
     @property
-    def key(self): return self.name+(hashlib.sha1(repr(sorted(self.boxes.items())).encode()).hexdigest()[:8] if self.boxes else '')
+    def key(self):
+        return self.name+(hashlib.sha1(repr(sorted(self.boxes.items())).encode()).hexdigest()[:8] if self.boxes else '')
 
     def __call__(self,
         im,      # PIL image
         path='', # where it comes from
     ):           # square PIL image
-        w,h = im.size; p = Path(path)
-        if callable(self.how): box = self.how(im, path)
+        w,h = im.size
+        p = Path(path)
+        if callable(self.how):
+            box = self.how(im, path)
         elif self.boxes is not None:
             focus = self.boxes.get(f'{p.parent.name}/{p.stem}') or self.boxes.get(p.stem) or self.boxes.get(p.name)
-            if focus is None: raise DataError(f"{p.name} has no box: add one, leave the picture out, or skip such pictures with --skip (bad='skip')")
+            if focus is None:
+                raise DataError(
+                    f"{p.name} has no box: add one, leave the picture out, or skip such pictures with --skip"
+                    " (bad='skip')"
+                )
             box = square_window(focus, im.size, self.scale, self.shift)
-        elif self.how=='center': s = min(w,h); box = Box((w-s)//2, (h-s)//2, (w-s)//2+s, (h-s)//2+s)
+        elif self.how=='center':
+            s = min(w,h)
+            box = Box((w-s)//2, (h-s)//2, (w-s)//2+s, (h-s)//2+s)
         else: box = Box(0,0,w,h)
         if round(box.width)!=round(box.height):
-            raise DataError(f"{p.name}: {round(box.width)}x{round(box.height)} would have to be squashed to a square: use crop='center' or boxes")
+            raise DataError(
+                f"{p.name}: {round(box.width)}x{round(box.height)} would have to be squashed to a square: use"
+                " crop='center' or boxes"
+            )
         return im if box==Box(0,0,w,h) else cut(im, box)
 
 # %% ../nbs/08_fid.ipynb #db8e025e
@@ -573,7 +708,13 @@ class _FileSource:
         self.crop,self.labels,self.bs,self.bad,self.skipped = crop,labels or {},bs,bad,[]
         self.workers,self.n = workers or min(4, os.cpu_count() or 1),len(self.files)
         about = [(str(p),p.stat().st_size,p.stat().st_mtime_ns) for p in self.files if p.exists()]
-        self.key = json.dumps([about, crop.key, sorted((k,getattr(f,'key',getattr(f,'__name__',''))) for k,f in self.labels.items())])
+        self.key = json.dumps(
+            [
+                about,
+                crop.key,
+                sorted((k, getattr(f, 'key', getattr(f, '__name__', ''))) for k, f in self.labels.items()),
+            ]
+        )
     def _one(self, p):
         try:
             im = self.crop(load_image(p), p)
@@ -581,14 +722,21 @@ class _FileSource:
         except Exception as e:
             if self.bad=='skip' and isinstance(e,(MessiError,OSError,ValueError)): return p.name,None
             if isinstance(e,DataError): raise
-            raise DataError(f"{p} cannot be read as a picture ({reason(e)}): remove it, or pass over such files with --skip (bad='skip')") from None
+            raise DataError(
+                f"{p} cannot be read as a picture ({reason(e)}): remove it, or pass over such files with --skip"
+                " (bad='skip')"
+            ) from None
     def batches(self, start=0):
         xs,ls,used = [],[],0
         for x,l in _ahead(self._one, self.files[start:], self.workers):
             used += 1
             if l is None: self.skipped.append(x)
-            else: xs.append(x); ls.append(l)
-            if len(xs)==self.bs: yield _stack(xs),ls,used; xs,ls,used = [],[],0
+            else:
+                xs.append(x)
+                ls.append(l)
+            if len(xs)==self.bs:
+                yield _stack(xs),ls,used
+                xs,ls,used = [],[],0
         if used: yield _stack(xs),ls,used
 
 def _safe(name): return ''.join(c if c.isalnum() or c in '-_.' else '_' for c in name)
@@ -606,25 +754,34 @@ class _TensorSource:
     def __init__(self, src, crop, bs):
         self.src,self.skipped,self.crop,self.bs = src,[],crop,bs
         if isinstance(src,(Tensor,np.ndarray)):
-            t = torch.as_tensor(src); self.name,self.n = 'tensor',len(t)
+            t = torch.as_tensor(src)
+            self.name,self.n = 'tensor',len(t)
             self.key = hashlib.sha1(t.contiguous().numpy().tobytes()).hexdigest()
             self._from = lambda i: (t[j:j+bs] for j in range(i,len(t),bs))
         elif isinstance(src,Samples):
             self.name,self.n,self._from = src.name,src.n,src.batches
             self.key = json.dumps([src.name,src.key,src.n,src.seed])
         else:
-            try: it = iter(src)
-            except TypeError: raise ConfigError(f'{type(src).__name__} is no source of pictures: give a folder, files, an .npz, a tensor, batches, or Samples') from None
+            try:
+                it = iter(src)
+            except TypeError:
+                raise ConfigError(
+                    f'{type(src).__name__} is no source of pictures: give a folder, files, an .npz, a tensor,'
+                    ' batches, or Samples'
+                ) from None
             self.name,self.n,self.key,self._from = 'batches',None,None,lambda i: it
     def batches(self, start=0):
         for x in self._from(start):
             x,ls = x if isinstance(x,(tuple,list)) else (x,None)
             x = torch.as_tensor(x)
-            if x.ndim!=4 or x.shape[1]!=3: raise DataError(f'pictures of shape (b,3,h,w) are expected, the source gave {tuple(x.shape)}')
+            if x.ndim!=4 or x.shape[1]!=3:
+                raise DataError(f'pictures of shape (b,3,h,w) are expected, the source gave {tuple(x.shape)}')
             h,w = x.shape[2:]
             if h!=w:
-                if self.crop.how=='none': raise DataError(f"pictures of {w}x{h} would have to be squashed to a square: use crop='center'")
-                s = min(h,w); x = x[:,:,(h-s)//2:(h-s)//2+s,(w-s)//2:(w-s)//2+s]
+                if self.crop.how=='none':
+                    raise DataError(f"pictures of {w}x{h} would have to be squashed to a square: use crop='center'")
+                s = min(h,w)
+                x = x[:,:,(h-s)//2:(h-s)//2+s,(w-s)//2:(w-s)//2+s]
             yield [x],ls,len(x)
 
 # %% ../nbs/08_fid.ipynb #e05356b2
@@ -646,8 +803,12 @@ def load_npz(
     if not path.is_file(): raise DataError(f'no file of samples at {path}')
     try:
         with np.load(path, allow_pickle=False) as f: x,labels = f['arr_0'],f['arr_1'] if 'arr_1' in f.files else None
-    except KeyError: raise DataError(f'{path.name} holds no samples: an .npz with an array arr_0 of shape (n,h,w,3) is expected') from None
-    except Exception as e: raise DataError(f'{path.name} cannot be read as samples ({type(e).__name__}): write it again') from None
+    except KeyError:
+        raise DataError(
+            f'{path.name} holds no samples: an .npz with an array arr_0 of shape (n,h,w,3) is expected'
+        ) from None
+    except Exception as e:
+        raise DataError(f'{path.name} cannot be read as samples ({type(e).__name__}): write it again') from None
     if x.ndim!=4 or x.shape[3]!=3 or x.dtype!=np.uint8 or not len(x):
         raise DataError(f'{path.name}: arr_0 has shape {x.shape} and type {x.dtype}; pictures are (n,h,w,3) of uint8')
     if labels is not None and labels.shape!=(len(x),):
@@ -663,7 +824,8 @@ def _keep(st, path)->bool:
 
 @in_float32
 def extract(
-    src,                  # folder, list of files, `.npz`, tensor (n,3,h,w), batches, `Samples`, or statistics already made
+    # folder, list of files, `.npz`, tensor (n,3,h,w), batches, `Samples`, or statistics already made
+    src,
     extractor='inception',# an `Extractor`, or the name of one, see `get_extractor`
     crop='center',        # see `Cropper`
     bs=32,                # pictures at once
@@ -683,7 +845,9 @@ def extract(
     else: name = None
     if bad not in ('raise','skip'): raise ConfigError(f"bad={bad!r}: choose 'raise' or 'skip'")
     ext,crop = get_extractor(extractor), crop if isinstance(crop,Cropper) else Cropper(crop)
-    is_files = isinstance(src,(str,Path)) or (isinstance(src,(list,tuple)) and src and all(isinstance(o,(str,Path)) for o in src))
+    is_files = isinstance(src, (str, Path)) or (
+        isinstance(src, (list, tuple)) and src and all(isinstance(o, (str, Path)) for o in src)
+    )
     source = _FileSource(src,crop,labels,bs,bad,workers) if is_files else _TensorSource(src,crop,bs)
     if name: source.name = name
     key = source.key and hashlib.sha1(json.dumps([source.key,ext.id,keep,seed,bad]).encode()).hexdigest()[:16]
@@ -691,16 +855,22 @@ def extract(
                 crop=crop.name if is_files else 'as drawn'+('' if crop.how=='none' else ', centre square'), key=key)
     st,done,path = FeatureStats(ext.dims,keep,seed,info),0,None
     if cache is not None and key:
-        path = Path(cache); path = path if path.suffix=='.npz' else path/f'{_safe(source.name)}-{key}.npz'
+        path = Path(cache)
+        path = path if path.suffix=='.npz' else path/f'{_safe(source.name)}-{key}.npz'
         if path.exists():
             old = load_stats(path)
             if old.info.get('key')==key: return old
-            raise DataError(f'{path} holds statistics of other pictures, or by another extractor or crop: remove it, or give another name')
+            raise DataError(
+                f'{path} holds statistics of other pictures, or by another extractor or crop: remove it, or give'
+                ' another name'
+            )
         part = path.with_suffix('.part.npz')
         if part.exists():
             try: old = load_stats(part)
             except DataError: old = st
-            if old.info.get('key')==key: st,done = old,old.info.pop('done'); source.skipped = old.info.pop('skipped')
+            if old.info.get('key')==key:
+                st,done = old,old.info.pop('done')
+                source.skipped = old.info.pop('skipped')
     def note():
         st.info.update(done=done, skipped=source.skipped)
         _keep(st, part)
@@ -711,19 +881,32 @@ def extract(
             if xs: st.update(ext(xs), ls)
             done += used
             if progress: progress(done, source.n)
-            if path and time.monotonic()-last>every and st.n>1: note(); last = time.monotonic()
+            if path and time.monotonic()-last>every and st.n>1:
+                note()
+                last = time.monotonic()
     except BaseException:
         if path and st.n>1: note()
         raise
     if st.n<2:
-        raise DataError(f'{source.name}: {st.n} picture{"" if st.n==1 else "s"}'+(f' ({len(source.skipped)} skipped)' if source.skipped else '')
-                        +'. A distance between sets needs at least two on each side, and is worth something from some hundred')
+        raise DataError(
+            f'{source.name}: {st.n} picture{"" if st.n==1 else "s"}'
+            + (f' ({len(source.skipped)} skipped)' if source.skipped else '')
+            + '. A distance between sets needs at least two on each side, and is worth something from some hundred'
+        )
     if source.skipped: st.info['skipped'] = source.skipped
     if path and _keep(st, path): part.unlink(missing_ok=True)
     return st
 
 # %% ../nbs/08_fid.ipynb #c5feff98
-_columns = dict(fid='FID', fid_inf='FID inf', kid='KID x1000', precision='precis.', recall='recall', density='density', coverage='cover.')
+_columns = dict(
+    fid='FID',
+    fid_inf='FID inf',
+    kid='KID x1000',
+    precision='precis.',
+    recall='recall',
+    density='density',
+    coverage='cover.',
+)
 
 @dataclass
 class Report:
@@ -745,13 +928,23 @@ class Report:
             return f'{v*f:.2f}'+(f' +-{se*f:.2f}' if se is not None else '')
         cols = [k for k in _columns if any(r.get(k) is not None for r in self.rows)]
         table = [['','real','generated',*(_columns[k] for k in cols)]]
-        table += [[r['group'],str(r['n_real'] or '?'),str(r['n_generated'] or '?'),*(cell(r,k) for k in cols)] for r in self.rows]
+        table += [
+            [r['group'], str(r['n_real'] or '?'), str(r['n_generated'] or '?'), *(cell(r, k) for k in cols)]
+            for r in self.rows
+        ]
         width = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
         out = ['  '.join(o.ljust(w) if i==0 else o.rjust(w) for i,(o,w) in enumerate(zip(row,width))) for row in table]
         a = self.about
-        out += ['', f"real: {a['real']} (crop: {a['real_crop']}); generated: {a['generated']} (crop: {a['generated_crop']})",
-                f"seen by {a['extractor']}: {a['dims']} features, {a['size']}x{a['size']} pixels, resize {a['resize']}"]
-        if self.memory: out.append('nearest training picture: {copies:.1%} copies, auc {auc:.2f} (0.5 is honest; judged by {reference})'.format(**self.memory))
+        out += [
+            '',
+            f"real: {a['real']} (crop: {a['real_crop']}); generated: {a['generated']} (crop: {a['generated_crop']})",
+            f"seen by {a['extractor']}: {a['dims']} features, {a['size']}x{a['size']} pixels, resize {a['resize']}",
+        ]
+        if self.memory:
+            out.append(
+                'nearest training picture: {copies:.1%} copies, auc {auc:.2f} (0.5 is honest; judged by {reference})'
+                .format(**self.memory)
+            )
         return '\n'.join(out+[f'warning: {w}' for w in self.warnings])
 
 # %% ../nbs/08_fid.ipynb #f8193963
@@ -783,8 +976,26 @@ def _measures(name, x, y, fid=None, intervals=True):
         (f,inf),(fse,ise) = jackknife(lambda a,b: fid_inf(a,b)[1::-1], x, y, groups)
     else: (inf,f,_),fse,ise = fid_inf(x,y),None,None
     (k,kse),(p,r),(d,c) = kid(x,y),precision_recall(x,y),density_coverage(x,y)
-    row.update(fid=f if fid is None else fid, fid_se=fse, fid_inf=inf, fid_inf_se=ise, kid=k, kid_se=kse, precision=p, recall=r, density=d, coverage=c)
-    return {k:(None if isinstance(v,float) and not math.isfinite(v) else v if isinstance(v,(str,int,type(None))) else float(v)) for k,v in row.items()}
+    row.update(
+        fid=f if fid is None else fid,
+        fid_se=fse,
+        fid_inf=inf,
+        fid_inf_se=ise,
+        kid=k,
+        kid_se=kse,
+        precision=p,
+        recall=r,
+        density=d,
+        coverage=c,
+    )
+    return {
+        k: (
+            None
+            if isinstance(v, float) and not math.isfinite(v)
+            else v if isinstance(v, (str, int, type(None))) else float(v)
+        )
+        for k, v in row.items()
+    }
 
 # %% ../nbs/08_fid.ipynb #8cf00829
 def compare(
@@ -799,10 +1010,15 @@ def compare(
 )->Report:
     "All measures of two sets of statistics"
     if real.dims!=generated.dims:
-        raise DataError(f'statistics of {real.dims} and {generated.dims} dimensions cannot be compared: compute both with the same extractor and the same dims')
+        raise DataError(
+            f'statistics of {real.dims} and {generated.dims} dimensions cannot be compared: compute both with the'
+            ' same extractor and the same dims'
+        )
     ids = [s.info.get('id') for s in (real,generated)]
     if all(ids) and ids[0]!=ids[1]:
-        raise DataError(f'the statistics come from different extractors or weights ({ids[0]} and {ids[1]}): compute both with one')
+        raise DataError(
+            f'the statistics come from different extractors or weights ({ids[0]} and {ids[1]}): compute both with one'
+        )
     x,y,rows,warn = real.rows,generated.rows,[],[]
     whole = [s.n==len(s.rows) for s in (real,generated)]
     if all(whole) and min(real.n,generated.n)>=2: fid = frechet_rows(x,y)
@@ -810,31 +1026,66 @@ def compare(
     if min(len(x),len(y))>=3:
         rows.append(_measures('all', x, y, fid, intervals))
         rows[0].update(n_real=real.n, n_generated=generated.n)
-        if rows[0]['fid_se'] is not None and not all(whole): rows[0]['fid_se'] *= math.sqrt(min(len(x)/real.n, len(y)/generated.n))
+        if rows[0]['fid_se'] is not None and not all(whole):
+            rows[0]['fid_se'] *= math.sqrt(min(len(x)/real.n, len(y)/generated.n))
     else:
         rows.append(dict(group='all', n_real=real.n or None, n_generated=generated.n or None, fid=fid))
-        warn.append('one side holds no feature rows (statistics of pytorch-fid, or a handful of pictures): FID only. For KID and the others give the folder of pictures')
+        warn.append(
+            'one side holds no feature rows (statistics of pytorch-fid, or a handful of pictures): FID only. For KID'
+            ' and the others give the folder of pictures'
+        )
     kinds = sorted({(k,v) for l in generated.labels for k,v in l.items()})
     for k,v in kinds:
         yi = [i for i,l in enumerate(generated.labels) if l.get(k)==v]
         xi = [i for i,l in enumerate(real.labels) if l.get(k)==v] or range(len(x))
-        if min(len(xi),len(yi))>=smallest: rows.append(_measures(f'{k}: {v}', x[list(xi)], y[yi], None, intervals))
-        else: warn.append(f'{k}: {v} has {len(xi)} real and {len(yi)} generated pictures, fewer than {smallest}: no row')
+        if min(len(xi),len(yi))>=smallest:
+            rows.append(_measures(f'{k}: {v}', x[list(xi)], y[yi], None, intervals))
+        else:
+            warn.append(f'{k}: {v} has {len(xi)} real and {len(yi)} generated pictures, fewer than {smallest}: no row')
     if floor and len(x)>=2*smallest:
         o = torch.from_numpy(np.random.default_rng(seed).permutation(len(x)))
         rows.append(_measures('real halves', x[o[::2]], x[o[1::2]], None, intervals))
     n = min(s.n or math.inf for s in (real,generated))
-    if n<real.dims: warn.append(f'{n} pictures for {real.dims} features: FID is far too high and only comparable at the same n; read KID and FID inf')
-    elif n<10*real.dims and n<math.inf: warn.append(f'{n} pictures for {real.dims} features: FID is too high; compare at the same n, or read KID and FID inf')
+    if n<real.dims:
+        warn.append(
+            f'{n} pictures for {real.dims} features: FID is far too high and only comparable at the same n; read KID'
+            ' and FID inf'
+        )
+    elif n<10*real.dims and n<math.inf:
+        warn.append(
+            f'{n} pictures for {real.dims} features: FID is too high; compare at the same n, or read KID and FID inf'
+        )
     for name,s in (('real',real),('generated',generated)):
         twice = len(s.rows)-len(np.unique(s.rows.numpy(), axis=0)) if len(s.rows) else 0
-        if twice: warn.append(f'{twice} of {len(s.rows)} {name} pictures are copies of others in the set: they raise n and not the knowledge')
-        if s.info.get('skipped'): warn.append(f'{len(s.info["skipped"])} {name} files could not be used and were passed over: {", ".join(s.info["skipped"][:3])}')
-        if 'id' not in s.info: warn.append(f'the {name} statistics do not say what made them: make sure it was the same extractor and weights')
-    about = {k:next((s.info[k] for s in (generated,real) if k in s.info), None) for k in ('extractor','dims','size','resize','id')}
-    about.update(dims=real.dims, extractor=about['extractor'] or 'unknown', size=about['size'] or '?', resize=about['resize'] or 'unknown',
-                 real=real.info.get('source','saved statistics'), generated=generated.info.get('source','saved statistics'),
-                 real_crop=real.info.get('crop','unknown'), generated_crop=generated.info.get('crop','unknown'), versions=versions())
+        if twice:
+            warn.append(
+                f'{twice} of {len(s.rows)} {name} pictures are copies of others in the set: they raise n and not the'
+                ' knowledge'
+            )
+        if s.info.get('skipped'):
+            warn.append(
+                f'{len(s.info["skipped"])} {name} files could not be used and were passed over:'
+                f' {", ".join(s.info["skipped"][:3])}'
+            )
+        if 'id' not in s.info:
+            warn.append(
+                f'the {name} statistics do not say what made them: make sure it was the same extractor and weights'
+            )
+    about = {
+        k: next((s.info[k] for s in (generated, real) if k in s.info), None)
+        for k in ('extractor', 'dims', 'size', 'resize', 'id')
+    }
+    about.update(
+        dims=real.dims,
+        extractor=about['extractor'] or 'unknown',
+        size=about['size'] or '?',
+        resize=about['resize'] or 'unknown',
+        real=real.info.get('source', 'saved statistics'),
+        generated=generated.info.get('source', 'saved statistics'),
+        real_crop=real.info.get('crop', 'unknown'),
+        generated_crop=generated.info.get('crop', 'unknown'),
+        versions=versions(),
+    )
     memory = None
     if train is not None:
         held_out = held_out if held_out is not None else None if train is real else real
@@ -848,7 +1099,10 @@ def versions():
     def get(p):
         try: return version(p)
         except PackageNotFoundError: return None
-    return dict(python=platform.python_version(), **{p:get(p) for p in ('messi-anything','torch','torchvision','pillow','timm','pytorch-fid')})
+    return dict(
+        python=platform.python_version(),
+        **{p: get(p) for p in ('messi-anything', 'torch', 'torchvision', 'pillow', 'timm', 'pytorch-fid')}
+    )
 
 # %% ../nbs/08_fid.ipynb #480b9f68
 class _IfAny: # a label where there is one
@@ -859,7 +1113,8 @@ class _IfAny: # a label where there is one
 
 # %% ../nbs/08_fid.ipynb #6461b299
 def measure(
-    real,                  # folder, files, `.npz`, tensor, batches, `Samples` or statistics; the training or validation photos
+    # folder, files, `.npz`, tensor, batches, `Samples` or statistics; the training or validation photos
+    real,
     generated,             # the same, of what the generator made
     extractor='inception', # name of one, see `get_extractor`, or an `Extractor`
     crop='center',         # see `Cropper`
@@ -871,13 +1126,21 @@ def measure(
     **kw                   # see `compare`
 )->Report:
     "Compare two sets of pictures"
-    known = [s for s in (real,generated) if isinstance(s,FeatureStats) or (isinstance(s,(str,Path)) and Path(s).suffix=='.npz' and not holds_pictures(s))]
+    known = [
+        s
+        for s in (real, generated)
+        if isinstance(s, FeatureStats)
+        or (isinstance(s, (str, Path)) and Path(s).suffix == '.npz' and not holds_pictures(s))
+    ]
     ext = get_extractor(extractor) if len(known)<2 or train is not None else None
     go = lambda src,c,l: extract(src, ext, c, bs, keep, l, cache, bad, workers, progress=progress)
     start = time.perf_counter()
     r = go(real, real_crop or crop, {k:_IfAny(f) for k,f in (labels or {}).items()})
     if ext is not None and r.dims!=ext.dims:
-        raise DataError(f'the real statistics have {r.dims} dimensions and {ext.name} gives {ext.dims}: choose the extractor and dims they were made with')
+        raise DataError(
+            f'the real statistics have {r.dims} dimensions and {ext.name} gives {ext.dims}: choose the extractor and'
+            ' dims they were made with'
+        )
     g = go(generated, crop, labels)
     t = None if train is None else r if train is real else go(train, real_crop or crop, None)
     report = compare(r, g, t, **kw)
@@ -899,11 +1162,13 @@ class band_of:
         self.files = {p.stem:p for p in _files(masks)[1]}
         self.edges,self.key = tuple(edges),f'{Path(masks).resolve()} {edges}'
     def band(self, ratio): # share of the picture that is hole -> name of its band
-        e = (0,*self.edges,1); i = int(np.searchsorted(self.edges, ratio, side='right'))
+        e = (0,*self.edges,1)
+        i = int(np.searchsorted(self.edges, ratio, side='right'))
         return f'{e[i]*100:02.0f}-{e[i+1]*100:.0f} %'
     def __call__(self, path):
         p = self.files.get(Path(path).stem)
-        if p is None: raise DataError(f'{Path(path).name} has no mask of the same name: add one, or leave the picture out')
+        if p is None:
+            raise DataError(f'{Path(path).name} has no mask of the same name: add one, or leave the picture out')
         return self.band(load_mask(p).mean().item())
 
 # %% ../nbs/08_fid.ipynb #e173f652
@@ -921,7 +1186,14 @@ def target_samples(
     s = paint.size
     def draw(seeds): return paint(torch.zeros(len(seeds),3,s,s), torch.ones(len(seeds),1,s,s), seeds, steps=steps)
     net = getattr(paint,'net',None)
-    return Samples(draw, n, bs, seed, f'target {getattr(paint,"name","") or target}, {steps} steps', _fingerprint(net) if isinstance(net,nn.Module) else '')
+    return Samples(
+        draw,
+        n,
+        bs,
+        seed,
+        f'target {getattr(paint,"name","") or target}, {steps} steps',
+        _fingerprint(net) if isinstance(net, nn.Module) else '',
+    )
 
 # %% ../nbs/08_fid.ipynb #e9404959
 def cache_dir()->Path:
@@ -929,10 +1201,12 @@ def cache_dir()->Path:
     return home_folder()/'fid'
 
 def _counter(done, n): # where the work is, for people who watch
-    if sys.stderr.isatty(): print(f'\r{done}{f" of {n}" if n else ""} pictures', end='\n' if done==n else '', file=sys.stderr, flush=True)
+    if sys.stderr.isatty():
+        print(f'\r{done}{f" of {n}" if n else ""} pictures', end='\n' if done==n else '', file=sys.stderr, flush=True)
 
 def _prune(folder, limit=2e9): # the oldest go first
-    files = sorted(Path(folder).glob('*.npz'), key=lambda p: p.stat().st_mtime, reverse=True); size = 0
+    files = sorted(Path(folder).glob('*.npz'), key=lambda p: p.stat().st_mtime, reverse=True)
+    size = 0
     for p in files:
         size += p.stat().st_size
         if size>limit: p.unlink(missing_ok=True)
@@ -967,11 +1241,16 @@ def messi_fid(
     "Compare generated pictures with real ones: FID, KID, precision, recall, with their uncertainty"
     real,generated = real or a, generated or (b if real is None or a is None or b else a)
     if real is None or (generated is None and target is None and save is None):
-        raise ConfigError('give two sets of pictures: messi_fid REAL GENERATED, or --real with --generated or --target; --help lists the rest')
-    if generated is not None and target is not None: raise ConfigError(f'{generated} and target {target} are both given: choose one')
+        raise ConfigError(
+            'give two sets of pictures: messi_fid REAL GENERATED, or --real with --generated or --target; --help'
+            ' lists the rest'
+        )
+    if generated is not None and target is not None:
+        raise ConfigError(f'{generated} and target {target} are both given: choose one')
     if n<2 or bs<1: raise ConfigError(f'n={n} must be at least 2, and bs={bs} at least 1')
     folder = None if cache=='none' else user_path(cache) if cache else cache_dir()
-    for o in (out if generated or target else None, save):                                          # known now, and not after the work
+    # known now, and not after the work
+    for o in (out if generated or target else None, save):
         if o and user_path(o).is_dir(): raise ConfigError(f'{o} is a folder: give the name of a file in it')
         if o: check_writable(make_folder(user_path(o).parent))
     if folder:
@@ -982,7 +1261,8 @@ def messi_fid(
             print(f'no statistics are kept: {e}', file=sys.stderr)
     ready = [o for o in (real,generated) if o and str(o).endswith('.npz') and not holds_pictures(o)]
     ext = None if len(ready)==2 and not train else get_extractor(extractor, weights, resize, device)
-    cropper = Cropper(crop, zoom, (0.,down)); plain = Cropper('center') if cropper.boxes else cropper
+    cropper = Cropper(crop, zoom, (0.,down))
+    plain = Cropper('center') if cropper.boxes else cropper
     opts = dict(bs=bs, bad='skip' if skip else 'raise', cache=folder, progress=_counter)
     labels = {**({'source':source_of} if sources else {}), **({'hole':band_of(masks)} if masks else {})}
     known = extract(real, ext, cropper, labels={k:_IfAny(f) for k,f in labels.items()}, **opts)
@@ -990,7 +1270,9 @@ def messi_fid(
         known.save(save)
         print(f'{known.n} pictures of {real} -> {save}')
     if generated is None and target is None: return
-    made = extract(target_samples(target, n, steps, bs, seed, device) if target else generated, ext, plain, labels=labels, **opts)
+    made = extract(
+        target_samples(target, n, steps, bs, seed, device) if target else generated, ext, plain, labels=labels, **opts
+    )
     report = measure(known, made, ext, real_crop=cropper, train=train, intervals=not fast, floor=not fast, **opts)
     print(report)
     report.save(out)

@@ -11,8 +11,22 @@ import numpy as np, torch, torch.nn.functional as F
 from torch import Tensor
 from fastcore.basics import patch
 from PIL import Image
-from .images import (Box, ConfigError, ImageError, WeightsError, load_image, load_mask, to_tensor, to_pil, image_grid,
-                                   _alpha, _array_image, _decode, _name, _rgba)
+from messi_anything.images import (
+    Box,
+    ConfigError,
+    ImageError,
+    WeightsError,
+    load_image,
+    load_mask,
+    to_tensor,
+    to_pil,
+    image_grid,
+    _alpha,
+    _array_image,
+    _decode,
+    _name,
+    _rgba,
+)
 from .data import mask_box
 from .training import precision
 from .faces import Face, find_faces
@@ -37,9 +51,13 @@ def known_part(
     "What a painter may know"
     s = paint.size
     if img.ndim!=4 or tuple(img.shape[1:])!=(3,s,s) or tuple(hole.shape)!=(len(img),1,s,s):
-        raise ConfigError(f'{paint.name} fills pictures (b,3,{s},{s}) with holes (b,1,{s},{s}); got {tuple(img.shape)} and {tuple(hole.shape)}: scale them first, see `paint_window`')
+        raise ConfigError(
+            f'{paint.name} fills pictures (b,3,{s},{s}) with holes (b,1,{s},{s}); got {tuple(img.shape)} and'
+            f' {tuple(hole.shape)}: scale them first, see `paint_window`'
+        )
     seeds = [0]*len(img) if seeds is None else [int(o) for o in seeds]
-    if len(seeds)!=len(img): raise ConfigError(f'{paint.name}: {len(img)} pictures need as many seeds, got {len(seeds)}')
+    if len(seeds)!=len(img):
+        raise ConfigError(f'{paint.name}: {len(img)} pictures need as many seeds, got {len(seeds)}')
     h = hole>.5
     return torch.where(h, 0., img.float()), h, seeds
 
@@ -49,7 +67,8 @@ def leaves_nothing(
     h:Tensor,    # (b,1,s,s) bool
 ):
     "A `ConfigError` for holes that are the whole picture"
-    if h.flatten(1).all(1).any(): raise ConfigError(f'the hole leaves nothing to continue: {what} needs some of the photo')
+    if h.flatten(1).all(1).any():
+        raise ConfigError(f'the hole leaves nothing to continue: {what} needs some of the photo')
 
 # %% ../nbs/07b_fills.ipynb #c7c0288b
 @dataclass
@@ -61,7 +80,8 @@ class Scene:
     face:object=None  # `Face`, where one was found
 
     @property
-    def about(self)->dict: return dict(seen=self.image, face=self.face and self.face.box, person=self.person) # for `paint_window`
+    def about(self)->dict: # for `paint_window`
+        return dict(seen=self.image, face=self.face and self.face.box, person=self.person)
 
 # %% ../nbs/07b_fills.ipynb #2f437f6d
 def make_scene(
@@ -73,7 +93,8 @@ def make_scene(
 )->Scene:
     "Find the largest person of a photo"
     img = load_image(photo)
-    s = min(img.size); l,t = (img.width-s)//2,(img.height-s)//2
+    s = min(img.size)
+    l,t = (img.width-s)//2,(img.height-s)//2
     img = img.crop((l,t,l+s,t+s)).resize((size,size), Image.LANCZOS)
     seg = (segmenter or Segmenter.from_pretrained())(img)
     if not seg.people: raise ImageError('nobody was found in the photo: take one that shows a person')
@@ -97,7 +118,9 @@ def replacement_fill(
     h = (hole>.5).to(device)
     known = torch.where(h, 0., img.float().to(device))
     keep = lambda x: torch.where(h, x, known)
-    return sample_consistency(denoise, tuple(img.shape[1:]), seeds, sigmas, device, callback, start=known, keep=keep, **kw).cpu()
+    return sample_consistency(
+        denoise, tuple(img.shape[1:]), seeds, sigmas, device, callback, start=known, keep=keep, **kw
+    ).cpu()
 
 # %% ../nbs/07b_fills.ipynb #e0dd592f
 class ZeroShot(Inpainter):
@@ -109,8 +132,16 @@ class ZeroShot(Inpainter):
         low:float=.1,      # the last of them
         repeats:int=1,     # how often each level but the first is gone through
     ):
-        if n<1 or repeats<1 or not .002<low<80: raise ConfigError(f'n={n}, repeats={repeats}, low={low}: at least one level and one pass, and a last level between 0.002 and 80')
-        if generator.net.cfg.cond not in (0,4): raise ConfigError(f'this network wants a condition of {generator.net.cfg.cond} channels; zero-shot filling knows 0 (none) and 4 (photo and hole)')
+        if n<1 or repeats<1 or not .002<low<80:
+            raise ConfigError(
+                f'n={n}, repeats={repeats}, low={low}: at least one level and one pass, and a last level between'
+                ' 0.002 and 80'
+            )
+        if generator.net.cfg.cond not in (0,4):
+            raise ConfigError(
+                f'this network wants a condition of {generator.net.cfg.cond} channels; zero-shot filling knows 0'
+                ' (none) and 4 (photo and hole)'
+            )
         self.generator,self.size = generator,generator.size
         first,*others = karras_sigmas(n, low).tolist()
         self.sigmas = [first]+[s for s in others for _ in range(repeats)]
@@ -124,7 +155,8 @@ class ZeroShot(Inpainter):
 
     def __call__(self, img, hole, seeds, steps=None): # `steps` is the trained generator's; here `n` says how many
         x,h,seeds = known_part(self, img, hole, seeds)
-        with precision(self.generator.device, self.generator.dtype): out = replacement_fill(self.denoise, x, h, seeds, self.sigmas, self.generator.device)
+        with precision(self.generator.device, self.generator.dtype):
+            out = replacement_fill(self.denoise, x, h, seeds, self.sigmas, self.generator.device)
         return torch.where(h, out.clamp(-1,1), x)
 
 # %% ../nbs/07b_fills.ipynb #5b4832ea
@@ -139,7 +171,8 @@ def rim_jump(
         a,b = out.narrow(d, 0, n),out.narrow(d, 1, n)
         ha,hb = hole.narrow(d, 0, n)>.5,hole.narrow(d, 1, n)>.5
         step = (a-b).abs().mean(1, keepdim=True)
-        across.append(step[ha!=hb]); within.append(step[~ha&~hb])
+        across.append(step[ha!=hb])
+        within.append(step[~ha&~hb])
     across,within = torch.cat(across),torch.cat(within)
     if not len(across) or not len(within): raise ConfigError('a hole that is empty or everything has no rim to look at')
     return float(across.mean()/within.mean().clamp(min=1e-6))
@@ -155,11 +188,21 @@ def paint_window(
 )->Tensor:             # (1,3,s,s): the photo outside, bit for bit
     "Let a painter fill a picture of another size than its own"
     s,n,h = img.shape[-1],paint.size or img.shape[-1],hole>.5                   # a painter without a size takes any
-    if img.shape!=(1,3,s,s) or hole.shape!=(1,1,s,s): raise ConfigError(f'paint_window: a square picture (1,3,s,s) and its hole (1,1,s,s) are needed; got {tuple(img.shape)} and {tuple(hole.shape)}')
+    if img.shape!=(1,3,s,s) or hole.shape!=(1,1,s,s):
+        raise ConfigError(
+            f'paint_window: a square picture (1,3,s,s) and its hole (1,1,s,s) are needed; got {tuple(img.shape)} and'
+            f' {tuple(hole.shape)}'
+        )
     x = torch.where(h, 0., img)
-    def to(t, side): return t if t.shape[-1]==side else F.interpolate(t, (side,side), mode='bilinear', antialias=side<t.shape[-1], align_corners=False)
+    def to(t, side):
+        return (
+            t
+            if t.shape[-1] == side
+            else F.interpolate(t, (side, side), mode='bilinear', antialias=side < t.shape[-1], align_corners=False)
+        )
     w = to((~h).float(), n)
-    small = torch.where(w>.02, to(x, n)/w.clamp(min=.02), 0.).clamp(-1,1)   # the hole's grey is kept out of the mixed pixels
+    # the hole's grey is kept out of the mixed pixels
+    small = torch.where(w>.02, to(x, n)/w.clamp(min=.02), 0.).clamp(-1,1)
     holes = (w<.98).float()
     if holes.all(): holes = (w<=.02).float()                                  # a thin rim is better than none
     def fit(v): return v.times(n/s) if isinstance(v, Box) else to(v, n) if isinstance(v, Tensor) else v
@@ -180,8 +223,15 @@ class Cutout:
 
     def __post_init__(self):
         h,w = self.image.shape[2:]
-        if self.image.shape!=(1,3,h,w) or self.alpha.shape!=(1,1,h,w): raise ImageError(f'a cut-out is a picture (1,3,h,w) and its alpha (1,1,h,w); got {tuple(self.image.shape)} and {tuple(self.alpha.shape)}')
-        if not self.alpha.max()>.5: raise ImageError('the cut-out is empty, all of it is transparent: give a picture whose alpha is 1 where the target is')
+        if self.image.shape!=(1,3,h,w) or self.alpha.shape!=(1,1,h,w):
+            raise ImageError(
+                f'a cut-out is a picture (1,3,h,w) and its alpha (1,1,h,w); got {tuple(self.image.shape)} and'
+                f' {tuple(self.alpha.shape)}'
+            )
+        if not self.alpha.max()>.5:
+            raise ImageError(
+                'the cut-out is empty, all of it is transparent: give a picture whose alpha is 1 where the target is'
+            )
         self.alpha = torch.where(self.alpha<.05, 0., self.alpha)
 
     @property
@@ -192,7 +242,8 @@ class Cutout:
     def cut(self)->bool: return bool((self.alpha[...,-1,:]>.5).any()) # whether it goes on below the picture
     def pil(self)->Image.Image:
         "As an RGBA picture"
-        im = to_pil(self.image); im.putalpha(to_pil(self.alpha.expand(-1,3,-1,-1)*2-1).convert('L'))
+        im = to_pil(self.image)
+        im.putalpha(to_pil(self.alpha.expand(-1,3,-1,-1)*2-1).convert('L'))
         return im
     def _repr_png_(self): return self.pil()._repr_png_()
 
@@ -214,19 +265,32 @@ def _layers(photo, alpha, segmenter): # -> picture, alpha (1,1,h,w), what is kno
     "A picture and its alpha: given, its own, or found"
     img = load_image(photo)
     if alpha is not None: return img, load_mask(alpha, img.size), dict(alpha='given')
-    im = photo if isinstance(photo, Tensor) else _array_image(photo, 10**8, 'cut-out') if isinstance(photo, np.ndarray) else _decode(photo, 10**8, _name(photo))
+    im = (
+        photo
+        if isinstance(photo, Tensor)
+        else (
+            _array_image(photo, 10**8, 'cut-out')
+            if isinstance(photo, np.ndarray)
+            else _decode(photo, 10**8, _name(photo))
+        )
+    )
     if not isinstance(im, Tensor) and _alpha(im):
         im = _rgba(im)
         a = np.array(im.getchannel('A'))
         if a.min()<255: return im.convert('RGB'), torch.from_numpy(a)[None,None].float()/255, dict(alpha='its own')
     seg = (segmenter or Segmenter.from_pretrained())(img)
-    if not seg.people: raise ImageError(f'nobody was found in {_name(photo)}: take a photo that shows the target, or give a picture with transparency')
+    if not seg.people:
+        raise ImageError(
+            f'nobody was found in {_name(photo)}: take a photo that shows the target, or give a picture with'
+            ' transparency'
+        )
     who = seg.select('largest').people[0]
     return img, who.mask, dict(alpha='segmenter', score=who.score, presence=seg.presence)
 
 # %% ../nbs/07b_fills.ipynb #2e760eca
 def read_cutout(
-    photo,           # anything `load_image` takes: with transparency it is a cut-out already, else the largest person is cut out
+    # anything `load_image` takes: with transparency it is a cut-out already, else the largest person is cut out
+    photo,
     alpha=None,      # anything `load_mask` takes, 1 where the target is, instead
     face=None,       # `Face` or `Box` of the target in its pixels; None to look for it, False for none
     segmenter=None,  # the shipped one
@@ -236,14 +300,30 @@ def read_cutout(
     "The target, cut out of a picture"
     if isinstance(photo, Cutout): return photo
     img,a,about = _layers(photo, alpha, segmenter)
-    if not a.max()>.5: raise ImageError(f'the cut-out {_name(photo)} is empty, all of it is transparent: give a picture whose alpha is 1 where the target is')
+    if not a.max()>.5:
+        raise ImageError(
+            f'the cut-out {_name(photo)} is empty, all of it is transparent: give a picture whose alpha is 1 where'
+            ' the target is'
+        )
     k = min(1, longest/max(img.size))
     if k<1:
         w,h = (max(1, round(o*k)) for o in img.size)
         a = F.interpolate(a, (h,w), mode='bilinear', antialias=True)
-        img,face = img.resize((w,h), Image.LANCZOS), face.times(k) if isinstance(face, Box) else None if face is not False else False
+        img, face = img.resize((w, h), Image.LANCZOS), (
+            face.times(k) if isinstance(face, Box) else None if face is not False else False
+        )
     if face is None:
-        on = [f for f in find(img) if a[0,0,min(img.height-1, max(0, int(f.box.center[1]))), min(img.width-1, max(0, int(f.box.center[0])))]>.5]
+        on = [
+            f
+            for f in find(img)
+            if a[
+                0,
+                0,
+                min(img.height - 1, max(0, int(f.box.center[1]))),
+                min(img.width - 1, max(0, int(f.box.center[0]))),
+            ]
+            > 0.5
+        ]
         face,about['faces'] = (on[0] if on else None),len(on)
     return Cutout(spread_colours(to_tensor(img), a), a, face or None, about)
 
@@ -255,7 +335,8 @@ def facing(
     "Which way a face looks"
     marks = getattr(face, 'landmarks', None)
     if marks is None: return 0
-    right,left,nose = (np.asarray(marks[i], float) for i in range(3))          # the person's right eye is on the picture's left
+    # the person's right eye is on the picture's left
+    right,left,nose = (np.asarray(marks[i], float) for i in range(3))
     d = left-right
     if not (n := float(d@d)): return 0
     off = float((nose-(left+right)/2)@d)/n
@@ -342,17 +423,36 @@ def lay(
     t = torch.cat([cut.image, cut.alpha], 1)
     h,w = t.shape[2:]
     if p.flip: t = t.flip(3)
-    if p.scale<1: t = F.interpolate(t, (max(1, round(h*p.scale)), max(1, round(w*p.scale))), mode='bilinear', antialias=True, align_corners=False)
+    if p.scale<1:
+        t = F.interpolate(
+            t,
+            (max(1, round(h * p.scale)), max(1, round(w * p.scale))),
+            mode='bilinear',
+            antialias=True,
+            align_corners=False,
+        )
     a,n = t[:,3:],t.shape[2]
     on = (a[0,0,-1]>.5).nonzero()[:,0]
     row = torch.zeros_like(a[...,:1,:])
-    if len(on): row[...,on[0]:on[-1]+1] = 1                                    # what goes on below: all between its sides
+    if len(on):                                    # what goes on below: all between its sides
+        row[...,on[0]:on[-1]+1] = 1
     x,y = ((torch.arange(side)+.5-o)/p.scale for o in (p.left, p.top))       # in pixels of the cut-out
     body = max(1., h-neck(cut))
     down = (y-h).clamp(min=0)
     plain = robe(t, round(neck(cut)*n/h))
-    def sample(t, y): return F.grid_sample(t, torch.stack(torch.meshgrid(x/w*2-1, y/h*n/t.shape[2]*2-1, indexing='xy'), -1)[None], mode='bilinear', padding_mode='border', align_corners=False)[0]
-    rgb = torch.lerp(sample(t[:,:3], torch.where(y>h, h-down.clamp(max=body), y)), sample(plain, y), (2*down/body).clamp(max=1)[:,None].expand(3,-1,side))
+    def sample(t, y):
+        return F.grid_sample(
+            t,
+            torch.stack(torch.meshgrid(x / w * 2 - 1, y / h * n / t.shape[2] * 2 - 1, indexing='xy'), -1)[None],
+            mode='bilinear',
+            padding_mode='border',
+            align_corners=False,
+        )[0]
+    rgb = torch.lerp(
+        sample(t[:, :3], torch.where(y > h, h - down.clamp(max=body), y)),
+        sample(plain, y),
+        (2 * down / body).clamp(max=1)[:, None].expand(3, -1, side),
+    )
     return rgb, sample(torch.cat([a, row], 2), y)*(y>=0)[:,None]*((x>=0)&(x<=w))
 
 # %% ../nbs/07b_fills.ipynb #0002d1de
@@ -391,7 +491,8 @@ def match_lab(
     lab = lambda t: rgb2lab((t.permute(1,2,0).double().numpy()+1)/2)
     a,b = lab(rgb),lab(like)[where[0].numpy()]
     w = alpha[0].double().numpy()[...,None]/float(alpha.double().sum())
-    m = (a*w).sum((0,1)); s = np.sqrt(((a-m)**2*w).sum((0,1)))
+    m = (a*w).sum((0,1))
+    s = np.sqrt(((a-m)**2*w).sum((0,1)))
     k = np.clip(b.std(0)/np.maximum(s, 1e-3), .5, 2)
     new = a+strength*((a-m)*k+b.mean(0)-a)
     if np.abs(b[:,1:]).max()<3: new[...,1:] = 0                                # a photo without colours
@@ -410,15 +511,19 @@ def rim_correction(
     on,rim = on.numpy(),rim.numpy()&~on.numpy()
     out,n = np.zeros(diff.shape),int(on.sum())
     if not n or not rim.any(): return torch.zeros_like(diff)
-    number = np.full(on.shape, -1); number[on] = np.arange(n)
+    number = np.full(on.shape, -1)
+    number[on] = np.arange(n)
     d,deg,rhs,rows,cols = diff.double().numpy(),np.full(n, 1e-7 if reach is None else 1/reach**2),np.zeros((n,3)),[],[]
     for axis,step in ((0,1),(0,-1),(1,1),(1,-1)):
-        here = [slice(None)]*2; there = [slice(None)]*2
+        here = [slice(None)]*2
+        there = [slice(None)]*2
         here[axis],there[axis] = (slice(None,-1),slice(1,None))[::step]
         i,j,r = number[tuple(here)],number[tuple(there)],rim[tuple(there)]
         both,edge = (i>=0)&(j>=0),(i>=0)&r
-        rows.append(i[both]); cols.append(j[both])
-        np.add.at(deg, i[both], 1); np.add.at(deg, i[edge], 1)
+        rows.append(i[both])
+        cols.append(j[both])
+        np.add.at(deg, i[both], 1)
+        np.add.at(deg, i[edge], 1)
         np.add.at(rhs, i[edge], d[(slice(None),*there)][:,edge].T)
     rows,cols = np.concatenate([*rows, np.arange(n)]),np.concatenate([*cols, np.arange(n)])
     a = coo_matrix((np.concatenate([-np.ones(len(rows)-n), deg]), (rows,cols)), (n,n)).tocsc()
@@ -436,7 +541,8 @@ def merge(
     "Lay the cut-out over the ground, inside the hole only, and hide the seam where the hole cuts it off"
     from scipy.ndimage import distance_transform_edt
     if blend=='feather':
-        if not h.all(): alpha = alpha*torch.from_numpy(distance_transform_edt(h[0].numpy())/(reach+1)).float().clamp(max=1)
+        if not h.all():
+            alpha = alpha*torch.from_numpy(distance_transform_edt(h[0].numpy())/(reach+1)).float().clamp(max=1)
     else: rgb = rgb+rim_correction(ground-rgb, h[0]&(alpha[0]>.02), ~h[0]&(alpha[0]>.5), reach)
     return torch.where(h, torch.lerp(ground, rgb, alpha.expand_as(rgb)), ground)
 
@@ -456,10 +562,20 @@ class StaticFill(Inpainter):
         find=find_faces,
     ):
         if blend not in ('poisson','feather'): raise ConfigError(f"blend={blend!r} is neither 'poisson' nor 'feather'")
-        if not 0<=strength<=1 or not 0<reach<=1: raise ConfigError(f'strength={strength} must be in [0,1] and reach={reach} in (0,1]')
-        if not isinstance(size, int) or size<8: raise ConfigError(f'size={size} must be a whole number of pixels, at least 8')
+        if not 0<=strength<=1 or not 0<reach<=1:
+            raise ConfigError(f'strength={strength} must be in [0,1] and reach={reach} in (0,1]')
+        if not isinstance(size, int) or size<8:
+            raise ConfigError(f'size={size} must be a whole number of pixels, at least 8')
         self.cutout = read_cutout(cutout, face=face, find=find)
-        self.blend,self.strength,self.flip,self.background,self.size,self.reach,self.find = blend,strength,flip,background or BackgroundInpainter(),size,reach,find
+        self.blend, self.strength, self.flip, self.background, self.size, self.reach, self.find = (
+            blend,
+            strength,
+            flip,
+            background or BackgroundInpainter(),
+            size,
+            reach,
+            find,
+        )
 
     def __call__(self, img, hole, seeds=None, steps=None,
         seen=None,   # (b,3,s,s), the hidden person: which way they look, and the body below a bust
@@ -468,7 +584,12 @@ class StaticFill(Inpainter):
     ):
         x,h,seeds = known_part(self, img, hole, seeds)
         each = lambda v,i: v[i] if isinstance(v, (list,tuple)) else v
-        return torch.stack([self.one(x[i], h[i], s, None if seen is None else seen[i], each(face,i), each(person,i)) for i,s in enumerate(seeds)])
+        return torch.stack(
+            [
+                self.one(x[i], h[i], s, None if seen is None else seen[i], each(face, i), each(person, i))
+                for i, s in enumerate(seeds)
+            ]
+        )
 
 # %% ../nbs/07b_fills.ipynb #c7b6cf9e
 @patch
@@ -478,7 +599,8 @@ def placement(self:StaticFill,
 )->Placement:
     "Where the cut-out goes, for this hole"
     flip,at = self.flip,getattr(face, 'box', face)
-    if flip is None: flip = facing(self.cutout.face)*hidden_facing(seen, face, self.find)==-1 if facing(self.cutout.face) else False
+    if flip is None:
+        flip = facing(self.cutout.face)*hidden_facing(seen, face, self.find)==-1 if facing(self.cutout.face) else False
     person = person or mask_box(h[0].numpy())
     p = place(self.cutout, at, person, flip)
     if p.by=='face': return fit_head(self.cutout, p, h, at.bottom, at.center)
@@ -491,17 +613,27 @@ def stays(self:StaticFill, h:Tensor, p:Placement)->Tensor: # (1,s,s) bool
     return h&below[:,None]&self.cutout.cut
 
 @patch
-def one(self:StaticFill, x:Tensor, h:Tensor, seed:int, seen=None, face=None, person=None)->Tensor: # (3,s,s), (1,s,s) bool
+# (3,s,s), (1,s,s) bool
+def one(self:StaticFill, x:Tensor, h:Tensor, seed:int, seen=None, face=None, person=None)->Tensor:
     "Fill one picture"
     if not h.any(): return x
     p = self.placement(h, seen, face, person)
     rgb,a = lay(self.cutout, p, self.size)
-    if not (a*h).max()>.5: raise ImageError('the cut-out does not reach into the hole where it was placed: check the boxes of face and person, or leave them out')
+    if not (a*h).max()>.5:
+        raise ImageError(
+            'the cut-out does not reach into the hole where it was placed: check the boxes of face and person, or'
+            ' leave them out'
+        )
     rgb = match_lab(rgb, a*h, x, ~h, self.strength)
     bare = h&(a<.995)
     if bare.any() and h.all(): leaves_nothing('what the cut-out does not cover', h[None])
-    ground = paint_window(self.background, x[None], h[None].float(), seed)[0] if bare.any() or self.blend=='feather' and not h.all() else x
-    if seen is not None:                                                      # after the fill, which would copy the body
+    ground = (
+        paint_window(self.background, x[None], h[None].float(), seed)[0]
+        if bare.any() or self.blend == 'feather' and not h.all()
+        else x
+    )
+    # after the fill, which would copy the body
+    if seen is not None:
         body = self.stays(h, p)
         ground,h = torch.where(body, seen, ground),h&~body
     return merge(rgb, a, ground, h, self.blend, self.reach*self.size).clamp(-1,1)
@@ -514,12 +646,27 @@ def sureness(
     side,f = c.image.shape[-1],c.face_box
     if f is None: return 0.
     l,t,r,b = (max(0, round(o)) for o in f.astuple())
-    covered,share,wide,whole = c.alpha[0,0,t:b,l:r].mean().item(),c.alpha.mean().item(),f.width/side,c.alpha[c.alpha>0].mean().item()
+    covered, share, wide, whole = (
+        c.alpha[0, 0, t:b, l:r].mean().item(),
+        c.alpha.mean().item(),
+        f.width / side,
+        c.alpha[c.alpha > 0].mean().item(),
+    )
     beside = torch.ones(side, dtype=torch.bool)
     beside[max(0, l-(r-l)*6//10):r+(r-l)*6//10] = False
-    crowd = c.alpha[0,0,t:(t+b)//2,beside].mean().item() if beside.any() and b-t>1 else 0. # somebody behind, cut out with them
+    # somebody behind, cut out with them
+    crowd = c.alpha[0,0,t:(t+b)//2,beside].mean().item() if beside.any() and b-t>1 else 0.
     plausible = .18<wide<.6 and abs(f.center[0]/side-.5)<.25 and f.center[1]/side<.65 and covered>.7 and .2<share<.92
-    return plausible*(1-crowd)**2*getattr(c.face, 'score', 1.)*covered*whole*c.about.get('score', 1.)*(c.about.get('presence') or 1.)/max(1, c.about.get('faces', 1))
+    return (
+        plausible
+        * (1 - crowd) ** 2
+        * getattr(c.face, 'score', 1.0)
+        * covered
+        * whole
+        * c.about.get('score', 1.0)
+        * (c.about.get('presence') or 1.0)
+        / max(1, c.about.get('faces', 1))
+    )
 
 # %% ../nbs/07b_fills.ipynb #37f51525
 def generated_cutout(
@@ -539,7 +686,11 @@ def generated_cutout(
         except ImageError: continue                                           # nobody there
         c.about.update(target=paint.name, seed=seed+i, tries=tries, sureness=sureness(c))
         if c.about['sureness']>(best.about['sureness'] if best else 0): best = c
-    if best is None: raise ImageError(f'none of the {tries} pictures of {paint.name or "the target"} from seed {seed} on shows a face on a body well enough to cut out: try another seed, more tries, or give a photo')
+    if best is None:
+        raise ImageError(
+            f'none of the {tries} pictures of {paint.name or "the target"} from seed {seed} on shows a face on a body'
+            ' well enough to cut out: try another seed, more tries, or give a photo'
+        )
     return best
 
 # %% ../nbs/07b_fills.ipynb #8688c102
@@ -550,13 +701,20 @@ def load_reference(
 ):                 # a diffusers pipeline
     "Load a diffusers inpainting pipeline, or say why that cannot be"
     missing = [o for o in ('diffusers','transformers') if find_spec(o) is None]
-    if missing: raise ConfigError(f'the reference painter needs {" and ".join(missing)}: pip install "messi-anything[reference]"')
+    if missing:
+        raise ConfigError(
+            f'the reference painter needs {" and ".join(missing)}: pip install "messi-anything[reference]"'
+        )
     from diffusers import AutoPipelineForInpainting
     dtype = dtype or (torch.float16 if torch.device(device).type=='cuda' else torch.float32)
     kw = {} if dtype==torch.float32 else dict(torch_dtype=dtype)              # single precision is its default
-    try: pipe = AutoPipelineForInpainting.from_pretrained(model, **kw).to(device)
+    try:
+        pipe = AutoPipelineForInpainting.from_pretrained(model, **kw).to(device)
     except Exception as e: # diffusers and the hub raise nearly anything here
-        raise WeightsError(f'the reference pipeline {model!r} could not be loaded ({type(e).__name__}): connect to fetch it once, accept its licence on the hub if it has one, or give the folder of a saved inpainting pipeline') from None
+        raise WeightsError(
+            f'the reference pipeline {model!r} could not be loaded ({type(e).__name__}): connect to fetch it once,'
+            ' accept its licence on the hub if it has one, or give the folder of a saved inpainting pipeline'
+        ) from None
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -581,9 +739,21 @@ class Reference(Inpainter):
 
     def __call__(self, img, hole, seeds, steps=None): # `steps` is the trained generator's; here `n` says how many
         x,h,seeds = known_part(self, img, hole, seeds)
-        r = self.pipe(prompt=[self.prompt]*len(x), negative_prompt=[self.negative]*len(x), image=x/2+.5, mask_image=h.float(), height=self.size, width=self.size,
-                      strength=1., num_inference_steps=self.n, guidance_scale=self.guidance, generator=[torch.Generator().manual_seed(s) for s in seeds], output_type='pt')
-        if any(getattr(r, 'nsfw_content_detected', None) or []): raise ImageError("the reference pipeline's own filter withheld a picture: try another seed or prompt")
+        r = self.pipe(
+            prompt=[self.prompt] * len(x),
+            negative_prompt=[self.negative] * len(x),
+            image=x / 2 + 0.5,
+            mask_image=h.float(),
+            height=self.size,
+            width=self.size,
+            strength=1.0,
+            num_inference_steps=self.n,
+            guidance_scale=self.guidance,
+            generator=[torch.Generator().manual_seed(s) for s in seeds],
+            output_type='pt',
+        )
+        if any(getattr(r, 'nsfw_content_detected', None) or []):
+            raise ImageError("the reference pipeline's own filter withheld a picture: try another seed or prompt")
         return torch.where(h, r.images.float().cpu().clamp(0,1)*2-1, x)
 
 # %% ../nbs/07b_fills.ipynb #08e3ef3a
@@ -604,4 +774,6 @@ def fill_table(
             took[k] += time.perf_counter()-t
             jump[k] += rim_jump(pics[-1], s.hole)/len(scenes)
     first = next(iter(took.values()))
-    return image_grid(pics, ['the hole',*painters]*len(scenes), cols=len(painters)+1, cell=cell), {k: (took[k]/first, jump[k]) for k in painters}
+    return image_grid(pics, ['the hole', *painters] * len(scenes), cols=len(painters) + 1, cell=cell), {
+        k: (took[k] / first, jump[k]) for k in painters
+    }

@@ -11,11 +11,36 @@ import numpy as np, torch, torch.nn.functional as F
 from torch import Tensor
 from PIL import Image
 from fastcore.basics import patch
-from .images import (Box, MessiError, ImageError, DataError, ConfigError, WeightsError, atomic_write, read_json, reason, say, user_path,
-                                   load_image, mask_to_pil, save_image, to_pil)
+from messi_anything.images import (
+    Box,
+    MessiError,
+    ImageError,
+    DataError,
+    ConfigError,
+    WeightsError,
+    atomic_write,
+    read_json,
+    reason,
+    say,
+    user_path,
+    load_image,
+    mask_to_pil,
+    save_image,
+    to_pil,
+)
 from .data import Photo, photo_mask, split_photos
 from .augment import band, bands, blob_hole, grow, random_prop, wear_mask
-from .training import Trainer, checkpoints, commit_id, find_weights, load_into, make_folder, pick_device, precision, write_json
+from messi_anything.training import (
+    Trainer,
+    checkpoints,
+    commit_id,
+    find_weights,
+    load_into,
+    make_folder,
+    pick_device,
+    precision,
+    write_json,
+)
 from .faces import find_faces
 from .target import prep_target
 from .segment import Segmenter, bootstrap
@@ -23,7 +48,21 @@ from .unet import UNet, UNetCfg
 from .text import Worded, read_words, save_words
 from .consistency import Denoiser
 from .inpaint import PixelInpainter, Classical, match_colours
-from .recipe import (ROOM, FillLoss, HoleSet, RecipeCfg, Views, close_frame, drawn_shares, pack_views, recipe_cfg, recipe_net, stage_loss, stages, train_generator)
+from messi_anything.recipe import (
+    ROOM,
+    FillLoss,
+    HoleSet,
+    RecipeCfg,
+    Views,
+    close_frame,
+    drawn_shares,
+    pack_views,
+    recipe_cfg,
+    recipe_net,
+    stage_loss,
+    stages,
+    train_generator,
+)
 from .fid import frechet_rows, jackknife, kid, nearest_train, offline
 from .pipeline import replace as replace_people
 from .registry import _read_json, check_name, check_target, install_target, targets_home
@@ -75,7 +114,8 @@ def landmarks_of(clean)->dict: # path of a photo -> (6,2) landmarks of its perso
     main,out = {r['id']: r['main'] for r in clean.report.rows if r['id'] and r['verdict']!='gone'},{}
     for p in clean.photos:
         faces = clean.report.facts[p['id']]['faces']
-        if faces and faces[main[p['id']]][5] is not None: out[clean.report.folder/p['source']] = np.array(faces[main[p['id']]][5])
+        if faces and faces[main[p['id']]][5] is not None:
+            out[clean.report.folder/p['source']] = np.array(faces[main[p['id']]][5])
     return out
 
 # %% ../nbs/09e_fit_pixels.ipynb #573f077f
@@ -84,7 +124,9 @@ def _mask_view(im, frame, marks, size, rng): # (s,s,4) uint8: the bare picture, 
     big = frame.cut(im, k, np.inf)
     hole = wear_mask(big, frame.points(marks, k), random_prop(rng, 'mask'))[1]
     small = lambda t: F.interpolate(t, (size,size), mode='area')[0]
-    return np.dstack([np.asarray(big.resize((size,size), Image.LANCZOS)), (small(hole)[0].numpy()*255).round().astype(np.uint8)])
+    return np.dstack(
+        [np.asarray(big.resize((size, size), Image.LANCZOS)), (small(hole)[0].numpy() * 255).round().astype(np.uint8)]
+    )
 
 def mask_views(
     photos:list,     # of `Photo`
@@ -103,9 +145,18 @@ def mask_views(
         for _ in range(kinds):
             a = _mask_view(im, frame, marks[p.path], size, rng)
             if .01<(a[...,3]>127).mean()<.7: out.append((a, p.label))
-    if not out: raise DataError(f'no medical mask could be put on the faces of {len(photos)} photos: they are too small, or have no landmarks')
+    if not out:
+        raise DataError(
+            f'no medical mask could be put on the faces of {len(photos)} photos: they are too small, or have no'
+            ' landmarks'
+        )
     a = np.stack([o for o,_ in out])
-    return Views(np.ascontiguousarray(a[...,:3]), np.ascontiguousarray(a[...,3]), np.array([l for _,l in out]), np.ones(len(out), bool))
+    return Views(
+        np.ascontiguousarray(a[..., :3]),
+        np.ascontiguousarray(a[..., 3]),
+        np.array([l for _, l in out]),
+        np.ones(len(out), bool),
+    )
 
 # %% ../nbs/09e_fit_pixels.ipynb #39cb662f
 def new_person(
@@ -160,8 +211,13 @@ class HeldOut:
         device='cpu', seed:int=0,
     ):
         self.loss,self.steps,self.seed,self.device = FillLoss(stages(cfg)[0][1](None)),steps,seed,device
-        self.batches = {k: self._fixed(v, cfg, size, draws) for k,v in dict(held_out=val, train=train).items()} # close and wide ones in the recipe's shares
-        close = val.take(np.flatnonzero(val.close)[:most]) if val.close.sum()>2 else val.take(np.arange(min(most, len(val))))
+        # close and wide ones in the recipe's shares
+        self.batches = {k: self._fixed(v, cfg, size, draws) for k,v in dict(held_out=val, train=train).items()}
+        close = (
+            val.take(np.flatnonzero(val.close)[:most])
+            if val.close.sum() > 2
+            else val.take(np.arange(min(most, len(val))))
+        )
         self.x,m = seen(close, size)
         self.hole,self.ext = grow((m>.3).float(), 2),offline(device='cpu')
         self.real = self.ext(self.x)
@@ -169,15 +225,24 @@ class HeldOut:
     def _fixed(self, views, cfg, size, draws, bs=16): # batches that never change
         data = HoleSet(views, size, cfg.everything, cfg.free, 0., 2)
         w,rng = drawn_shares(views, cfg),np.random.default_rng(self.seed)
-        items = [data[int(i), 1_000_003*(self.seed+1)+k] for k,i in enumerate(rng.choice(len(views), draws, p=w/w.sum()))]
+        items = [
+            data[int(i), 1_000_003 * (self.seed + 1) + k]
+            for k, i in enumerate(rng.choice(len(views), draws, p=w / w.sum()))
+        ]
         return [torch.utils.data.default_collate(items[i:i+bs]) for i in range(0, draws, bs)]
 
     @torch.no_grad()
     def __call__(self, net)->dict:
         net = net.to(self.device)
         on = lambda b: {k: v.to(self.device) for k,v in b.items()}
-        with precision(self.device): out = {k: sum(self.loss(net, on(b)).item()*len(b['label']) for b in bs)/sum(len(b['label']) for b in bs) for k,bs in self.batches.items()}
-        fills = self.ext(paint_holes(PixelInpainter(net, 1, device=self.device), self.x, self.hole, self.seed, self.steps))
+        with precision(self.device):
+            out = {
+                k: sum(self.loss(net, on(b)).item() * len(b['label']) for b in bs) / sum(len(b['label']) for b in bs)
+                for k, bs in self.batches.items()
+            }
+        fills = self.ext(
+            paint_holes(PixelInpainter(net, 1, device=self.device), self.x, self.hole, self.seed, self.steps)
+        )
         d = kid(self.real, fills)[0]
         return out if math.isnan(d) else {**out, 'distance': 1000*d}
 
@@ -191,9 +256,19 @@ def fit_cost(
     out = {}
     with tempfile.TemporaryDirectory() as d:
         for name,make,train in stages(cfg):
-            t = Trainer(copy.deepcopy(net).train(), stage_loss(name, make, net, cfg), HoleSet(views, net.cfg.size, cfg.everything, cfg.free, cfg.unsaid, net.cfg.classes), train, Path(d)/name, drawn_shares(views, cfg), device=device)
+            t = Trainer(
+                copy.deepcopy(net).train(),
+                stage_loss(name, make, net, cfg),
+                HoleSet(views, net.cfg.size, cfg.everything, cfg.free, cfg.unsaid, net.cfg.classes),
+                train,
+                Path(d) / name,
+                drawn_shares(views, cfg),
+                device=device,
+            )
             loader = iter(torch.utils.data.DataLoader(t.dataset, batch_sampler=t.sampler(0)))
-            t.net.train(); t.step(loader); start = time.perf_counter()
+            t.net.train()
+            t.step(loader)
+            start = time.perf_counter()
             for _ in range(n): t.step(loader)
             out[name] = (time.perf_counter()-start)/n
     start,before = time.perf_counter(),judge(copy.deepcopy(net)) if judge else {}
@@ -220,10 +295,12 @@ def person_shape(
     if ratio>=1: return torch.ones_like(mask)
     if not m.any(): return torch.from_numpy(blob_hole(s, np.random.default_rng(seed), ratio))[None]
     ys,xs = np.nonzero(m)
-    y = ys.min()+.3*(np.ptp(ys)+1); x = xs[ys<=y].mean()                       # about the middle of the head
+    y = ys.min()+.3*(np.ptp(ys)+1)
+    x = xs[ys<=y].mean()                       # about the middle of the head
     far = np.hypot(*(np.mgrid[:s,:s]-np.array([y,x])[:,None,None]))
     order = np.where(m, far, 4*s+distance_transform_edt(~m)).ravel().argsort(kind='stable')
-    out = np.zeros(s*s, np.float32); out[order[:round(ratio*s*s)]] = 1
+    out = np.zeros(s*s, np.float32)
+    out[order[:round(ratio*s*s)]] = 1
     return torch.from_numpy(out.reshape(1,s,s))
 
 def card_holes(
@@ -313,32 +390,68 @@ class Card:
         "One row"
         for r in self.rows:
             if (r['whose'],r['painter'],r['band'])==(whose,painter,band): return r
-        raise DataError(f'no row for {painter} in the holes of {whose}, {band}; there are {sorted({(r["whose"],r["painter"],r["band"]) for r in self.rows})}')
+        raise DataError(
+            f'no row for {painter} in the holes of {whose}, {band}; there are'
+            f' {sorted({(r["whose"],r["painter"],r["band"]) for r in self.rows})}'
+        )
 
     def gains(self)->list: # of dicts: whose, band, fid, kid, error: each (before, after)
         "What the training changed"
-        pairs = [(b, a) for b in self.rows if b['painter']=='before' for a in self.rows if a['painter']=='after' and (a['whose'],a['band'])==(b['whose'],b['band'])]
-        return [dict(whose=b['whose'], band=b['band'], **{k: (b[k],a[k]) for k in ('fid','kid','error','face') if b.get(k) is not None and a.get(k) is not None}) for b,a in pairs]
+        pairs = [
+            (b, a)
+            for b in self.rows
+            if b['painter'] == 'before'
+            for a in self.rows
+            if a['painter'] == 'after' and (a['whose'], a['band']) == (b['whose'], b['band'])
+        ]
+        return [
+            dict(
+                whose=b['whose'],
+                band=b['band'],
+                **{
+                    k: (b[k], a[k])
+                    for k in ('fid', 'kid', 'error', 'face')
+                    if b.get(k) is not None and a.get(k) is not None
+                }
+            )
+            for b, a in pairs
+        ]
 
     def save(self, path): atomic_write(path, json.dumps(asdict(self), indent=1, allow_nan=False)+'\n')
     @classmethod
     def load(cls, path):
-        try: return cls(**read_json(path))
-        except (ValueError, TypeError) as e: raise DataError(f'{path} is no report of a target ({reason(e)}): make it again with target_card') from None
+        try:
+            return cls(**read_json(path))
+        except (ValueError, TypeError) as e:
+            raise DataError(f'{path} is no report of a target ({reason(e)}): make it again with target_card') from None
 
 # %% ../nbs/09e_fit_pixels.ipynb #4a91b218
-_card_columns = {'kid': 'KID x1000', 'fid': 'FID', 'error': 'error', 'face': 'face', 'nearest': 'nearest', 'closer': 'closer'}
+_card_columns = {
+    'kid': 'KID x1000',
+    'fid': 'FID',
+    'error': 'error',
+    'face': 'face',
+    'nearest': 'nearest',
+    'closer': 'closer',
+}
 
 def _cell(r, k): # a number and its 95 % interval
     v = r.get(k)
     if v is None: return '-'
-    if k in ('face','closer'): return f'{v:.0%}'+(f' ({r[k+"_lo"]:.0%} to {r[k+"_hi"]:.0%})' if r.get(k+'_lo') is not None else '') if k=='face' else f'{v:.2f}'
+    if k in ('face','closer'):
+        return (
+            f'{v:.0%}' + (f' ({r[k+"_lo"]:.0%} to {r[k+"_hi"]:.0%})' if r.get(k + '_lo') is not None else '')
+            if k == 'face'
+            else f'{v:.2f}'
+        )
     if r.get(k+'_lo') is not None: return f'{v:.1f} ({r[k+"_lo"]:.1f} to {r[k+"_hi"]:.1f})'
     return f'{v:.1f}'+(f' +-{1.96*r[k+"_se"]:.1f}' if r.get(k+'_se') is not None else '')
 
 @patch
 def __repr__(self:Card):
-    table = [['holes of','painter','band','n',*_card_columns.values()]]+[[r['whose'],r['painter'],r['band'],str(r['n']),*(_cell(r, k) for k in _card_columns)] for r in self.rows]
+    table = [['holes of', 'painter', 'band', 'n', *_card_columns.values()]] + [
+        [r['whose'], r['painter'], r['band'], str(r['n']), *(_cell(r, k) for k in _card_columns)] for r in self.rows
+    ]
     width = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
     lines = ['  '.join(o.ljust(w) for o,w in zip(row, width)).rstrip() for row in table]
     for g in self.gains():
@@ -355,7 +468,11 @@ def _clean_row(r): return {k: None if isinstance(v, float) and not math.isfinite
 
 def _card_warnings(n, m, n_others, steps):
     out = []
-    if n<30: out.append(f'{n} held-out views: the intervals are wide, and FID is far too high at this n; compare it only with rows of the same n')
+    if n<30:
+        out.append(
+            f'{n} held-out views: the intervals are wide, and FID is far too high at this n; compare it only with'
+            ' rows of the same n'
+        )
     if m<10: out.append(f'{m} training views: what is said about memory means little')
     if not n_others: out.append('no photos of other people were given: nothing is said about replacing them')
     return out
@@ -377,25 +494,71 @@ def target_card(
     "Judge a target"
     from tqdm.auto import tqdm
     if task not in ('person','mask'): raise ConfigError(f"task={task!r}: say 'person' or 'mask'")
-    painters = {k: v for k,v in dict(before=before, after=after, classical=Classical() if classical else None).items() if v is not None}
-    sets = {k: seen(_pick(v, most, seed), after.size) for k,v in dict(target=held_out, others=others).items() if v is not None and len(v)}
+    painters = {
+        k: v
+        for k, v in dict(before=before, after=after, classical=Classical() if classical else None).items()
+        if v is not None
+    }
+    sets = {
+        k: seen(_pick(v, most, seed), after.size)
+        for k, v in dict(target=held_out, others=others).items()
+        if v is not None and len(v)
+    }
     if 'target' not in sets: raise DataError('a report needs held-out views of the target: there is none')
     x = sets['target'][0]
     judge = CardJudge(x, seen(_pick(train, 500, seed), after.size)[0], find)
-    rows = [dict(whose='target', painter='real', band='', **{**judge(x, torch.ones_like(x[:,:1])), **judge.distances(judge.train)})]
-    todo = [(w,p,*h) for w,(_,m) in sets.items() for h in card_holes(m, task) for p in painters if not (h[0]=='everything' and (p=='classical' or w=='others'))]
+    rows = [
+        dict(
+            whose='target',
+            painter='real',
+            band='',
+            **{**judge(x, torch.ones_like(x[:, :1])), **judge.distances(judge.train)}
+        )
+    ]
+    todo = [
+        (w, p, *h)
+        for w, (_, m) in sets.items()
+        for h in card_holes(m, task)
+        for p in painters
+        if not (h[0] == 'everything' and (p == 'classical' or w == 'others'))
+    ]
     for whose,p,name,which,hole in tqdm(todo, disable=not progress, unit='row'):
         x = sets[whose][0][which]
-        rows.append(dict(whose=whose, painter=p, band=name, **judge(paint_holes(painters[p], x, hole, seed, steps), hole), **_card_error(painters[p], whose, task, name, x, hole, seed, steps)))
-    about = dict(task=task, steps=steps, seed=seed, size=after.size, extractor=judge.ext.name, training_views=len(judge.train), target=getattr(after, 'name', ''))
-    return Card([_clean_row(r) for r in rows], about, _card_warnings(len(sets['target'][0]), len(judge.train), len(sets.get('others', [()])[0]), steps))
+        rows.append(
+            dict(
+                whose=whose,
+                painter=p,
+                band=name,
+                **judge(paint_holes(painters[p], x, hole, seed, steps), hole),
+                **_card_error(painters[p], whose, task, name, x, hole, seed, steps)
+            )
+        )
+    about = dict(
+        task=task,
+        steps=steps,
+        seed=seed,
+        size=after.size,
+        extractor=judge.ext.name,
+        training_views=len(judge.train),
+        target=getattr(after, 'name', ''),
+    )
+    return Card(
+        [_clean_row(r) for r in rows],
+        about,
+        _card_warnings(len(sets['target'][0]), len(judge.train), len(sets.get('others', [()])[0]), steps),
+    )
 
 # %% ../nbs/09e_fit_pixels.ipynb #b0c48929
 def _card_error(paint, whose, task, name, x, hole, seed, steps)->dict: # where there is a truth
     if whose=='others' or name=='everything': return {}
     if task=='person':
         lo,hi = bands[name]
-        hole = torch.stack([torch.from_numpy(blob_hole(x.shape[-1], np.random.default_rng([seed,i]), (lo+hi)/2))[None] for i in range(len(x))])
+        hole = torch.stack(
+            [
+                torch.from_numpy(blob_hole(x.shape[-1], np.random.default_rng([seed, i]), (lo + hi) / 2))[None]
+                for i in range(len(x))
+            ]
+        )
     mean,lo,hi = bootstrap(hidden_error(paint, x, hole, seed, steps))
     return dict(error=mean, error_lo=lo, error_hi=hi)
 
@@ -415,13 +578,41 @@ def plot(self:Card):
             for i,(p,c) in enumerate(_ink.items()):
                 rows = [r for r in self.rows if (r['whose'],r['painter'])==(whose,p) and r.get(k) is not None]
                 if not rows: continue
-                ends = [(1.96*r[k+'_se'],)*2 if r.get(k+'_se') is not None else (r[k]-r.get(k+'_lo', r[k]), r.get(k+'_hi', r[k])-r[k]) for r in rows]
-                ax.errorbar([names.index(r['band'])+.12*(i-1) for r in rows], [r[k] for r in rows], np.clip(np.array(ends).T, 0, None), fmt='o', ms=4, capsize=3, color=c, label=p)
+                ends = [
+                    (
+                        (1.96 * r[k + '_se'],) * 2
+                        if r.get(k + '_se') is not None
+                        else (r[k] - r.get(k + '_lo', r[k]), r.get(k + '_hi', r[k]) - r[k])
+                    )
+                    for r in rows
+                ]
+                ax.errorbar(
+                    [names.index(r['band']) + 0.12 * (i - 1) for r in rows],
+                    [r[k] for r in rows],
+                    np.clip(np.array(ends).T, 0, None),
+                    fmt='o',
+                    ms=4,
+                    capsize=3,
+                    color=c,
+                    label=p,
+                )
             if real.get(k) is not None: ax.axhline(real[k], color='black', lw=1, ls=':', label='real')
-            ax.set(xticks=range(len(names)), xlim=(-.5, len(names)-.5), title=f'holes of {"the target" if whose=="target" else "other people"}', ylabel=dict(kid='KID x1000', error='error, of 255', face='share with a face', nearest='to the nearest training view')[k])
+            ax.set(
+                xticks=range(len(names)),
+                xlim=(-0.5, len(names) - 0.5),
+                title=f'holes of {"the target" if whose=="target" else "other people"}',
+                ylabel=dict(
+                    kid='KID x1000',
+                    error='error, of 255',
+                    face='share with a face',
+                    nearest='to the nearest training view',
+                )[k],
+            )
             ax.set_xticklabels(names, fontsize=7)
             if k=='kid': ax.set_yscale('symlog', linthresh=100)
-            if not any(r.get(k) is not None for r in self.rows if r['whose']==whose and r['painter']!='real'): ax.clear(); ax.axis('off')
+            if not any(r.get(k) is not None for r in self.rows if r['whose']==whose and r['painter']!='real'):
+                ax.clear()
+                ax.axis('off')
     axes[0,0].legend(fontsize=7)
     return fig
 
@@ -473,23 +664,63 @@ def fit_sets(
     ready = lambda f,where,label: _ready(f, Path(run)/where, label, held_out, flagged, prep, segment, progress)
     clean,sides,marks = ready(folder, 'photos', 1)
     if others is None: rest = ([],[])
-    elif isinstance(others, (str,Path)): c,s,m = ready(others, 'others', 0); rest = s.get('train', []),s.get('val', []); marks = {**m, **marks}
-    else: rest = _split(list(others), held_out); marks = {**(_marks(others, prep) if task=='mask' else {}), **marks}
-    if not sides.get('val'): raise DataError(f'{folder}: of {len(clean.photos)} photos that can be used none is held out to judge by: give more photos, or a larger held_out (it is {held_out})')
-    if not sides.get('train'): raise DataError(f'{folder}: no photo to learn from: {clean.report}; {clean.report.path} says why')
+    elif isinstance(others, (str,Path)):
+        c,s,m = ready(others, 'others', 0)
+        rest = s.get('train', []),s.get('val', [])
+        marks = {**m, **marks}
+    else:
+        rest = _split(list(others), held_out)
+        marks = {**(_marks(others, prep) if task=='mask' else {}), **marks}
+    if not sides.get('val'):
+        raise DataError(
+            f'{folder}: of {len(clean.photos)} photos that can be used none is held out to judge by: give more'
+            f' photos, or a larger held_out (it is {held_out})'
+        )
+    if not sides.get('train'):
+        raise DataError(f'{folder}: no photo to learn from: {clean.report}; {clean.report.path} says why')
     def pack(photos, bodies, s, dress=0):
         if not photos: return None
-        return pack_views(photos, side, bodies, seed=s, progress=progress, marks=marks if dress else None, outfits=dress) if task=='person' else mask_views(photos, marks, side, seed=s, progress=progress)
-    key = hashlib.sha1(repr([(p.path.name, p.size, p.faces, p.label) for p in [*sides['train'], *sides['val'], *rest[0], *rest[1]]]+[side, task, seed]+[outfits]*(outfits>0)).encode()).hexdigest()[:12]
+        return (
+            pack_views(photos, side, bodies, seed=s, progress=progress, marks=marks if dress else None, outfits=dress)
+            if task == 'person'
+            else mask_views(photos, marks, side, seed=s, progress=progress)
+        )
+    key = hashlib.sha1(
+        repr(
+            [(p.path.name, p.size, p.faces, p.label) for p in [*sides['train'], *sides['val'], *rest[0], *rest[1]]]
+            + [side, task, seed]
+            + [outfits] * (outfits > 0)
+        ).encode()
+    ).hexdigest()[:12]
     cached = lambda name,*a: _cached_views(Path(run)/f'{name}_{key}.npz', lambda: pack(*a))
-    train,val,more,far = (cached(*o) for o in (('train', sides['train'], 4, seed, outfits), ('held_out', sides['val'], 4, seed+1), ('others', rest[0], 2, seed+2, outfits), ('far', rest[1], 1, seed+3)))
-    said = dict(files=len(clean.report.rows), used=len(sides['train']), held_out=len(sides['val']), like_both=len(sides.get('apart', ())), without_mask=len(clean.photos)-sum(map(len, sides.values())),
-                others=len(rest[0]), others_held_out=len(rest[1]), flagged=clean.report.count('flag'), dropped=clean.report.count('drop'), why=dict(clean.report.why()))
+    train, val, more, far = (
+        cached(*o)
+        for o in (
+            ('train', sides['train'], 4, seed, outfits),
+            ('held_out', sides['val'], 4, seed + 1),
+            ('others', rest[0], 2, seed + 2, outfits),
+            ('far', rest[1], 1, seed + 3),
+        )
+    )
+    said = dict(
+        files=len(clean.report.rows),
+        used=len(sides['train']),
+        held_out=len(sides['val']),
+        like_both=len(sides.get('apart', ())),
+        without_mask=len(clean.photos) - sum(map(len, sides.values())),
+        others=len(rest[0]),
+        others_held_out=len(rest[1]),
+        flagged=clean.report.count('flag'),
+        dropped=clean.report.count('drop'),
+        why=dict(clean.report.why()),
+    )
     return FitSets(train if more is None else Views.join(train, more), val, far, said, key, clean.report)
 
 # %% ../nbs/09e_fit_pixels.ipynb #679c2af5
 def _ready(folder, out, label, held_out, flagged, prep, segment, progress): # -> clean set, photos by side, landmarks
-    clean = prep_target(folder, out, size=256, held_out=held_out, flagged=flagged, format='jpg', progress=progress, **(prep or {}))
+    clean = prep_target(
+        folder, out, size=256, held_out=held_out, flagged=flagged, format='jpg', progress=progress, **(prep or {})
+    )
     return clean, masked_photos(clean, out/'masks', label, segment, progress), landmarks_of(clean)
 
 def _marks(photos, prep): # landmarks of photos that come with masks only
@@ -518,13 +749,19 @@ class Fit:
     def done(self): return self.folder is not None
     def __repr__(self):
         steps = {k: r['curve'][-1][0] if r['curve'] else 0 for k,r in self.records.items()}
-        if not self.done: return f'{self.name}: stopped after {", ".join(f"{n} steps of {k}" for k,n in steps.items()) or "no step"}; run the same again to go on'
+        if not self.done:
+            return (
+                f'{self.name}: stopped after {", ".join(f"{n} steps of {k}" for k,n in steps.items()) or "no step"};'
+                ' run the same again to go on'
+            )
         return f'{self.name}: a target in {self.folder}\n{self.card}'
 
 # %% ../nbs/09e_fit_pixels.ipynb #15033c7d
 class Enough(Exception):
     "A stage need not go on; `numbers` are those of the last evaluation"
-    def __init__(self, numbers): super().__init__('no better any more'); self.numbers = numbers
+    def __init__(self, numbers):
+        super().__init__('no better any more')
+        self.numbers = numbers
 
 class Patience:
     "A judge that ends a stage when evaluation after evaluation is no better than the best one before"
@@ -537,37 +774,60 @@ class Patience:
     def __call__(self, net)->dict:
         r = self.judge(net)
         self.values.append(r[self.name])
-        if self.patience and len(self.values)>=self.least and len(self.values)-1-int(np.argmin(self.values))>=self.patience: raise Enough(r)
+        if (
+            self.patience
+            and len(self.values) >= self.least
+            and len(self.values) - 1 - int(np.argmin(self.values)) >= self.patience
+        ):
+            raise Enough(r)
         return r
 
 # %% ../nbs/09e_fit_pixels.ipynb #c9a12bef
 def _train_fit(net, sets, cfg, run, judge, about, deadline, patience, device, cmd, progress): # -> network or None
     left = lambda: None if deadline is None else max(.005, (deadline-time.time())/60)
-    go = lambda c,judge: train_generator(sets.train, run, c, copy.deepcopy(net), judge, left(), device, about=about, command=cmd, progress=progress)
+    go = lambda c, judge: train_generator(
+        sets.train, run, c, copy.deepcopy(net), judge, left(), device, about=about, command=cmd, progress=progress
+    )
     mark,steps = run/'edm'/'enough.json',cfg.steps
     if not mark.exists():
         past = [e['held_out'] for e in _records(run).get('edm', {}).get('evaluations', ())]
-        try: out = go(replace(cfg, tune=0, best='-held_out'), Patience(judge, 'held_out', patience, past, math.ceil(240/cfg.eval_every)))
+        try:
+            out = go(
+                replace(cfg, tune=0, best='-held_out'),
+                Patience(judge, 'held_out', patience, past, math.ceil(240 / cfg.eval_every)),
+            )
         except Enough as e: write_json(mark, dict(step=int(checkpoints(run/'edm')[-1].stem.split('_')[1]), **e.numbers))
         else:
             if out is None or not cfg.tune: return out
     if mark.exists(): steps = read_json(mark)['step']
     best = '-distance' if len(judge.x)>2 else ''
-    return go(replace(cfg, steps=steps, best=best, eval_every=max(1, cfg.tune//4)), judge) # the first stage is done already
+    # the first stage is done already
+    return go(replace(cfg, steps=steps, best=best, eval_every=max(1, cfg.tune//4)), judge)
 
-def _records(run): return {k: json.loads((run/k/'record.json').read_text()) for k in ('edm','ect') if (run/k/'record.json').exists()}
+def _records(run):
+    return {k: json.loads((run/k/'record.json').read_text()) for k in ('edm','ect') if (run/k/'record.json').exists()}
 
 def _identify(run, what): # a run belongs to one name, base and task
     f = run/'fit.json'
     old = _read_json(f) if f.exists() else what
     diff = [k for k in what if old.get(k)!=what[k]]
-    if diff: raise ConfigError(f'{run} belongs to a fit with another {", ".join(f"{k} ({old.get(k)})" for k in diff)}: say the same to go on with it, or give another folder with out=')
+    if diff:
+        raise ConfigError(
+            f'{run} belongs to a fit with another {", ".join(f"{k} ({old.get(k)})" for k in diff)}: say the same to'
+            ' go on with it, or give another folder with out='
+        )
 
 def _start(base, cfg): # the network to begin with, and what its weights are called
-    if base is None: torch.manual_seed(0); return UNet(recipe_net(cfg)), ''
+    if base is None:
+        torch.manual_seed(0)
+        return UNet(recipe_net(cfg)), ''
     where = find_weights(base)
     net,words = UNet.from_pretrained(where),read_words(where)
-    if net.cfg.cond!=4 or net.cfg.context not in ((), words and (words.channels,)): raise WeightsError(f'{base}: a base takes a photo with its hole (4 condition channels) and no context but words; this one has cond={net.cfg.cond}, context={net.cfg.context}')
+    if net.cfg.cond!=4 or net.cfg.context not in ((), words and (words.channels,)):
+        raise WeightsError(
+            f'{base}: a base takes a photo with its hole (4 condition channels) and no context but words; this one'
+            f' has cond={net.cfg.cond}, context={net.cfg.context}'
+        )
     new = new_person(net)
     return Worded(new, words) if net.cfg.context else new, Path(str(base)).name
 
@@ -588,15 +848,46 @@ The likeness of a real person is theirs. Use this only as they would allow, mark
 {card}
 """
 
-def _make_target(net, name, base, run, sets, cfg, task, preset, card, consent='')->Path: # the finished folder inside the run
-    d = run/'target'; shutil.rmtree(d, ignore_errors=True)
-    if isinstance(net, Worded): save_words(net.words, make_folder(d)); net = net.net
+# the finished folder inside the run
+def _make_target(net, name, base, run, sets, cfg, task, preset, card, consent='')->Path:
+    d = run/'target'
+    shutil.rmtree(d, ignore_errors=True)
+    if isinstance(net, Worded):
+        save_words(net.words, make_folder(d))
+        net = net.net
     net.save_pretrained(d)
     made = time.strftime('%Y-%m-%d')
     photos = {k: v for k,v in sets.photos.items() if k!='why'}
-    write_json(d/'target.json', dict(name=name, label=1, close=bool(sets.train.close.any()), base=base, made=made, task=task, consent=consent, preset=preset, photos=photos, steps=cfg.steps, tune=cfg.tune, commit=commit_id()))
+    write_json(
+        d / 'target.json',
+        dict(
+            name=name,
+            label=1,
+            close=bool(sets.train.close.any()),
+            base=base,
+            made=made,
+            task=task,
+            consent=consent,
+            preset=preset,
+            photos=photos,
+            steps=cfg.steps,
+            tune=cfg.tune,
+            commit=commit_id(),
+        ),
+    )
     card.save(d/'report.json')
-    atomic_write(d/'README.md', _card_text.format(name=name, size=net.cfg.size, what=', where a medical mask was' if task=='mask' else '', photos=photos, base=base or 'nothing', made=made, card='\n'.join('    '+l for l in str(card).splitlines())))
+    atomic_write(
+        d / 'README.md',
+        _card_text.format(
+            name=name,
+            size=net.cfg.size,
+            what=', where a medical mask was' if task == 'mask' else '',
+            photos=photos,
+            base=base or 'nothing',
+            made=made,
+            card='\n'.join('    ' + l for l in str(card).splitlines()),
+        ),
+    )
     return d
 
 # %% ../nbs/09e_fit_pixels.ipynb #dce763c9
@@ -606,12 +897,14 @@ def fit_target(
     out=None,               # folder of the run; by default in `targets_home()`. Run again with the same, and it goes on
     preset:str='tiny',      # how long to train, one of `fits`
     base='messi',           # weights to begin with: a name, a folder or a hub id; None for nothing
-    others=None,            # photos of other people, to learn from and to report on: a folder, or a list of `Photo` with masks and faces
+    # photos of other people, to learn from and to report on: a folder, or a list of `Photo` with masks and faces
+    others=None,
     task:str='person',      # 'person', or 'mask': what is behind a medical mask
     held_out:float=.15,     # share of the photos to judge by
     flagged:bool=False,     # use doubtful photos as well
     minutes:float=None,     # stop after about so long; run again to go on
-    patience:int=3,         # evaluations in a row that are no better than the best before they end the first stage; 0 to go on to its end
+    # evaluations in a row that are no better than the best before they end the first stage; 0 to go on to its end
+    patience:int=3,
     device:str=None, seed:int=0, progress:bool=True,
     prep:dict=None,         # further settings of `prep_target`: checks, detect, embed, same, workers
     segment=None,           # picture -> `Segmentation`; by default our segmenter
@@ -626,21 +919,68 @@ def fit_target(
     if task=='mask': changes = {'everything': 0., 'free': .15, **changes}
     cfg,dev,deadline = fit_cfg(preset, **changes),pick_device(device),minutes and time.time()+60*minutes
     run,tell = user_path(out) if out else targets_home()/'runs'/name,say if progress else lambda *a: None
-    if (targets_home()/name).exists() and not (run/'fit.json').exists(): raise ConfigError(f'there is already a target called {name!r}, and {run} did not make it: choose another name, or remove it first (messi_targets remove {name})')
+    if (targets_home()/name).exists() and not (run/'fit.json').exists():
+        raise ConfigError(
+            f'there is already a target called {name!r}, and {run} did not make it: choose another name, or remove it'
+            f' first (messi_targets remove {name})'
+        )
     net,base_name = _start(base, cfg)
-    if not isinstance(net, Worded): cfg = replace(cfg, words=0)            # words are learned with a base, not from some photos
+    if not isinstance(net, Worded):            # words are learned with a base, not from some photos
+        cfg = replace(cfg, words=0)
     about = dict(name=name, base=base_name, task=task)
     _identify(run, about)
-    sets = fit_sets(folder, make_folder(run), round(net.cfg.size*1.125), task, others, held_out, flagged, prep, segment, seed, progress, 2 if cfg.words else 0)
+    sets = fit_sets(
+        folder,
+        make_folder(run),
+        round(net.cfg.size * 1.125),
+        task,
+        others,
+        held_out,
+        flagged,
+        prep,
+        segment,
+        seed,
+        progress,
+        2 if cfg.words else 0,
+    )
     write_json(run/'fit.json', about)
-    tell(f'{sets.photos["files"]} files: {sets.photos["used"]} photos to learn from, {sets.photos["held_out"]} to judge by, {sets.photos["flagged"]} doubtful and {sets.photos["dropped"]} not good enough; {sets.report.path} says why')
+    tell(
+        f'{sets.photos["files"]} files: {sets.photos["used"]} photos to learn from, {sets.photos["held_out"]} to'
+        f' judge by, {sets.photos["flagged"]} doubtful and {sets.photos["dropped"]} not good enough;'
+        f' {sets.report.path} says why'
+    )
     mine = sets.train.take(sets.train.label==1)
-    judge = HeldOut(sets.held_out, mine, cfg, net.cfg.size, device=dev, seed=seed, **(dict(draws=8, most=8) if preset=='smoke' else {}))
+    judge = HeldOut(
+        sets.held_out,
+        mine,
+        cfg,
+        net.cfg.size,
+        device=dev,
+        seed=seed,
+        **(dict(draws=8, most=8) if preset == 'smoke' else {})
+    )
     cost = _known_cost(run/'cost.json', lambda: fit_cost(net, sets.train, cfg, judge, dev))
-    tell(f'{cfg.steps} steps of {cost["edm"]:.2f} s and {cfg.tune} of {cost.get("ect", 0):.2f} s on {dev}, with evaluations about {in_words(cost["total"])} in all')
-    after = _train_fit(net, sets, cfg, run, judge, dict(base=base_name, task=task, photos=sets.key), deadline, patience, dev, cmd or f'messi_customize {name} FOLDER --preset {preset}', progress)
+    tell(
+        f'{cfg.steps} steps of {cost["edm"]:.2f} s and {cfg.tune} of {cost.get("ect", 0):.2f} s on {dev}, with'
+        f' evaluations about {in_words(cost["total"])} in all'
+    )
+    after = _train_fit(
+        net,
+        sets,
+        cfg,
+        run,
+        judge,
+        dict(base=base_name, task=task, photos=sets.key),
+        deadline,
+        patience,
+        dev,
+        cmd or f'messi_customize {name} FOLDER --preset {preset}',
+        progress,
+    )
     fit = Fit(name, run, None, sets.photos, cost, None, _records(run))
-    if after is None: tell('stopped: run the same again to go on'); return fit
+    if after is None:
+        tell('stopped: run the same again to go on')
+        return fit
     return _finish(fit, after, net, base_name, sets, cfg, task, preset, dev, seed, find, progress, consent)
 
 # %% ../nbs/09e_fit_pixels.ipynb #3ac2181c
@@ -650,16 +990,33 @@ def _known_cost(path, make): # measured once for a run
 
 def _finish(fit, after, net, base, sets, cfg, task, preset, device, seed, find, progress, consent='')->Fit:
     mine,f = sets.train.take(sets.train.label==1),fit.run/'report.json'
-    mark = hashlib.sha1(b''.join(v.detach().cpu().numpy().tobytes() for v in after.state_dict().values())).hexdigest()[:12]
+    mark = hashlib.sha1(
+        b''.join(v.detach().cpu().numpy().tobytes() for v in after.state_dict().values())
+    ).hexdigest()[:12]
     card = Card.load(f) if f.exists() else None
     if card is None or card.about.get('weights')!=mark:
         close = bool(sets.train.close.any())
         paint = lambda n,label: PixelInpainter(n, label, fit.name if label else 'base', device, close=close)
-        card = target_card(paint(after, 1), sets.held_out, mine, sets.others, paint(net, 1), task, seed=seed, find=find, progress=progress, most=8 if preset=='smoke' else 64)
+        card = target_card(
+            paint(after, 1),
+            sets.held_out,
+            mine,
+            sets.others,
+            paint(net, 1),
+            task,
+            seed=seed,
+            find=find,
+            progress=progress,
+            most=8 if preset == 'smoke' else 64,
+        )
         card.about.update(weights=mark, photos={k: v for k,v in sets.photos.items() if k!='why'})
         card.save(f)
     fit.card = card
-    fit.folder = install_target(_make_target(after.cpu(), fit.name, base, fit.run, sets, cfg, task, preset, card, consent), fit.name, replace=True)
+    fit.folder = install_target(
+        _make_target(after.cpu(), fit.name, base, fit.run, sets, cfg, task, preset, card, consent),
+        fit.name,
+        replace=True,
+    )
     return fit
 
 # %% ../nbs/09e_fit_pixels.ipynb #0160283d
@@ -673,11 +1030,28 @@ def plot(self:Fit):
     for stage,r in self.records.items():
         e = (start if stage=='edm' else [])+r['evaluations']
         for k,ls in (('held_out','o-'), ('train','o:')) if stage=='edm' else ():
-            axes[0].plot([o['step'] for o in e if k in o], [o[k] for o in e if k in o], ls, ms=3, color='tab:red' if k=='held_out' else 'tab:grey', label=k.replace('_','-')+' views')
-        axes[1].plot([shift+o['step'] for o in e if 'distance' in o], [o['distance'] for o in e if 'distance' in o], 'o-', ms=3, label=dict(edm='denoising', ect='consistency')[stage])
-        if 'best' in r: axes[0 if stage=='edm' else 1].axvline((0 if stage=='edm' else shift)+r['best']['step'], color='black', lw=1, ls=':', label='kept')
+            axes[0].plot(
+                [o['step'] for o in e if k in o],
+                [o[k] for o in e if k in o],
+                ls,
+                ms=3,
+                color='tab:red' if k == 'held_out' else 'tab:grey',
+                label=k.replace('_', '-') + ' views',
+            )
+        axes[1].plot(
+            [shift + o['step'] for o in e if 'distance' in o],
+            [o['distance'] for o in e if 'distance' in o],
+            'o-',
+            ms=3,
+            label=dict(edm='denoising', ect='consistency')[stage],
+        )
+        if 'best' in r:
+            axes[0 if stage == 'edm' else 1].axvline(
+                (0 if stage == 'edm' else shift) + r['best']['step'], color='black', lw=1, ls=':', label='kept'
+            )
         shift += r['cfg']['steps']
-    axes[0].set(xlabel='step of the first stage', ylabel='loss'); axes[1].set(xlabel='step of both stages', ylabel='distance, KID x1000')
+    axes[0].set(xlabel='step of the first stage', ylabel='loss')
+    axes[1].set(xlabel='step of both stages', ylabel='distance, KID x1000')
     for ax in axes: ax.legend(fontsize=8)
     return fig
 
@@ -694,7 +1068,10 @@ def unmask(
     img = load_image(photo)
     if mask is None:
         faces = [f for f in find(img) if f.landmarks is not None]
-        if not faces: raise ImageError('no face with landmarks was found in the photo: give the place of the medical mask as mask=')
+        if not faces:
+            raise ImageError(
+                'no face with landmarks was found in the photo: give the place of the medical mask as mask='
+            )
         mask = torch.stack([wear_mask(img, f.landmarks)[1] for f in faces]).amax(0)
     return replace_people(img, target, seed=seed, steps=steps, mask=mask, device=device, mode='generated')
 
@@ -705,4 +1082,10 @@ def second_record(
     "The record of a fit, without names of files"
     keep = ('cfg','hardware','commit','wall_seconds','images','parameters','curve','curve_names','evaluations','best')
     cost = {k: v for k,v in fit.cost.items()}
-    return dict(command=cmd, photos=fit.photos, cost=cost, stages={k: {o: r[o] for o in keep if o in r} for k,r in fit.records.items()}, card=asdict(fit.card))
+    return dict(
+        command=cmd,
+        photos=fit.photos,
+        cost=cost,
+        stages={k: {o: r[o] for o in keep if o in r} for k, r in fit.records.items()},
+        card=asdict(fit.card),
+    )

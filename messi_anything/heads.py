@@ -12,9 +12,29 @@ from .images import Box, ConfigError, DataError, to_pil
 from .faces import read_landmarks
 from .landmarks import FACE_OVAL
 from .headparts import head_parts
-from .headspace import (CROP, EYES_APART, Placement, HeadSpace, HeadTarget, between_eyes, control_points, face_region,
-    head_outline, head_space, head_target, known_of, oval_radius, place_head, ray_directions, sample_heads,
-    smooth_outline, texture_coordinates, texture_of, to_luma_chroma, to_rgb)
+from messi_anything.headspace import (
+    CROP,
+    EYES_APART,
+    Placement,
+    HeadSpace,
+    HeadTarget,
+    between_eyes,
+    control_points,
+    face_region,
+    head_outline,
+    head_space,
+    head_target,
+    known_of,
+    oval_radius,
+    place_head,
+    ray_directions,
+    sample_heads,
+    smooth_outline,
+    texture_coordinates,
+    texture_of,
+    to_luma_chroma,
+    to_rgb,
+)
 from .inpaint import Inpainter, Painted, Plan, LEFT, match_grain
 from .background import FillCfg, continue_background, continue_into, hole_windows
 
@@ -131,7 +151,8 @@ def match_sharpness(
     if theirs<mine: return blur(rgb, .8*math.sqrt(min(6, (mine/theirs)**2-1)))
     detail = rgb-blur(rgb, max(.8, 1.2*scale))
     low,high = 0.,most-1
-    for _ in range(6):                                                     # energies do not add up: the gain is searched for
+    # energies do not add up: the gain is searched for
+    for _ in range(6):
         gain = (low+high)/2
         less = gradient_energy(rgb+gain*detail, face)<theirs
         low,high = (gain,high) if less else (low,gain)
@@ -197,7 +218,8 @@ def even_hair(
     g = (torch.arange(n)+.5)/n*2-1
     luma,chroma = to_luma_chroma(texture)
     skin = luma[:,0][:,face_region(n)].median(1).values[:,None,None,None]
-    beside = ((g[None]/.4)**2+((g[:,None]-.2)/.46)**2>1.05)&(g[:,None]<-.05)   # the face, and what is below the ears, stay
+    # the face, and what is below the ears, stay
+    beside = ((g[None]/.4)**2+((g[:,None]-.2)/.46)**2>1.05)&(g[:,None]<-.05)
     weight = beside*((.8*skin-blur(luma, 1.5))/(.2*skin)).clamp(0, 1)          # 0 as light as skin, 1 below 60 % of it
     weight = blur(weight, 2.)*blur(beside[None,None].float(), 2.)*beside
     out = []
@@ -215,7 +237,8 @@ class HeadPlace:
     at:Placement
     known:Tensor     # (1,13) pose, expression, light: see `known_of`
     outline:Tensor   # (1,21) of the old head, as multiples of `EYES_APART`
-    old:Tensor       # (1,3,n,n) the old face as a texture: its light is read off it; nothing else may go into a new head
+    # (1,3,n,n) the old face as a texture: its light is read off it; nothing else may go into a new head
+    old:Tensor
 
 @dataclass
 class DrawnHead:
@@ -244,7 +267,8 @@ def make_head(
     outline = fit_outline(drawn.outline, place.outline)
     matte = view.matte[None,None] if drawn.matte is None else drawn.matte
     uv,inside,box = _window(img, at, view, outline, size)
-    fewer = .5*math.sqrt(max(0., 1/at.scale**2-1))                       # shrunk: first blurred, so that nothing is skipped
+    # shrunk: first blurred, so that nothing is skipped
+    fewer = .5*math.sqrt(max(0., 1/at.scale**2-1))
     grid = ((uv+.5)/size*2-1)[None]
     sample = lambda t, mode='bilinear', pad='zeros': F.grid_sample(t, grid, mode, pad, align_corners=False)
     rgb = sample(blur(texture, fewer*texture.shape[-1]/size), 'bicubic', 'border')
@@ -268,7 +292,8 @@ def _old_texture(img, at, view, size): # (1,3,n,n): only low-order light is read
     old = texture_of(aligned_crop(img, at), control_points(at.landmarks, radius), view.shape, size)
     return without_sunglasses(old.clamp(0, 1))
 
-def _window(img, at, view, outline, size): # -> texture coordinates (h,w,2) of the window, (1,1,h,w) inside the crop, box
+# -> texture coordinates (h,w,2) of the window, (1,1,h,w) inside the crop, box
+def _window(img, at, view, outline, size):
     radius = oval_radius(at.landmarks, between_eyes(at.landmarks))
     on = ray_directions()[1]
     reach = .95*EYES_APART*outline                                        # the masks learned from go beyond the hair
@@ -352,7 +377,8 @@ def look_below(
     decided = low|~crop
     p = _by_colour(x, prior, sure, worn, decided)
     p = torch.where(decided, p, known)
-    p[0] = torch.where(low|crop, p[0], 1-p[3])                             # above the jaw and beside the crop there is nothing else
+    # above the jaw and beside the crop there is nothing else
+    p[0] = torch.where(low|crop, p[0], 1-p[3])
     hair = _joined(p[0], crop&~low)
     return Below(box, hair, p[1], p[2], *_body(xy, p[1]*low, p[2]*low), decided)
 
@@ -382,7 +408,8 @@ def _polygon(xy, size): # (n,2) -> (h,w) float
     return torch.from_numpy(np.array(out)).float()/255
 
 # %% ../nbs/07e_heads.ipynb #a1c3de24
-def _body(xy, clothes, skin): # (4,2) the neck in pixels of the maps; (h,w) each, below the jaw -> body (h,w), bare (h,w)
+# (4,2) the neck in pixels of the maps; (h,w) each, below the jaw -> body (h,w), bare (h,w)
+def _body(xy, clothes, skin):
     from scipy.spatial import ConvexHull
     size = list(clothes.shape)
     seen = (clothes>.5)|(skin>.5)
@@ -441,7 +468,8 @@ def _behind(img, weight, keep, body, bare, seed): # background, clothes and skin
     if part.any():
         fill = continue_background(x, part.float(), (hole|(clothes<.6)).float(), seed, BEHIND_HAIR)
         out = torch.where(part, torch.lerp(out, fill, clothes), out)
-    for win,part in hole_windows(hole&(skin>.02)):                          # skin has no pattern that would have to go on
+    # skin has no pattern that would have to go on
+    for win,part in hole_windows(hole&(skin>.02)):
         l,t,r,b = (int(o) for o in win.astuple())
         here = (...,slice(t, b),slice(l, r))
         k = min(1, 160/max(part.shape))
@@ -483,7 +511,8 @@ class HeadInpainter(Inpainter):
     def __init__(self,
         target:HeadTarget,
         space:HeadSpace=None,   # None for the one that ships
-        temperature:float=None, # how much heads vary, see `sample_heads`; None for .5, less where the target has few photos
+        # how much heads vary, see `sample_heads`; None for .5, less where the target has few photos
+        temperature:float=None,
     ):
         if temperature is None: temperature = steady_temperature(target)
         if not 0<=temperature<=1.5: raise ConfigError(f'temperature={temperature}: give a number from 0 to 1.5')
@@ -511,7 +540,10 @@ class HeadInpainter(Inpainter):
         everybody = plan.mask(range(len(plan.everybody)))
         out,changed = img.clone(),torch.zeros(1,1,*img.shape[2:])
         for j in range(len(img)):
-            drawn = (make_head(img[:1]/2+.5, at, parts[i], self.space, self.draw, plan.seeds[i][j]) for i,at in places.items())
+            drawn = (
+                make_head(img[:1] / 2 + 0.5, at, parts[i], self.space, self.draw, plan.seeds[i][j])
+                for i, at in places.items()
+            )
             heads = sorted(drawn, key=lambda h: h.scale)
             one,where = put_in(img[:1]/2+.5, heads, plan.seeds[0][j], everybody)
             out[j:j+1] = torch.where(where>0, one*2-1, img[:1])
@@ -530,7 +562,10 @@ class HeadInpainter(Inpainter):
         "Where a new head goes, or why there is none"
         if face is None or face.mesh is None: return f'no face seen: {LEFT}',None
         if np.ptp(face.mesh[:,1])<self.smallest: return f'face too small: {LEFT}',None
-        try: at = place_head(np.concatenate([face.mesh, np.asarray(face.depth)[:,None]], 1), self.space.mirror, self._side_from())
+        try:
+            at = place_head(
+                np.concatenate([face.mesh, np.asarray(face.depth)[:, None]], 1), self.space.mirror, self._side_from()
+            )
         except DataError: return f'face too small: {LEFT}',None
         if abs(at.yaw)>(35. if self._side_from()>90 else self.farthest): return f'turned away: {LEFT}',None
         return self.deed,at

@@ -406,9 +406,15 @@ def head_target(
     "Load the heads of a target"
     where = find_weights(name, 'target')
     if isinstance(where, Path):
-        where = where if (where/'config.json').is_file() and 'spread' in read_json(where/'config.json', WeightsError) else where/'head'
+        where = (
+            where
+            if (where / 'config.json').is_file() and 'spread' in read_json(where / 'config.json', WeightsError)
+            else where / 'head'
+        )
         if not (where/'config.json').is_file():
-            raise WeightsError(f'the target {str(name)!r} has no head yet: fit one with `fit_head_target`, or use mode="generated"')
+            raise WeightsError(
+                f'the target {str(name)!r} has no head yet: fit one with `fit_head_target`, or use mode="generated"'
+            )
         return _target(str(where), (where/'model.safetensors').stat().st_mtime_ns)
     return HeadTarget.from_pretrained(where)
 

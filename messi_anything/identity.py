@@ -44,7 +44,10 @@ class HeadIdentityCfg:
 
     def __post_init__(self):
         object.__setattr__(self, 'same', tuple(self.same))
-        if not all(type(o) is int and 0<=o<=100_000 for o in (self.size, self.values, self.directions)) or self.size>256:
+        if (
+            not all(type(o) is int and 0 <= o <= 100_000 for o in (self.size, self.values, self.directions))
+            or self.size > 256
+        ):
             raise ConfigError(f'an identity cannot have {self}: sizes are whole numbers')
 
 class IdentityView(nn.Module):
@@ -122,8 +125,12 @@ def fit_identity(
 )->HeadIdentity:
     "Learn what tells people apart"
     net = HeadIdentity(HeadIdentityCfg(cfg.size, 3*int(_inner(cfg.size).sum()), cfg.directions))
-    same = [fit_identity_view(net.views[k], everybody[k].textures, everybody[k].known, person[k].textures, person[k].known, cfg.size)
-            for k in VIEWS]
+    same = [
+        fit_identity_view(
+            net.views[k], everybody[k].textures, everybody[k].known, person[k].textures, person[k].known, cfg.size
+        )
+        for k in VIEWS
+    ]
     net.cfg = HeadIdentityCfg(cfg.size, net.cfg.values, cfg.directions, tuple(round(o, 3) for o in same))
     return net.eval()
 
@@ -149,7 +156,8 @@ def _grown(v, start, near, distance): # indices of the group around a first one
         group = new
     return group
 
-def _one_person(v, group, near, distance, least): # the larger half of a group whose halves lie about as far apart as strangers do
+# the larger half of a group whose halves lie about as far apart as strangers do
+def _one_person(v, group, near, distance, least):
     x = v[group]
     a,b = x[0],x[np.argmax(distance(x, x[0]))]
     for _ in range(10):

@@ -47,8 +47,14 @@ def reason(e)->str:
     "What went wrong, from an exception of Python or of a library, in words of ours"
     if isinstance(e, MessiError): return str(e)
     if isinstance(e, OSError) and e.strerror: return e.strerror
-    words = {KeyError: f'{str(e).strip(chr(39))[:60]} is missing', UnicodeError: 'it is no text in UTF-8', json.JSONDecodeError: 'it is no JSON',
-             RecursionError: 'it is nested too deeply', MemoryError: 'there is no memory for it', (TypeError, ValueError, AttributeError, OverflowError, IndexError): 'a value in it is of the wrong kind'}
+    words = {
+        KeyError: f'{str(e).strip(chr(39))[:60]} is missing',
+        UnicodeError: 'it is no text in UTF-8',
+        json.JSONDecodeError: 'it is no JSON',
+        RecursionError: 'it is nested too deeply',
+        MemoryError: 'there is no memory for it',
+        (TypeError, ValueError, AttributeError, OverflowError, IndexError): 'a value in it is of the wrong kind',
+    }
     return next((v for k,v in words.items() if isinstance(e, k)), 'it is broken')
 
 # %% ../nbs/00_images.ipynb #4f1d7947
@@ -69,8 +75,10 @@ class _Tolerant:
     def __init__(self, stream): self._stream = stream
     def __getattr__(self, name): return getattr(self._stream, name)
     def write(self, text):
-        try: return self._stream.write(text)
-        except UnicodeEncodeError: return self.write(text.encode(self._stream.encoding, 'backslashreplace').decode(self._stream.encoding))
+        try:
+            return self._stream.write(text)
+        except UnicodeEncodeError:
+            return self.write(text.encode(self._stream.encoding, 'backslashreplace').decode(self._stream.encoding))
         except (OSError, ValueError): self._silence()
         return len(text)
     def flush(self):
@@ -97,14 +105,18 @@ def user_path(
     error=MessiError, # the family of the error
 )->Path:
     "The path that is meant: `~` is the user's home; what no disk can hold is an error"
-    try: text = os.fsdecode(os.fspath(path))
-    except TypeError: raise error(f'{path!r} is not a path but a {type(path).__name__}: give the name of a file or folder') from None
+    try:
+        text = os.fsdecode(os.fspath(path))
+    except TypeError:
+        raise error(f'{path!r} is not a path but a {type(path).__name__}: give the name of a file or folder') from None
     if '\0' in text: raise error(f'{text!r} is not a path: there is a zero byte in it') from None
     try: out = Path(text).expanduser()
     except RuntimeError: raise error(f'{text}: nobody has such a home folder here: write the path without ~') from None
-    try: out.stat()
+    try:
+        out.stat()
     except OSError as e:
-        if e.errno==errno.ENAMETOOLONG: raise error(f'{text}: the name is too long for this disk: choose a shorter one') from None
+        if e.errno==errno.ENAMETOOLONG:
+            raise error(f'{text}: the name is too long for this disk: choose a shorter one') from None
     return out
 
 def regular_file(
@@ -141,8 +153,16 @@ def read_json(
         with open(path, 'rb') as f: data = f.read(most+1)
         d = json.loads(data, parse_float=finite, parse_constant=finite) if len(data)<=most else None
     except OSError as e: raise error(f'{path}: cannot be read ({e.strerror}): check its permissions') from None
-    except (ValueError, RecursionError): raise error(f'{path}: is not readable JSON with finite numbers: it may be cut short, or of another program') from None
-    if not isinstance(d, dict): raise error(f'{path}: '+('is far too large' if len(data)>most else 'holds no object with named entries')+': it is of another program')
+    except (ValueError, RecursionError):
+        raise error(
+            f'{path}: is not readable JSON with finite numbers: it may be cut short, or of another program'
+        ) from None
+    if not isinstance(d, dict):
+        raise error(
+            f'{path}: '
+            + ('is far too large' if len(data) > most else 'holds no object with named entries')
+            + ': it is of another program'
+        )
     return d
 
 # %% ../nbs/00_images.ipynb #39bd4d71
@@ -152,9 +172,12 @@ def make_folder(path)->Path:
     "Make a folder, and those above it, unless it is there"
     path = user_path(path)
     new = [o for o in (path, *path.parents) if not o.exists()]
-    try: path.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        raise MessiError(f'the folder {path} cannot be made ({e.strerror}): choose another place, or mend its permissions') from None
+        raise MessiError(
+            f'the folder {path} cannot be made ({e.strerror}): choose another place, or mend its permissions'
+        ) from None
     _made.extend(o.absolute() for o in new)
     return path
 
@@ -171,8 +194,10 @@ def _tidy():
 def check_writable(folder)->Path:
     "An error now rather than after the work where a folder cannot be written to"
     folder = user_path(folder)
-    try: tempfile.TemporaryFile(dir=folder).close()
-    except OSError as e: raise MessiError(f'the folder {folder} cannot be written to ({e.strerror}): choose another one') from None
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as e:
+        raise MessiError(f'the folder {folder} cannot be written to ({e.strerror}): choose another one') from None
     return folder
 
 # %% ../nbs/00_images.ipynb #3d108a45
@@ -192,13 +217,17 @@ def command(
     from fastcore.script import anno_parser
     p = anno_parser(f, f.__name__)
     for o,a in list(p._option_string_actions.items()):
-        if o.startswith('--') and '_' in o: a.option_strings = [dashed := o.rstrip('_').replace('_','-')]; p._option_string_actions[dashed] = a # from_ is --from
+        if o.startswith('--') and '_' in o: # from_ is --from
+            a.option_strings = [dashed := o.rstrip('_').replace('_','-')]
+            p._option_string_actions[dashed] = a
     args = {k:v for k,v in vars(p.parse_args(argv)).items() if k not in ('pdb','xtra')}
     with contextlib.redirect_stdout(_Tolerant(sys.stdout)), contextlib.redirect_stderr(_Tolerant(sys.stderr)), _tidy():
-        try: return f(**args) or 0
+        try:
+            return f(**args) or 0
         except MessiError as e: say(f'{f.__name__}: {e}', file=sys.stderr)
         except KeyboardInterrupt: return 130
-        except OSError as e:                                       # the disk's own words: no room left, a share that is gone
+        # the disk's own words: no room left, a share that is gone
+        except OSError as e:
             if not e.strerror: raise
             say(f'{f.__name__}: {e.filename or "the disk"}: {e.strerror}: mend that and run it again', file=sys.stderr)
         finally: sys.stdout.flush()
@@ -215,17 +244,32 @@ def _name(src)->str:
     return str(getattr(src, 'name', '') or f'<{type(src).__name__}>')
 
 # %% ../nbs/00_images.ipynb #2ade9079
-_signs = {rb'II\*\0....CR|II(RO|RS|U\0)|MMOR|FUJIFILMCCD-RAW|FOVb|\0MRM|II\x1a\0\0\0HEAPCCDR|....ftypcrx': 'raw',
-          rb'....ftyp(hei[cmsx]|hev[cmsx]|mif1|msf1)': 'HEIC', rb'....ftypavi[fs]': 'AVIF', rb'\xff\x0a|\0\0\0\x0cJXL ': 'JPEG XL',
-          rb'\xff\xd8': 'JPEG', rb'\x89PNG': 'PNG', rb'GIF8': 'GIF', rb'RIFF....WEBP': 'WebP', rb'II\*\0|MM\0\*': 'TIFF',
-          rb'(<\?xml.*?\?>)?(\s|<!--.*?-->|<!DOCTYPE svg.*?>)*<svg': 'svg', rb'%!PS|%PDF': 'pdf', rb'<(!doctype html|html|head)': 'html',
-          rb'....ftyp|\x1aE\xdf\xa3|RIFF....AVI ': 'video', rb'version https://git-lfs': 'lfs'}
+_signs = {
+    rb'II\*\0....CR|II(RO|RS|U\0)|MMOR|FUJIFILMCCD-RAW|FOVb|\0MRM|II\x1a\0\0\0HEAPCCDR|....ftypcrx': 'raw',
+    rb'....ftyp(hei[cmsx]|hev[cmsx]|mif1|msf1)': 'HEIC',
+    rb'....ftypavi[fs]': 'AVIF',
+    rb'\xff\x0a|\0\0\0\x0cJXL ': 'JPEG XL',
+    rb'\xff\xd8': 'JPEG',
+    rb'\x89PNG': 'PNG',
+    rb'GIF8': 'GIF',
+    rb'RIFF....WEBP': 'WebP',
+    rb'II\*\0|MM\0\*': 'TIFF',
+    rb'(<\?xml.*?\?>)?(\s|<!--.*?-->|<!DOCTYPE svg.*?>)*<svg': 'svg',
+    rb'%!PS|%PDF': 'pdf',
+    rb'<(!doctype html|html|head)': 'html',
+    rb'....ftyp|\x1aE\xdf\xa3|RIFF....AVI ': 'video',
+    rb'version https://git-lfs': 'lfs',
+}
 _plugins = {'HEIC': ('HEIF', 'pillow_heif', 'pillow-heif'), 'AVIF': ('AVIF', 'pillow_avif', 'pillow-avif-plugin'),
             'JPEG XL': ('JXL', 'pillow_jxl', 'pillow-jxl-plugin')}   # Pillow's name, the module, what pip calls it
-_words = dict(raw='is a camera raw file, a sensor\'s numbers rather than a picture: export it first, as JPEG or TIFF',
-              svg='is a vector drawing: export it as PNG first', pdf='is a PDF or PostScript document: export the page as PNG first',
-              video='is a video: save one of its frames as a picture first', html='is a web page: its download went wrong, fetch the picture itself',
-              lfs='is a Git LFS pointer, the picture itself was not fetched: run `git lfs pull`')
+_words = dict(
+    raw='is a camera raw file, a sensor\'s numbers rather than a picture: export it first, as JPEG or TIFF',
+    svg='is a vector drawing: export it as PNG first',
+    pdf='is a PDF or PostScript document: export the page as PNG first',
+    video='is a video: save one of its frames as a picture first',
+    html='is a web page: its download went wrong, fetch the picture itself',
+    lfs='is a Git LFS pointer, the picture itself was not fetched: run `git lfs pull`',
+)
 
 def _kind(
     head:bytes, # the first bytes of a file
@@ -241,7 +285,10 @@ def _why_not(
     kind = _kind(head)
     if kind in _words: return _words[kind]
     if kind in _plugins and _plugins[kind][0] not in Image.OPEN:
-        return f'is a {kind} picture, and the plug-in that reads it is missing: `pip install {_plugins[kind][2]}`, or export the photo as JPEG'
+        return (
+            f'is a {kind} picture, and the plug-in that reads it is missing: `pip install {_plugins[kind][2]}`, or'
+            ' export the photo as JPEG'
+        )
     if kind: return f'is a broken {kind}: its header cannot be read, it was probably cut short'
     try: text = head.decode()
     except UnicodeDecodeError as e: text = head[:e.start].decode() if e.start>len(head)-4 else ''
@@ -264,7 +311,8 @@ def _open_path(
         if not st.st_size: fail('is empty (0 bytes)')
         return path.open('rb')
     except MessiError: raise
-    except FileNotFoundError: fail('no such file: check the path' + ('' if path.is_absolute() else ', it is taken from the current folder'))
+    except FileNotFoundError:
+        fail('no such file: check the path' + ('' if path.is_absolute() else ', it is taken from the current folder'))
     except PermissionError: fail('may not be read: check its permissions')
     except (OSError, ValueError, RuntimeError) as e: fail(f'cannot be opened: {getattr(e, "strerror", None) or e}')
 
@@ -282,7 +330,8 @@ def _open_stream(
         n = out.seek(0, 2)
         out.seek(0)
     except MessiError: raise
-    except (TypeError, ValueError, OSError, AttributeError) as e: fail(f'cannot be read from ({e}): pass a file opened with mode "rb"')
+    except (TypeError, ValueError, OSError, AttributeError) as e:
+        fail(f'cannot be read from ({e}): pass a file opened with mode "rb"')
     if not n: fail('is empty (0 bytes)')
     if out is not f and n>limit: fail(f'gave more than {limit:,} bytes: too much for one picture')
     return out
@@ -296,10 +345,15 @@ def _source(
 ):                   # yields a seekable binary file; closed afterwards only if we opened it
     "Open `src` for reading, or say why that cannot be"
     def fail(why): raise ImageError(f'{name}: {why}')
-    if isinstance(src, (bytes, bytearray, memoryview)): yield _open_stream(io.BytesIO(src), name, limit)
-    elif hasattr(src, 'read'): yield _open_stream(src, name, limit)
+    if isinstance(src, (bytes, bytearray, memoryview)):
+        yield _open_stream(io.BytesIO(src), name, limit)
+    elif hasattr(src, 'read'):
+        yield _open_stream(src, name, limit)
     elif not isinstance(src, (str, os.PathLike)):
-        fail(f'a {type(src).__name__} is not a picture: pass a path, bytes, an open file, a PIL image, an array or a tensor')
+        fail(
+            f'a {type(src).__name__} is not a picture: pass a path, bytes, an open file, a PIL image, an array or a'
+            ' tensor'
+        )
     elif re.match(r'[a-z][a-z0-9+.-]+:(//|\S+;base64,)', name, re.I):
         fail('is a web address or data URL: download it first and pass the file or its bytes')
     else:
@@ -344,8 +398,15 @@ def _default_float32():
 in_float32 = Shared(_default_float32) # whatever default somebody has set for tensors of their own
 
 # %% ../nbs/00_images.ipynb #38013939
-_turns = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
-          6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90}
+_turns = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 def _upright(
     im:Image.Image, # as stored
@@ -364,7 +425,8 @@ def _deep(
     a = np.asarray(im)
     lo,hi = a.min(),a.max()
     if im.mode=='F':
-        if not (lo>=0 and hi<=255): raise ImageError(f'{name}: its floating-point values run from {lo:g} to {hi:g}: scale them to [0,1] first')
+        if not (lo>=0 and hi<=255):
+            raise ImageError(f'{name}: its floating-point values run from {lo:g} to {hi:g}: scale them to [0,1] first')
         a = a*(255 if hi<=1 else 1)
     else:
         if lo<0 or hi>65535: raise ImageError(f'{name}: its values run from {lo} to {hi}: scale them to 16 bits first')
@@ -381,7 +443,8 @@ def _to_srgb(
     try:
         from PIL import ImageCms
         profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
-        if profile.profile.xcolor_space.strip()!=mode or 'srgb' in ImageCms.getProfileDescription(profile).lower(): return None
+        if profile.profile.xcolor_space.strip()!=mode or 'srgb' in ImageCms.getProfileDescription(profile).lower():
+            return None
         return ImageCms.buildTransform(profile, ImageCms.createProfile('sRGB'), mode, 'RGB')
     except Exception: return None
 
@@ -462,7 +525,8 @@ def is_raw(
         if 50706 in first or int(first.get(254, 0))&1: return True           # DNGVersion; a reduced picture
         area = lambda o: int(o.get(256, 0))*int(o.get(257, 0))
         return any(o.get(262) in _mosaic or area(o)>area(first) for o in (first, *inner))
-    except Exception: return False                                       # broken tags are for the decoder to complain about
+    except Exception:                                       # broken tags are for the decoder to complain about
+        return False
 
 def _directories(f, most=16): # the tags of a TIFF's first picture, and of those that it points to
     from PIL.TiffImagePlugin import ImageFileDirectory_v2
@@ -507,7 +571,8 @@ def _open(f, name:str)->Image.Image:
     f.seek(0)
     if kind in _plugins and _plugin(kind):
         with contextlib.suppress(Exception): return open_picture(f)
-    if isinstance(err, MemoryError): raise ImageError(f'{name}: does not fit into memory: make it smaller first') from err
+    if isinstance(err, MemoryError):
+        raise ImageError(f'{name}: does not fit into memory: make it smaller first') from err
     raise ImageError(f'{name}: {_why_not(head)}') from err
 
 # %% ../nbs/00_images.ipynb #776c1b00
@@ -522,11 +587,14 @@ def _decode(
         im = src if f is None else _open(f, name)
         _check_size(*im.size, max_pixels, name)
         if im.format in ('EPS', 'WMF', 'EMF'): raise ImageError(f'{name}: is a vector drawing: export it as PNG first')
-        if im.format and im.format not in RASTER: raise ImageError(f'{name}: {im.format} is not read here: save it as JPEG or PNG')
+        if im.format and im.format not in RASTER:
+            raise ImageError(f'{name}: {im.format} is not read here: save it as JPEG or PNG')
         if f is None and im.format=='TIFF' and getattr(im, 'fp', None): _no_raw(im.fp, name)
-        try: im.load()
+        try:
+            im.load()
         except MemoryError as e: raise ImageError(f'{name}: does not fit into memory: make it smaller first') from e
-        except Exception as e: raise ImageError(f'{name}: is broken or cut short, its pixels cannot be read ({e})') from e
+        except Exception as e:
+            raise ImageError(f'{name}: is broken or cut short, its pixels cannot be read ({e})') from e
         _check_size(*im.size, max_pixels, name)
         try: return _colours(_upright(im))
         except Exception as e: raise ImageError(f'{name}: is broken, it cannot be brought upright ({e})') from e
@@ -544,14 +612,18 @@ def _array_image(
         hint = ': use a.transpose(1,2,0)' if a.ndim==3 and a.shape[0] in (1,3,4) else ''
         fail('a numpy picture has shape (h,w), (h,w,1), (h,w,3) or (h,w,4)' + hint)
     _check_size(a.shape[1], a.shape[0], max_pixels, name)
-    if a.dtype==bool: a = a*np.uint8(255)
-    elif a.dtype.kind=='u' and a.itemsize==2: a = np.rint(a.astype(np.float32)/257).astype(np.uint8)
+    if a.dtype==bool:
+        a = a*np.uint8(255)
+    elif a.dtype.kind=='u' and a.itemsize==2:
+        a = np.rint(a.astype(np.float32)/257).astype(np.uint8)
     elif a.dtype.kind=='f':
         lo,hi = a.min(),a.max()
         if not (np.isfinite(lo) and np.isfinite(hi)): fail('holds NaN or infinite values')
-        if lo<-1e-6 or hi>1+1e-6: fail(f'floats must be in [0,1], these run from {lo:g} to {hi:g}: scale them, or pass uint8')
+        if lo<-1e-6 or hi>1+1e-6:
+            fail(f'floats must be in [0,1], these run from {lo:g} to {hi:g}: scale them, or pass uint8')
         a = np.rint(a.clip(0,1)*255).astype(np.uint8)
-    elif a.dtype!=np.uint8: fail(f'dtype {a.dtype} is not one for pictures: pass uint8, uint16, bool, or float in [0,1]')
+    elif a.dtype!=np.uint8:
+        fail(f'dtype {a.dtype} is not one for pictures: pass uint8, uint16, bool, or float in [0,1]')
     return Image.fromarray(np.ascontiguousarray(a))
 
 # %% ../nbs/00_images.ipynb #8a14cea3
@@ -564,9 +636,14 @@ def _tensor_picture(
     if t.ndim==4 and shape[0]!=1: raise ImageError(f'{name}: holds {shape[0]} pictures, give them one at a time: t[i]')
     if t.ndim not in (3,4) or shape[-3]!=3:
         is_mask,is_hwc = t.ndim>2 and shape[-3]==1,t.ndim==3 and shape[2]==3
-        hint = ': a mask goes through `mask_to_pil` or `load_mask`' if is_mask else ': use t.permute(2,0,1)' if is_hwc else ''
+        hint = (
+            ': a mask goes through `mask_to_pil` or `load_mask`'
+            if is_mask
+            else ': use t.permute(2,0,1)' if is_hwc else ''
+        )
         raise ImageError(f'{name}: a tensor picture has shape (3,h,w) or (1,3,h,w)' + hint)
-    if not t.is_floating_point(): raise ImageError(f'{name}: tensor pictures are float in [-1,1], not {t.dtype}: use t/127.5-1 for uint8')
+    if not t.is_floating_point():
+        raise ImageError(f'{name}: tensor pictures are float in [-1,1], not {t.dtype}: use t/127.5-1 for uint8')
     if not t.numel(): raise ImageError(f'{name}: has no pixels, its size is {shape[-1]}x{shape[-2]}')
     return t.detach().reshape(shape[-3:])
 
@@ -588,7 +665,9 @@ def to_pil(
 
 # %% ../nbs/00_images.ipynb #7e41e90b
 def load_image(
-    src, # path, bytes, open file, PIL image, array (h,w[,1|3|4]: uint8, uint16, bool, float in [0,1]), tensor ([1,]3,h,w in [-1,1])
+    # path, bytes, open file, PIL image, array (h,w[,1|3|4]: uint8, uint16, bool, float in [0,1]), tensor ([1,]3,h,w
+    # in [-1,1])
+    src,
     *,
     max_pixels:int=100_000_000, # more pixels than this are refused before anything is unpacked
     name:str=None,              # what errors call the picture; by default its path
@@ -599,7 +678,8 @@ def load_image(
         t = _tensor_picture(src, name)
         _check_size(t.shape[2], t.shape[1], max_pixels, name)
         lo,hi = (float(o) for o in t.aminmax())
-        if lo<-1.001 or hi>1.001: raise ImageError(f'{name}: tensor pictures are in [-1,1], these values run from {lo:g} to {hi:g}')
+        if lo<-1.001 or hi>1.001:
+            raise ImageError(f'{name}: tensor pictures are in [-1,1], these values run from {lo:g} to {hi:g}')
         return to_pil(t)
     im = _array_image(src, max_pixels, name) if isinstance(src, np.ndarray) else _decode(src, max_pixels, name)
     out = _rgb(im, name)
@@ -628,12 +708,15 @@ def load_photo(
     rgba = _rgba(im) if _alpha(im) else None
     if rgba is not None and rgba.getchannel('A').getextrema()[0]==255: rgba = None
     n = _frames(src)
-    return LoadedPhoto(load_image(im, max_pixels=max_pixels, name=name), rgba, f'the first of {n} frames' if n>1 else '')
+    return LoadedPhoto(
+        load_image(im, max_pixels=max_pixels, name=name), rgba, f'the first of {n} frames' if n > 1 else ''
+    )
 
 def _frames(src)->int:
     if isinstance(src, (np.ndarray, Image.Image)): return 1                  # whoever opened it has chosen the frame
     with contextlib.suppress(Exception), _quiet, _source(src, _name(src)) as f:
-        with open_picture(f) as im: return getattr(im, 'n_frames', 1) if im.format in ('GIF','WEBP','PNG','TIFF','AVIF') else 1
+        with open_picture(f) as im:
+            return getattr(im, 'n_frames', 1) if im.format in ('GIF','WEBP','PNG','TIFF','AVIF') else 1
     return 1
 
 def with_alpha(
@@ -665,11 +748,15 @@ def _unit(
     "A mask's numbers on the scale from 0 to 1"
     lo,hi = a.min(),a.max()
     if a.dtype.kind=='f':
-        if not (lo>=-1e-6 and hi<=1+1e-6): raise ImageError(f'{name}: a mask of floats must be in [0,1], these run from {lo:g} to {hi:g}')
+        if not (lo>=-1e-6 and hi<=1+1e-6):
+            raise ImageError(f'{name}: a mask of floats must be in [0,1], these run from {lo:g} to {hi:g}')
         return a.astype(np.float32).clip(0, 1)
     if a.dtype==bool or (a.dtype.kind in 'iu' and lo>=0 and hi<=1): return a.astype(np.float32)
     if a.dtype.kind!='u' or a.itemsize>2:
-        raise ImageError(f'{name}: a mask of dtype {a.dtype} may hold only 0 and 1, not {lo} to {hi}: pass bool, uint8, or float in [0,1]')
+        raise ImageError(
+            f'{name}: a mask of dtype {a.dtype} may hold only 0 and 1, not {lo} to {hi}: pass bool, uint8, or float'
+            ' in [0,1]'
+        )
     return a.astype(np.float32)/np.float32(255 if a.itemsize==1 else 65535)
 
 # %% ../nbs/00_images.ipynb #d0225913
@@ -722,7 +809,8 @@ def _any_mask(
 )->np.ndarray:       # (h,w) as it is
     "The numbers of a mask"
     if isinstance(src, Tensor):
-        if src.ndim not in (2,3,4) or math.prod(src.shape[:-2])!=1: raise ImageError(f'{name}: a mask tensor has shape (h,w), (1,h,w) or (1,1,h,w)')
+        if src.ndim not in (2,3,4) or math.prod(src.shape[:-2])!=1:
+            raise ImageError(f'{name}: a mask tensor has shape (h,w), (1,h,w) or (1,1,h,w)')
         a = src.detach().cpu().reshape(src.shape[-2:])
         a = (a.float() if a.is_floating_point() else a).numpy()
     elif isinstance(src, np.ndarray) and (src.ndim==2 or src.shape[2:]==(1,)): a = src.reshape(src.shape[:2])
@@ -732,7 +820,8 @@ def _any_mask(
     return a
 
 def load_mask(
-    src,             # path, bytes, open file, PIL image, array (h,w[,1]), tensor ([1,[1,]]h,w): bool, 0 and 1, uint8, float in [0,1]
+    # path, bytes, open file, PIL image, array (h,w[,1]), tensor ([1,[1,]]h,w): bool, 0 and 1, uint8, float in [0,1]
+    src,
     size:tuple=None, # (w,h) of the photo: a mask of another size is an error
     *,
     max_pixels:int=100_000_000, # more pixels than this are refused
@@ -745,7 +834,10 @@ def load_mask(
     h,w = a.shape
     if size is not None and (w,h)!=tuple(size):
         turned = ' (the mask lies on its side?)' if (h,w)==tuple(size) else ''
-        raise ImageError(f'{name}: the mask is {w}x{h} pixels and the photo {size[0]}x{size[1]}{turned}: give a mask of the photo\'s own size')
+        raise ImageError(
+            f'{name}: the mask is {w}x{h} pixels and the photo {size[0]}x{size[1]}{turned}: give a mask of the'
+            ' photo\'s own size'
+        )
     out = _unit(a, name)
     if not faint and 0<out.max()<.5: _no_mask(a, name)
     return torch.from_numpy(out)[None,None]
@@ -776,7 +868,9 @@ def _lines(
         line = ''
         for word in part.split():
             while font.getlength(word)>width and len(word)>1: word = word[:-2]+'…'
-            if line and font.getlength(f'{line} {word}')>width: lines.append(line); line = word
+            if line and font.getlength(f'{line} {word}')>width:
+                lines.append(line)
+                line = word
             else: line = f'{line} {word}'.strip()
         lines.append(line)
     return lines
@@ -794,7 +888,8 @@ def image_grid(
     ims = [o for x in ([images] if isinstance(images, (Tensor, Image.Image)) else images) for o in _grid_items(x)]
     n,(cw,ch) = len(ims),(cell if isinstance(cell, (tuple,list)) else (cell,cell))
     if not n: raise ImageError('image_grid: there are no pictures')
-    if captions is not None and len(captions)!=n: raise ImageError(f'image_grid: {n} pictures but {len(captions)} captions')
+    if captions is not None and len(captions)!=n:
+        raise ImageError(f'image_grid: {n} pictures but {len(captions)} captions')
     cols = min(n, cols or (n if n<=5 else math.ceil(math.sqrt(n))))
     font = ImageFont.load_default(font_size)
     texts = [_lines(o, font, cw) for o in captions or []]
@@ -809,7 +904,8 @@ def image_grid(
         x,k = gap+c*(cw+gap),min(cw/im.width, ch/im.height)
         w,h = max(1, round(im.width*k)),max(1, round(im.height*k))
         out.paste(im.resize((w,h), Image.LANCZOS), (x+(cw-w)//2, y+(ch-h)//2))
-        for j,text in enumerate(texts[i] if texts else []): draw.text((x+cw/2, y+ch+4+j*line), text, 'black', font, 'ma')
+        for j,text in enumerate(texts[i] if texts else []):
+            draw.text((x+cw/2, y+ch+4+j*line), text, 'black', font, 'ma')
     return out
 
 # %% ../nbs/00_images.ipynb #d5ce51d4
@@ -884,7 +980,8 @@ def square_window(
     size:tuple,              # (w,h) of the photo
     scale:float=1.,          # side of the square in units of the longer side of `focus`
     shift:tuple=(0.,0.),     # move right and down, in units of `focus`'s width and height
-    inside:bool=True,        # make it no larger than fits; False: keep its side, reaching beyond the photo where that is too small
+    # make it no larger than fits; False: keep its side, reaching beyond the photo where that is too small
+    inside:bool=True,
 )->Box:                      # square, whole pixels
     "A square window around `focus`, moved into the photo along each side on which it fits, else centred on the photo"
     w,h = size
@@ -899,12 +996,18 @@ def square_window(
     return Box(l, t, l+side, t+side)
 
 # %% ../nbs/00_images.ipynb #677a9cb6
-_samplers = {Image.NEAREST: 'nearest-exact', Image.BILINEAR: 'bilinear', Image.BICUBIC: 'bicubic', Image.LANCZOS: 'bicubic'}
+_samplers = {
+    Image.NEAREST: 'nearest-exact',
+    Image.BILINEAR: 'bilinear',
+    Image.BICUBIC: 'bicubic',
+    Image.LANCZOS: 'bicubic',
+}
 
 def resize(
     img,           # PIL image, or tensor (b,c,h,w)
     size,          # side of a square, or (w,h)
-    resample=None, # one of Pillow's filters; by default LANCZOS for images, bilinear (which cannot overshoot) for tensors
+    # one of Pillow's filters; by default LANCZOS for images, bilinear (which cannot overshoot) for tensors
+    resample=None,
 ):                 # the same kind as `img`
     "Scale a picture, antialiased; a change of its shape by more than the rounding of a pixel is an `ImageError`"
     w,h = (img.shape[-1], img.shape[-2]) if isinstance(img, Tensor) else img.size
@@ -912,11 +1015,16 @@ def resize(
     slack = max(w,h) if isinstance(size, (tuple,list)) else 0
     if sw<1 or sh<1: raise ImageError(f'a picture cannot be scaled to {sw}x{sh}: both sides must be at least 1')
     if abs(sw*h-sh*w)>slack:
-        raise ImageError(f'{w}x{h} scaled to {sw}x{sh} would squash the picture: take a window of the same shape, such as `square_window` gives')
+        raise ImageError(
+            f'{w}x{h} scaled to {sw}x{sh} would squash the picture: take a window of the same shape, such as'
+            ' `square_window` gives'
+        )
     if (w,h)==(sw,sh): return img
     if not isinstance(img, Tensor): return img.resize((sw,sh), Image.LANCZOS if resample is None else resample)
     mode = _samplers.get(resample, 'bilinear')
-    out = F.interpolate(img, (sh,sw), mode=mode, **({} if mode=='nearest-exact' else dict(align_corners=False, antialias=True)))
+    out = F.interpolate(
+        img, (sh, sw), mode=mode, **({} if mode == 'nearest-exact' else dict(align_corners=False, antialias=True))
+    )
     return out.clamp(img.min(), img.max()) if mode=='bicubic' else out
 
 # %% ../nbs/00_images.ipynb #0dc4ce4e
@@ -974,14 +1082,17 @@ def atomic_path(
     path = link_target(path)
     folder = path.parent
     if path.is_dir(): raise MessiError(f'{path}: is a folder: give the name of a file in it')
-    if path.exists() and not os.access(path, os.W_OK): raise MessiError(f'{path}: is write-protected: choose another name')
+    if path.exists() and not os.access(path, os.W_OK):
+        raise MessiError(f'{path}: is write-protected: choose another name')
     tmp = folder/f'.{path.stem[:40]}-{secrets.token_hex(4)}{path.suffix}'
     try:
         os.close(os.open(tmp, os.O_CREAT|os.O_EXCL|os.O_WRONLY, 0o666)) # less the user's umask
     except (FileNotFoundError, NotADirectoryError):
         raise MessiError(f'{path.name} cannot be written: the folder {folder} does not exist: make it first') from None
     except OSError as e:
-        raise MessiError(f'{path.name} cannot be written: the folder {folder} does not let us ({e.strerror}): choose another one') from None
+        raise MessiError(
+            f'{path.name} cannot be written: the folder {folder} does not let us ({e.strerror}): choose another one'
+        ) from None
     try:
         yield tmp
         with contextlib.suppress(OSError): shutil.copymode(path, tmp)   # some network shares know no permissions
@@ -991,7 +1102,10 @@ def atomic_path(
     except OSError as e:
         if e.errno is None or e.filename not in (None, str(tmp), str(path)): raise
         full = e.errno in (errno.ENOSPC, errno.EDQUOT)
-        error = MessiError(f'{path} could not be written ({e.strerror}): '+('make room, and run it again' if full else 'choose another place'))
+        error = MessiError(
+            f'{path} could not be written ({e.strerror}): '
+            + ('make room, and run it again' if full else 'choose another place')
+        )
         error.errno,error.strerror = e.errno,e.strerror
         raise error from e
     finally:
@@ -1020,14 +1134,24 @@ def atomic_write(
 
 # %% ../nbs/00_images.ipynb #6254d9f9
 _types = 'http://cv.iptc.org/newscodes/digitalsourcetype/'
-KINDS = dict(composite=('compositeWithTrainedAlgorithmicMedia', 'Synthetic: people in this photo were replaced by a program'),
-             generated=('trainedAlgorithmicMedia', 'Synthetic: the whole picture was made by a program, there is no photo behind it'),
-             cutout=('algorithmicallyEnhanced', 'Cut-out: people of a photo, cut out of it by a program')) # digital source type, words
+KINDS = dict(
+    composite=('compositeWithTrainedAlgorithmicMedia', 'Synthetic: people in this photo were replaced by a program'),
+    generated=(
+        'trainedAlgorithmicMedia',
+        'Synthetic: the whole picture was made by a program, there is no photo behind it',
+    ),
+    # digital source type, words
+    cutout=('algorithmicallyEnhanced', 'Cut-out: people of a photo, cut out of it by a program'),
+)
 synthetic_source = _types+KINDS['composite'][0] # a photo with parts made by a trained model
 _ns = dict(x='adobe:ns:meta/', rdf='http://www.w3.org/1999/02/22-rdf-syntax-ns#', dc='http://purl.org/dc/elements/1.1/',
            xmp='http://ns.adobe.com/xap/1.0/', Iptc4xmpExt='http://iptc.org/std/Iptc4xmpExt/2008-02-29/',
            messi='https://messi-anything.github.io/messi-anything/ns/1.0/')
-_says = dict(digital_source_type=('Iptc4xmpExt','DigitalSourceType'), software=('xmp','CreatorTool'), record=('messi','record'))
+_says = dict(
+    digital_source_type=('Iptc4xmpExt', 'DigitalSourceType'),
+    software=('xmp', 'CreatorTool'),
+    record=('messi', 'record'),
+)
 
 # %% ../nbs/00_images.ipynb #5b6d4769
 def _software()->str:
@@ -1038,7 +1162,9 @@ def _software()->str:
 def _json(o)->str:
     "JSON that may stand in XML: what neither of them allows is escaped"
     text = json.dumps(o, ensure_ascii=False, default=lambda v: v.tolist() if hasattr(v, 'tolist') else str(v))
-    return re.sub('[^\\x20-\\x7e\\xa0-\\ud7ff\\ue000-\\ufffd\\U00010000-\\U0010ffff]', lambda m: f'\\u{ord(m[0]):04x}', text)
+    return re.sub(
+        '[^\\x20-\\x7e\\xa0-\\ud7ff\\ue000-\\ufffd\\U00010000-\\U0010ffff]', lambda m: f'\\u{ord(m[0]):04x}', text
+    )
 
 def _what(meta)->tuple: # digital source type, words
     return next((v for k,v in KINDS.items() if k==meta.get('kind')), KINDS['composite'])
@@ -1080,7 +1206,9 @@ def read_provenance(
             root,out = ElementTree.fromstring(packet),{}
             for key,(ns,tag) in _says.items():
                 full = f'{{{_ns[ns]}}}{tag}'
-                out[key] = next((v for o in root.iter() for v in ([o.text] if o.tag==full else [o.get(full)]) if v), None)
+                out[key] = next(
+                    (v for o in root.iter() for v in ([o.text] if o.tag == full else [o.get(full)]) if v), None
+                )
             if out['digital_source_type']:
                 record = json.loads(out.pop('record') or '{}')
                 return {**{k:v for k,v in out.items() if v}, **(record if isinstance(record, dict) else {})}
@@ -1102,7 +1230,10 @@ def _for_file(
         if im.mode!='LA' or fmt!='PNG': im = _rgba(im)
         if fmt=='JPEG':
             if im.getchannel('A').getextrema()!=(255,255):
-                raise ImageError(f'{name}: JPEG has no transparency: save the cut-out as .png or .webp, or flatten it with `load_image`')
+                raise ImageError(
+                    f'{name}: JPEG has no transparency: save the cut-out as .png or .webp, or flatten it with'
+                    ' `load_image`'
+                )
             im = im.convert('RGB')
     elif not (im.mode=='RGB' or (im.mode=='L' and fmt!='WEBP') or (im.mode=='1' and fmt=='PNG')): im = _rgb(im, name)
     if im is img: im = im.copy()
@@ -1116,7 +1247,8 @@ def _note_options(
     name:str,  # what errors call it
 )->dict:       # for `Image.save`; empty for a format that has no room for it
     "How a file of a format is told what it is"
-    if not isinstance(meta, dict): raise ImageError(f'{name}: meta is a dict such as dict(target="...", seed=0), not {type(meta).__name__}')
+    if not isinstance(meta, dict):
+        raise ImageError(f'{name}: meta is a dict such as dict(target="...", seed=0), not {type(meta).__name__}')
     xmp = _xmp(meta := {str(k):v for k,v in meta.items()})
     words = _what(meta)[1]
     if fmt in ('WEBP', 'AVIF'): return dict(xmp=xmp)
@@ -1124,7 +1256,10 @@ def _note_options(
     if fmt=='TIFF': return dict(tiffinfo={270: words, 305: _software(), 700: xmp})
     if fmt in ('JPEG', 'MPO'):
         body = b'http://ns.adobe.com/xap/1.0/\0'+xmp
-        if len(body)>65533: raise ImageError(f'{name}: {len(xmp):,} bytes of metadata are too many for a JPEG: shorten them, or save as .png')
+        if len(body)>65533:
+            raise ImageError(
+                f'{name}: {len(xmp):,} bytes of metadata are too many for a JPEG: shorten them, or save as .png'
+            )
         return dict(extra=b'\xff\xe1'+(len(body)+2).to_bytes(2, 'big')+body)
     return dict(pnginfo=_png_texts(meta, xmp)) if fmt=='PNG' else {}
 
@@ -1147,7 +1282,8 @@ def _save_options(fmt:str, meta:dict, quality:int, name:str)->dict:
 class NotedImage(Image.Image):
     "A picture that tells every file made of it, or of its copies, what it is"
     @property
-    def note(self)->dict: return self.info.get('messi') # how it was made, with its 'kind'; None once somebody has removed it
+    def note(self)->dict: # how it was made, with its 'kind'; None once somebody has removed it
+        return self.info.get('messi')
 
     def _new(self, im): # by which Pillow makes all that it derives from a picture
         out = super()._new(im)
@@ -1155,7 +1291,11 @@ class NotedImage(Image.Image):
         return out
 
     def __eq__(self, other): # the pixels; the note is no part of the picture
-        same = isinstance(other, Image.Image) and (self.mode,self.size,self.getpalette())==(other.mode,other.size,other.getpalette())
+        same = isinstance(other, Image.Image) and (self.mode, self.size, self.getpalette()) == (
+            other.mode,
+            other.size,
+            other.getpalette(),
+        )
         return same and self.tobytes()==other.tobytes()
     __hash__ = None
 
@@ -1170,8 +1310,10 @@ def _format_for(fp, format)->str:
     return Image.registered_extensions().get(os.path.splitext(str(name))[1].lower(), '')
 
 def _with_note(fmt, meta, params)->dict: # what a caller says to Pillow stays beside it
-    try: ours = _note_options(fmt, meta, 'the picture')
-    except ImageError: ours = _note_options(fmt, dict(kind=meta.get('kind', 'composite')), 'the picture') # too long for a JPEG: the kind alone
+    try:
+        ours = _note_options(fmt, meta, 'the picture')
+    except ImageError: # too long for a JPEG: the kind alone
+        ours = _note_options(fmt, dict(kind=meta.get('kind', 'composite')), 'the picture')
     out = {**ours, **params}
     if fmt=='PNG' and params.get('pnginfo') is not None:
         theirs = params['pnginfo'].chunks
@@ -1206,18 +1348,24 @@ def note_of(img)->dict: # None where there is none
 def save_image(
     img,            # anything `load_image` takes; a picture with transparency keeps it in PNG and WebP
     path,           # .png, .jpg, .jpeg or .webp; its folder must exist
-    meta:dict=None, # how a synthetic picture was made (target, seed, mask source ..., 'kind'); None: what its own note says, if it has one
+    # how a synthetic picture was made (target, seed, mask source ..., 'kind'); None: what its own note says, if it
+    # has one
+    meta:dict=None,
     quality:int=95, # for JPEG and WebP, 1 to 100; 100 makes a WebP lossless
     kind:str='',    # what of our results it is (result, strip, mask ...), so that `made_here` knows the file again
 )->Path:            # the file
     "Write a picture, whole or not at all, with its provenance if it is synthetic; nothing else that came with it (place, camera) is kept"
     path = user_path(path, ImageError)
     name,fmt = str(path),_writers.get(path.suffix.lower())
-    if fmt is None: raise ImageError(f'{name}: cannot write {path.suffix or "a file without suffix"}, only {", ".join(_writers)}')
+    if fmt is None:
+        raise ImageError(f'{name}: cannot write {path.suffix or "a file without suffix"}, only {", ".join(_writers)}')
     if not 1<=quality<=100: raise ImageError(f'{name}: quality={quality} is not between 1 and 100')
     if meta is None: meta = note_of(img)
     im,opts = _for_file(img, fmt, name),_save_options(fmt, meta, quality, name)
-    if max(im.size)>_most[fmt]: raise ImageError(f'{name}: {im.width}x{im.height} is too much for {fmt}, at most {_most[fmt]} a side: save as .png')
+    if max(im.size)>_most[fmt]:
+        raise ImageError(
+            f'{name}: {im.width}x{im.height} is too much for {fmt}, at most {_most[fmt]} a side: save as .png'
+        )
     if kind and fmt=='PNG': opts.setdefault('pnginfo', PngInfo()).add_text('messi:kind', kind)
     try:
         with atomic_path(path) as tmp: im.save(tmp, fmt, **opts)
@@ -1240,7 +1388,11 @@ def told(
     kind = str(said['digital_source_type']).rstrip('/').rpartition('/')[2]
     what = 'a cut-out, people cut out of a photo' if said.get('kind')=='cutout' else _known.get(kind, kind)
     about = {k: v for k,v in said.items() if k not in ('digital_source_type', 'kind')}
-    more = ', '.join(f'{k.replace("_", " ")} {v if isinstance(v, str) else _json(v)}' for k,v in about.items() if v not in ('', None))
+    more = ', '.join(
+        f'{k.replace("_", " ")} {v if isinstance(v, str) else _json(v)}'
+        for k, v in about.items()
+        if v not in ('', None)
+    )
     return re.sub(r'[\x00-\x1f\x7f-\x9f]', ' ', f'{what} ({more})' if more else what)[:2000]
 
 # %% ../nbs/00_images.ipynb #e2470c6e
@@ -1287,7 +1439,9 @@ def check_free(
     "A `ConfigError` for a file that is there already and that this program did not write"
     path = user_path(path, ConfigError)
     if (path.exists() or path.is_symlink()) and not (ours or made_here(path)):
-        raise ConfigError(f'{path} is there already, no work of this program, and would be lost: choose another folder with --out')
+        raise ConfigError(
+            f'{path} is there already, no work of this program, and would be lost: choose another folder with --out'
+        )
     return path
 
 
@@ -1302,7 +1456,11 @@ def _natural(path:Path):
     def key(s): return (0, int(s), s) if re.match('[0-9]', s) else (1, 0, s.casefold())
     return [[key(s) for s in re.split('([0-9]+)', part)] for part in path.parts], str(path)
 
-_services = re.compile(r'\..*|@eaDir|@Recycle|@Recently-Snapshot|@tmp|#recycle|#snapshot|\$RECYCLE\.BIN|__MACOSX|System Volume Information|lost\+found|Thumbs|.*\.(photoslibrary|photolibrary|aplibrary|lrdata|lrlibrary)', re.I)
+_services = re.compile(
+    r'\..*|@eaDir|@Recycle|@Recently-Snapshot|@tmp|#recycle|#snapshot|\$RECYCLE\.BIN|__MACOSX|System Volume'
+    r' Information|lost\+found|Thumbs|.*\.(photoslibrary|photolibrary|aplibrary|lrdata|lrlibrary)',
+    re.I,
+)
 
 def is_service_folder(
     name:str, # of a folder, without what is above it
@@ -1317,16 +1475,25 @@ def list_images(
 )->list:                 # of paths, in natural order
     "The pictures in a folder; a missing one or one without pictures is a `DataError`"
     folder = user_path(folder, DataError)
-    if not folder.is_dir(): raise DataError(f'{folder}: ' + ('is a file, not a folder' if folder.exists() else 'no such folder: check the path'))
+    if not folder.is_dir():
+        raise DataError(
+            f'{folder}: ' + ('is a file, not a folder' if folder.exists() else 'no such folder: check the path')
+        )
     def unreadable(e): raise DataError(f'{e.filename}: may not be read ({e.strerror}): check its permissions')
     found = []
     for root,dirs,names in os.walk(folder, onerror=unreadable):
         dirs[:] = [o for o in dirs if recursive and not is_service_folder(o)]
         found += [Path(root)/n for n in names if is_image_file(n)]
     theirs = [o for o in found if leave_out is None or not leave_out(o)]
-    if found and not theirs: raise DataError(f'{folder}: all of its {len(found)} pictures were made by this program: name those that are meant one by one')
+    if found and not theirs:
+        raise DataError(
+            f'{folder}: all of its {len(found)} pictures were made by this program: name those that are meant one'
+            ' by one'
+        )
     found = theirs
     if not found:
         where = 'it and the folders in it' if recursive else 'it (folders in it were not looked into)'
-        raise DataError(f'{folder}: no pictures in {where}: their names would end in {" ".join(sorted(image_suffixes))}')
+        raise DataError(
+            f'{folder}: no pictures in {where}: their names would end in {" ".join(sorted(image_suffixes))}'
+        )
     return sorted(found, key=lambda p: _natural(p.relative_to(folder)))

@@ -76,7 +76,15 @@ class Inpainter:
         raise ConfigError(f'{self._called()} changes no clothes: a kit belongs to mode person')
 
 # %% ../nbs/07_inpaint.ipynb #6e33c328
-STEPS = {1: (80.,), 2: (80.,1.2), 3: (80.,4.,.6), 4: (80.,5.,1.2,.25), 5: (80.,5.,1.5,.4,.12), 6: (80.,10.,4.,1.5,.5,.15)} # noise levels for a number of steps
+# noise levels for a number of steps
+STEPS = {
+    1: (80.0,),
+    2: (80.0, 1.2),
+    3: (80.0, 4.0, 0.6),
+    4: (80.0, 5.0, 1.2, 0.25),
+    5: (80.0, 5.0, 1.5, 0.4, 0.12),
+    6: (80.0, 10.0, 4.0, 1.5, 0.5, 0.15),
+}
 
 # %% ../nbs/07_inpaint.ipynb #c398f41c
 def start_levels(
@@ -84,10 +92,14 @@ def start_levels(
     strength:float,# from 0, hardly touched, to 1, nothing kept
 )->tuple:          # noise levels of this run
     "Where the sampler begins when it begins with the photo"
-    if not 0<strength<=1: raise ConfigError(f'strength={strength}: a number above 0 (nearly the person who is there) and up to 1 (nothing of them)')
+    if not 0<strength<=1:
+        raise ConfigError(
+            f'strength={strength}: a number above 0 (nearly the person who is there) and up to 1 (nothing of them)'
+        )
     if strength==1: return tuple(sigmas)
     first = math.exp(math.log(.1)*(1-strength)+math.log(sigmas[0])*strength)
-    return (first, *(o for o in sigmas if o<.7*first))                       # a level just below the first would be a step for nothing
+    # a level just below the first would be a step for nothing
+    return (first, *(o for o in sigmas if o<.7*first))
 
 # %% ../nbs/07_inpaint.ipynb #858b4f03
 class PixelInpainter(Inpainter):
@@ -151,7 +163,8 @@ def read_target(folder)->dict: # {'name': ..., 'label': ..., 'close': ...}
     try:
         label = None if d['label'] is None else int(d['label'])
         return dict(name=str(d['name']), label=label, close=bool(d.get('close', False)))
-    except (ValueError, KeyError, TypeError, OverflowError): raise WeightsError(f'{p} does not describe a target: it needs a name, and a label that is a number') from None
+    except (ValueError, KeyError, TypeError, OverflowError):
+        raise WeightsError(f'{p} does not describe a target: it needs a name, and a label that is a number') from None
 
 # %% ../nbs/07_inpaint.ipynb #e4dca3ec
 @patch(cls_method=True)
@@ -162,8 +175,10 @@ def from_pretrained(cls:PixelInpainter,
     "Load a target's generator"
     where = find_weights(name, 'target')
     if isinstance(where, Path) and not (where/'config.json').is_file():
-        raise WeightsError(f'the target {str(name)!r} has heads and no pixel generator: use mode="head", or make one with '
-                           'messi_customize --pixels')
+        raise WeightsError(
+            f'the target {str(name)!r} has heads and no pixel generator: use mode="head", or make one with '
+            'messi_customize --pixels'
+        )
     net = UNet.from_pretrained(where)
     folder = where if isinstance(where, Path) else _hub_folder(where)
     about = read_target(folder)
@@ -185,7 +200,8 @@ def with_strength(self:PixelInpainter,
 @patch
 def with_prompt(self:PixelInpainter,
     text:str,          # what to paint, '' for anything
-    guidance:float=2., # how far to go from what it would paint untold towards what it paints told: 1 is there, more is beyond
+    # how far to go from what it would paint untold towards what it paints told: 1 is there, more is beyond
+    guidance:float=2.,
 )->PixelInpainter:
     "The same generator, told what to paint"
     if not 0<=guidance<=10:
@@ -216,7 +232,9 @@ def match_colours(
     known = 1-hole
     d,w = (img-fill)*known,known
     levels = []
-    while d.shape[-1]>1: levels.append((d,w)); d,w = F.avg_pool2d(d,2,ceil_mode=True),F.avg_pool2d(w,2,ceil_mode=True)
+    while d.shape[-1]>1:
+        levels.append((d,w))
+        d,w = F.avg_pool2d(d,2,ceil_mode=True),F.avg_pool2d(w,2,ceil_mode=True)
     m = d/w.clamp(min=1e-4)
     for d,w in reversed(levels):                             # where a level knows nothing, the coarser one speaks
         m = F.interpolate(m, d.shape[2:], mode='bilinear', align_corners=False)
@@ -231,7 +249,10 @@ class Edge:
     margin:float=.045 # how far the hole reaches beyond the mask
     soft:float=.02   # width of the band in which photo and fill are mixed
     def __post_init__(self):
-        if min(self.margin, self.soft)<0 or self.margin+self.soft>.3: raise ConfigError(f'margin {self.margin} and soft {self.soft} must not be negative, nor more than 0.3 together')
+        if min(self.margin, self.soft)<0 or self.margin+self.soft>.3:
+            raise ConfigError(
+                f'margin {self.margin} and soft {self.soft} must not be negative, nor more than 0.3 together'
+            )
 
 # %% ../nbs/07_inpaint.ipynb #1312bbcb
 def soft_alpha(
@@ -243,7 +264,8 @@ def soft_alpha(
     h,w = mask.shape[2:]
     s = min(side, max(h,w))
     m = (F.interpolate(mask, (round(h*s/max(h,w)), round(w*s/max(h,w))), mode='area')>.25).float()
-    wide = min(s, 1.3*m.sum().item()**.5)                                    # a margin fit for a portrait would be a halo around somebody who stands
+    # a margin fit for a portrait would be a halo around somebody who stands
+    wide = min(s, 1.3*m.sum().item()**.5)
     m = grow(m, max(1, round(edge.margin*wide)))
     k = max(1, round(edge.soft*wide))
     m = F.avg_pool2d(m, 2*k+1, 1, k, count_include_pad=False)
@@ -266,12 +288,19 @@ def wide_window(
     size:tuple, # (width, height) of the photo
     box:Box,    # around the person
     edge:Edge=Edge(),
-    margin:tuple=(1.12,1.25), # side of the window, as a multiple of the person's longer side: the larger, or as much of it as the photo has room for
+    # side of the window, as a multiple of the person's longer side: the larger, or as much of it as the photo has
+    # room for
+    margin:tuple=(1.12,1.25),
 )->Box:         # a square of whole pixels
     "The window for a whole person"
-    least = max(margin[0], 1/(1-2*(edge.margin+edge.soft+.01)))              # so that the edge band ends inside the window
+    # so that the edge band ends inside the window
+    least = max(margin[0], 1/(1-2*(edge.margin+edge.soft+.01)))
     win = person_window(size, box, margin=min(max(margin[1], least), max(least, min(size)/max(box.width, box.height))))
-    if win.width>12_000: raise ImageError(f'the person and what is around them fill a square of {win.width:.0f} pixels a side, more than 12000: scale the photo down first')
+    if win.width>12_000:
+        raise ImageError(
+            f'the person and what is around them fill a square of {win.width:.0f} pixels a side, more than 12000:'
+            ' scale the photo down first'
+        )
     return win
 
 def close_window(
@@ -289,7 +318,9 @@ def feather(
     "How much of a close view is kept: none where it ends in the middle of somebody"
     s = int(win.width)
     ramp = (torch.arange(s)+.5)/(band*s)
-    one = lambda first,last: torch.minimum(ramp if first else torch.ones(s), ramp.flip(0) if last else torch.ones(s)).clamp(max=1)
+    one = lambda first, last: torch.minimum(
+        ramp if first else torch.ones(s), ramp.flip(0) if last else torch.ones(s)
+    ).clamp(max=1)
     return (one(win.top>0, win.bottom<size[1])[:,None]*one(win.left>0, win.right<size[0])[None])[None,None]
 
 # %% ../nbs/07_inpaint.ipynb #be914bc1
@@ -298,7 +329,8 @@ def noise_level(
     where:Tensor=None, # (1,1,h,w) bool, the pixels to look at; None for all
 )->Tensor:             # (b,c): standard deviation, in the unit of the picture
     "The noise of a picture, estimated from its smallest differences"
-    if min(img.shape[2:])>600:                                               # nine pieces of a large picture say as much as all of it
+    # nine pieces of a large picture say as much as all of it
+    if min(img.shape[2:])>600:
         h,w = img.shape[2:]
         at = [(slice(y,y+160),slice(x,x+160)) for y in range(0, h-159, (h-160)//2) for x in range(0, w-159, (w-160)//2)]
         put = lambda t: torch.cat([torch.cat([t[...,y,x] for y,x in at[i:i+3]], 3) for i in (0,3,6)], 2)
@@ -336,7 +368,11 @@ def fill_view(
     view = window_tensor(img, win)
     small = lambda t: F.interpolate(t, (s,s), mode='bilinear', antialias=S>s, align_corners=False)
     x,hole = small(view),(F.interpolate(alpha, (s,s), mode='area')>.02).float()
-    shown = hole if also is None else torch.maximum(hole, (F.interpolate(window_tensor(also, win), (s,s), mode='area')>.1).float())
+    shown = (
+        hole
+        if also is None
+        else torch.maximum(hole, (F.interpolate(window_tensor(also, win), (s, s), mode='area') > 0.1).float())
+    )
     there = lambda b: b and Box(*((o-p)*s/S for o,p in zip(b.astuple(), (win.left,win.top)*2)))
     kw = {k: v for k,v in dict(seen=x, face=there(face), person=there(person)).items() if k in paint.requires}
     t = time.perf_counter()
@@ -346,7 +382,8 @@ def fill_view(
     fill = match_colours(fill, x, shown)
     big = F.interpolate(fill, (S,S), mode='bicubic', align_corners=False, antialias=S<s).clamp_(-1,1)
     known = alpha==0 if also is None else (alpha==0)&(window_tensor(also, win)<.1)
-    return match_grain(big, view, known, seeds, S<2*s).clamp_(-1,1)                # enlarged more than that, it is smooth
+    # enlarged more than that, it is smooth
+    return match_grain(big, view, known, seeds, S<2*s).clamp_(-1,1)
 
 # %% ../nbs/07_inpaint.ipynb #42c9bb79
 class _Region:
@@ -359,7 +396,9 @@ class _Region:
         out = t.new_zeros(*t.shape[:-2], self.b-self.t, self.r-self.l)
         l,t_,r,b = (int(o) for o in win.astuple())
         y,x = slice(max(t_,self.t), min(b,self.b)),slice(max(l,self.l), min(r,self.r))
-        out[..., y.start-self.t:y.stop-self.t, x.start-self.l:x.stop-self.l] = t[..., y.start-t_:y.stop-t_, x.start-l:x.stop-l]
+        out[..., y.start - self.t : y.stop - self.t, x.start - self.l : x.stop - self.l] = t[
+            ..., y.start - t_ : y.stop - t_, x.start - l : x.stop - l
+        ]
         return out
     def cut(self, t, win): # the other way round; beyond the region the border is repeated
         return window_tensor(t, Box(win.left-self.l, win.top-self.t, win.right-self.l, win.bottom-self.t))
@@ -431,7 +470,8 @@ class Plan:
 
     def mask(self, which=None)->Tensor: # (1,1,H,W), of those of `everybody` with these indices; None for those to paint
         out,people = torch.zeros_like(self.people[0].mask),self.everybody
-        for i in (self.todo if which is None else which): torch.maximum(out, people[i].mask, out=out) # one mask at a time
+        for i in (self.todo if which is None else which): # one mask at a time
+            torch.maximum(out, people[i].mask, out=out)
         return out
 
 # %% ../nbs/07_inpaint.ipynb #61b3aaa3
@@ -442,7 +482,8 @@ class Painted:
     changed:Tensor # (1,1,H,W) weight of what was painted; where it is 0 the photo's pixels are untouched
     done:list      # what was done, a sentence for each person of the plan
     timings:dict=field(default_factory=dict) # seconds of parts of the work, such as 'generator'
-    parts:dict=field(default_factory=dict)   # name -> (1,1,H,W) weight of what was painted of each part: 'head', 'clothes', 'skin'
+    # name -> (1,1,H,W) weight of what was painted of each part: 'head', 'clothes', 'skin'
+    parts:dict=field(default_factory=dict)
 
 # %% ../nbs/07_inpaint.ipynb #89aec96e
 @patch
@@ -460,7 +501,9 @@ def paint(self:Inpainter,
         p,face = plan.people[i],plan.faces[i]
         if rest is not None: rest = (rest-p.mask).clamp_(min=0)
         how = dict(face=face and face.box, also=rest, timings=T)
-        torch.maximum(changed, fill_person(x, p.mask, p.box, self, plan.seeds[i], cfg.steps, cfg.edge, **how), out=changed)
+        torch.maximum(
+            changed, fill_person(x, p.mask, p.box, self, plan.seeds[i], cfg.steps, cfg.edge, **how), out=changed
+        )
     return Painted(x, changed, [o or self.deed for o in plan.notes], T)
 
 # %% ../nbs/07_inpaint.ipynb #41867435
@@ -520,7 +563,9 @@ class BestOf(Wrapper):
 
     def _in_parts(self, img, hole, seeds, steps, seen, bs=64):
         part = lambda v, i: v[i:i+bs] if isinstance(v, Tensor) else v
-        one = lambda i: self.inner(img[i:i+bs], hole[i:i+bs], seeds[i:i+bs], steps, **{n: part(v, i) for n,v in seen.items()})
+        one = lambda i: self.inner(
+            img[i : i + bs], hole[i : i + bs], seeds[i : i + bs], steps, **{n: part(v, i) for n, v in seen.items()}
+        )
         return torch.cat([one(i) for i in range(0, len(img), bs)])
 
     def shows_head(self, hole, face): # a close view, whose face is in the hole
@@ -567,7 +612,8 @@ def paint_photo(
     out = Painted([img.copy() for _ in seeds], torch.zeros(1,1,*img.size[::-1]), list(plan.notes))
     for who,box in groups(plan, img.size, room, 'mesh' in painter.requires):
         at_once = max(1, int(room//box.area))
-        for j in range(0, n, at_once): _paint_window(out, who, box, range(j, min(n, j+at_once)), plan, painter, seeds, cfg, room)
+        for j in range(0, n, at_once):
+            _paint_window(out, who, box, range(j, min(n, j+at_once)), plan, painter, seeds, cfg, room)
     return out
 
 # %% ../nbs/07_inpaint.ipynb #fd649cca
@@ -580,7 +626,8 @@ def reach(
     "What an inpainter may look at or change for one person: a wide window and some more"
     side = 1.8*max(person.box.width, person.box.height)/2
     (x,y),(W,H) = person.box.center,size
-    body,near = Box(x-side, y-side, x+side, y+side),face and face.box.scaled(4.5) # the crop of a head is three faces wide, and may lie aslant
+    # the crop of a head is three faces wide, and may lie aslant
+    body,near = Box(x-side, y-side, x+side, y+side),face and face.box.scaled(4.5)
     boxes = [near] if head and near else [body, near] if near else [body]
     l,t,r,b = (f(o) for f,o in zip((min,min,max,max), zip(*(o.astuple() for o in boxes))))
     return Box(max(0, math.floor(l)), max(0, math.floor(t)), min(W, math.ceil(r)), min(H, math.ceil(b)))
@@ -593,7 +640,12 @@ def groups(
     for i in plan.todo:
         who,box = [i],reach(plan.people[i], plan.faces[i], size, head)
         for others,there in list(out):
-            both = Box(min(box.left, there.left), min(box.top, there.top), max(box.right, there.right), max(box.bottom, there.bottom))
+            both = Box(
+                min(box.left, there.left),
+                min(box.top, there.top),
+                max(box.right, there.right),
+                max(box.bottom, there.bottom),
+            )
             if box.intersection(there).area and both.area<=room:
                 out.remove((others, there))
                 who,box = others+who,both
@@ -612,10 +664,20 @@ def _paint_window(out, who, box, which, plan, painter, seeds, cfg, room): # chan
                 others=[_person_in(p, box, k, size) for i,p in enumerate(plan.everybody)
                         if i not in who and p.box.intersection(box).area])
     made = painter.paint(x, part, [seeds[j] for j in which], cfg)
-    weight = made.changed if k==1 else F.interpolate((2*made.changed).clamp(0, 1), (b-t, r-l), mode='bilinear', align_corners=False)
+    weight = (
+        made.changed
+        if k == 1
+        else F.interpolate((2 * made.changed).clamp(0, 1), (b - t, r - l), mode='bilinear', align_corners=False)
+    )
     for j,o in zip(which, made.image):
-        if k==1: out.image[j].paste(to_pil(o), (l,t))
-        else: out.image[j].paste(to_pil(o).resize((r-l,b-t), Image.BICUBIC), (l,t), Image.fromarray((weight[0,0]*255).byte().numpy()))
+        if k==1:
+            out.image[j].paste(to_pil(o), (l,t))
+        else:
+            out.image[j].paste(
+                to_pil(o).resize((r - l, b - t), Image.BICUBIC),
+                (l, t),
+                Image.fromarray((weight[0, 0] * 255).byte().numpy()),
+            )
     there = out.changed[..., t:b, l:r]
     torch.maximum(there, weight, out=there)
     for i,d in zip(who, made.done): out.done[i] = d

@@ -24,9 +24,46 @@ __all__ = ['N_POINTS', 'RIGHT_EYE', 'LEFT_EYE', 'NOSE', 'CHIN', 'FOREHEAD', 'FAC
 N_POINTS = 478
 RIGHT_EYE,LEFT_EYE = [33,133],[362,263] # outer and inner corner; inner and outer
 NOSE,CHIN,FOREHEAD = 1,152,10
-FACE_OVAL = [10,338,297,332,284,251,389,356,454,323,361,288,397,365,379,378,400,377,152,148,176,149,150,136,172,58,132,93,234,127,162,
-             21,54,103,67,109]          # the outline, clockwise in the picture from the middle of the forehead
-SIX_POINTS = [RIGHT_EYE, LEFT_EYE, [NOSE], [13,14], [234], [454]] # right eye, left eye, nose, mouth, right ear, left ear: means of these
+FACE_OVAL = [
+    10,
+    338,
+    297,
+    332,
+    284,
+    251,
+    389,
+    356,
+    454,
+    323,
+    361,
+    288,
+    397,
+    365,
+    379,
+    378,
+    400,
+    377,
+    152,
+    148,
+    176,
+    149,
+    150,
+    136,
+    172,
+    58,
+    132,
+    93,
+    234,
+    127,
+    162,
+    21,
+    54,
+    103,
+    67,
+    109,
+]  # the outline, clockwise in the picture from the middle of the forehead
+# right eye, left eye, nose, mouth, right ear, left ear: means of these
+SIX_POINTS = [RIGHT_EYE, LEFT_EYE, [NOSE], [13,14], [234], [454]]
 
 # %% ../nbs/030_landmarks.ipynb #cdf2a359
 def eye_distance(
@@ -120,7 +157,12 @@ def shape_model(
     frontal = p[eye_distance(p[...,:2])>.95*unit]      # eyes at the same depth
     if not len(frontal): raise DataError('no face looks straight ahead: a mean shape needs some that do')
     d = frontal[:,LEFT_EYE,:2].mean(1)-frontal[:,RIGHT_EYE,:2].mean(1)
-    mean = level(frontal, torch.cat([frontal.mean(1)[:,:2], eye_distance(frontal)[:,None], torch.atan2(d[:,1], d[:,0])[:,None]], 1)).mean(0)
+    mean = level(
+        frontal,
+        torch.cat(
+            [frontal.mean(1)[:, :2], eye_distance(frontal)[:, None], torch.atan2(d[:, 1], d[:, 0])[:, None]], 1
+        ),
+    ).mean(0)
     for k in range(3):
         mean = mean-mean.mean(0)
         if not k: mirror = mirror_map(mean)
@@ -147,7 +189,8 @@ class LandmarkCfg:
     shapes:int=64                 # coefficients of the shape model
 
 # %% ../nbs/030_landmarks.ipynb #3272b174
-def _conv(i, o, stride=1): return nn.Sequential(nn.Conv2d(i, o, 3, stride, 1, bias=False), nn.BatchNorm2d(o), nn.ReLU(inplace=True))
+def _conv(i, o, stride=1):
+    return nn.Sequential(nn.Conv2d(i, o, 3, stride, 1, bias=False), nn.BatchNorm2d(o), nn.ReLU(inplace=True))
 
 class _Block(nn.Module):
     def __init__(self, c):
@@ -167,7 +210,9 @@ class LandmarkNet(nn.Module, Pretrained):
             c = w
         self.body = nn.Sequential(*layers)
         flat = c*(cfg.size//32)**2
-        self.head = nn.Sequential(nn.Flatten(), nn.Linear(flat, cfg.hidden), nn.ReLU(inplace=True), nn.Linear(cfg.hidden, 5+cfg.shapes))
+        self.head = nn.Sequential(
+            nn.Flatten(), nn.Linear(flat, cfg.hidden), nn.ReLU(inplace=True), nn.Linear(cfg.hidden, 5 + cfg.shapes)
+        )
         self.register_buffer('mean', torch.zeros(N_POINTS,3))
         self.register_buffer('basis', torch.zeros(cfg.shapes,N_POINTS,3))
         self.register_buffer('mirror', torch.arange(N_POINTS))
@@ -178,7 +223,8 @@ class LandmarkNet(nn.Module, Pretrained):
     def forward(self,
         x:Tensor, # (b,3,s,s) in [-1,1]
     ):            # logits of being a face (b,); points (b,478,3) in half windows from the middle
-        o = self.head(self.body(x)).float()                                # logit; similarity of 4 numbers; coefficients
+        # logit; similarity of 4 numbers; coefficients
+        o = self.head(self.body(x)).float()
         q = self.mean+torch.einsum('bk,kpi->bpi', o[:,5:], self.basis)
         a,b = 1+o[:,1,None],o[:,2,None]
         k = 2/self.cfg.zoom
@@ -201,7 +247,8 @@ class Windows:
         self.size,self.levels = size,[to_tensor(img)]
         while min(self.levels[-1].shape[2:])>=2*size: self.levels.append(F.avg_pool2d(self.levels[-1], 2))
 
-    def points(self, windows, uv): # (n,4) centre x, y, side, angle; (n,k,2) in half sides from the centre -> (n,k,2) pixels of the photo
+    # (n,4) centre x, y, side, angle; (n,k,2) in half sides from the centre -> (n,k,2) pixels of the photo
+    def points(self, windows, uv):
         c,n = windows[:,3:].cos(),windows[:,3:].sin()
         u,v = uv[...,0],uv[...,1]
         return windows[:,None,:2]+windows[:,2,None,None]/2*torch.stack([u*c-v*n, u*n+v*c], -1)
@@ -217,11 +264,16 @@ class Windows:
             x,i = self.levels[l],(level==l).nonzero()[:,0]
             at = self.points(windows[i], uv.expand(len(i),-1,-1))/2**l
             at = at*2/torch.tensor([x.shape[3],x.shape[2]])-1
-            out[i] = F.grid_sample(x, at.reshape(1,-1,self.size,2), padding_mode='border', align_corners=False).reshape(3,len(i),self.size,self.size).transpose(0,1)
+            out[i] = (
+                F.grid_sample(x, at.reshape(1, -1, self.size, 2), padding_mode='border', align_corners=False)
+                .reshape(3, len(i), self.size, self.size)
+                .transpose(0, 1)
+            )
         return out
 
 # %% ../nbs/030_landmarks.ipynb #2995c51f
-_BOX_SIDE = .69 # side of a face's box in windows of the default zoom, the median over detected faces; their middles agree
+# side of a face's box in windows of the default zoom, the median over detected faces; their middles agree
+_BOX_SIDE = .69
 
 def windows_of(
     boxes,      # of `Box` or (left, top, right, bottom): squares from brows to chin, in pixels
@@ -233,7 +285,11 @@ def windows_of(
     for i,b in enumerate(boxes):
         l,t,r,d = (float(o) for o in (b.astuple() if hasattr(b, 'astuple') else b))
         side = max(r-l, d-t)
-        if not (math.isfinite(side) and side>=4): raise DataError(f'box {i} ({l:g}, {t:g}, {r:g}, {d:g}) holds no face: give left, top, right, bottom with 4 pixels or more between them')
+        if not (math.isfinite(side) and side>=4):
+            raise DataError(
+                f'box {i} ({l:g}, {t:g}, {r:g}, {d:g}) holds no face: give left, top, right, bottom with 4 pixels or'
+                ' more between them'
+            )
         out[i] = torch.tensor([(l+r)/2, (t+d)/2, side/_BOX_SIDE*zoom/LandmarkCfg.zoom, 0])
     out[:,3] = torch.as_tensor(angles)
     return out
@@ -248,7 +304,11 @@ def find_landmarks(
 ):                        # points (n,478,3) in pixels of the photo (depth on the same scale, 0 in the mean, smaller is nearer), logits (n,)
     "Look at each face, cut its window better, look again"
     net = landmark_net() if net is None else net
-    if look.size!=net.cfg.size: raise ConfigError(f'windows of {look.size} pixels for a network that sees {net.cfg.size}: make them with `Windows(photo, {net.cfg.size})`')
+    if look.size!=net.cfg.size:
+        raise ConfigError(
+            f'windows of {look.size} pixels for a network that sees {net.cfg.size}: make them with `Windows(photo,'
+            f' {net.cfg.size})`'
+        )
     if not len(windows): return torch.zeros(0,N_POINTS,3), torch.zeros(0)
     for i in range(rounds):
         x,last = look(windows),i==rounds-1
@@ -303,7 +363,12 @@ def cut(
     half = windows[:,2]/_SPAN
     theta = torch.stack([c*half, -s*half, windows[:,0]*2/_SPAN, s*half, c*half, windows[:,1]*2/_SPAN], 1).view(-1,2,3)
     x = image.permute(0,3,1,2).float()/255
-    return F.grid_sample(x, F.affine_grid(theta, (len(x),3,size,size), align_corners=False), padding_mode='border', align_corners=False)
+    return F.grid_sample(
+        x,
+        F.affine_grid(theta, (len(x), 3, size, size), align_corners=False),
+        padding_mode='border',
+        align_corners=False,
+    )
 
 def seen_from(
     points:Tensor, # (n,p,3) in distances between the eyes
@@ -318,7 +383,9 @@ def _occlude(x, rng): # one bar or ellipse, dark, of any colour, or of another p
     n,s = len(x),x.shape[-1]
     at = torch.linspace(-1, 1, s)
     angle,half = torch.from_numpy(rng.normal(0, .5, n)).float(),torch.from_numpy(rng.uniform(.06, .45, (n,2))).float()
-    u,v = (at[None,None]-torch.from_numpy(rng.uniform(-.7, .7, (n,1,1))).float()),(at[None,:,None]-torch.from_numpy(rng.uniform(-.7, .7, (n,1,1))).float())
+    u, v = (at[None, None] - torch.from_numpy(rng.uniform(-0.7, 0.7, (n, 1, 1))).float()), (
+        at[None, :, None] - torch.from_numpy(rng.uniform(-0.7, 0.7, (n, 1, 1))).float()
+    )
     c,d = angle.cos()[:,None,None],angle.sin()[:,None,None]
     p,q = (u*c+v*d)/half[:,:1,None],(v*c-u*d)/half[:,1:,None]
     bar = torch.from_numpy(rng.random((n,1,1))<.5)
@@ -340,7 +407,9 @@ def spoil_windows(
     x = torch.where(some(.12), x.mean(1, keepdim=True), x)
     for part in (rng.random(n)<.35).nonzero()[0]:
         few = int(math.exp(rng.uniform(math.log(12), math.log(2*s/3))))
-        x[part] = F.interpolate(F.adaptive_avg_pool2d(x[part], few)[None], size=s, mode='bilinear', align_corners=False)[0]
+        x[part] = F.interpolate(
+            F.adaptive_avg_pool2d(x[part], few)[None], size=s, mode='bilinear', align_corners=False
+        )[0]
     for share in (.3,.15): x = torch.where(some(share), _occlude(x, rng), x)
     return (x+rng.uniform(0, .025)*draw(1.,*x.shape[1:])).clamp(0,1)
 
@@ -368,9 +437,25 @@ class LandmarkBatches:
         pick = lambda a,b: torch.from_numpy(np.where(far, a, b)).float()
         normal = lambda *shape: torch.from_numpy(rng.normal(0, 1, shape).clip(-2.2, 2.2)).float()
         roll = torch.from_numpy(self.crops.roll[i])
-        windows = torch.cat([normal(k,2)*pick(.3,.1)[:,None], (self.cfg.zoom*torch.exp(normal(k)*pick(.17,.07)))[:,None], (roll+normal(k)*pick(.45,.2))[:,None]], 1)
+        windows = torch.cat(
+            [
+                normal(k, 2) * pick(0.3, 0.1)[:, None],
+                (self.cfg.zoom * torch.exp(normal(k) * pick(0.17, 0.07)))[:, None],
+                (roll + normal(k) * pick(0.45, 0.2))[:, None],
+            ],
+            1,
+        )
         j = rng.integers(len(self.others), size=n-k)
-        beside = torch.from_numpy(np.stack([*rng.normal(0, .5, (2,n-k)), _SPAN*rng.uniform(.45, .7, n-k), rng.uniform(-math.pi, math.pi, n-k)], 1)).float()
+        beside = torch.from_numpy(
+            np.stack(
+                [
+                    *rng.normal(0, 0.5, (2, n - k)),
+                    _SPAN * rng.uniform(0.45, 0.7, n - k),
+                    rng.uniform(-math.pi, math.pi, n - k),
+                ],
+                1,
+            )
+        ).float()
         image = torch.from_numpy(np.concatenate([self.crops.image[i], self.others[j]]))
         x = spoil_windows(cut(image, torch.cat([windows, beside]), self.cfg.size), rng)
         points = torch.from_numpy(self.crops.points[i])
@@ -380,7 +465,12 @@ class LandmarkBatches:
         x = torch.where(flip[:,None,None,None], x.flip(3), x)
         points = torch.where(flip[:k,None,None], mirrored(points, self.mirror), points)
         none = torch.zeros(n-k)
-        return dict(image=x*2-1, on=torch.cat([torch.ones(k), none]), points=torch.cat([points, none[:,None,None].expand(-1,N_POINTS,3)]), weight=torch.cat([weight, none]))
+        return dict(
+            image=x * 2 - 1,
+            on=torch.cat([torch.ones(k), none]),
+            points=torch.cat([points, none[:, None, None].expand(-1, N_POINTS, 3)]),
+            weight=torch.cat([weight, none]),
+        )
 
 # %% ../nbs/030_landmarks.ipynb #aa07d73e
 def landmark_loss(

@@ -74,10 +74,14 @@ class NobodyInpainter(HeadInpainter):
         same = head_identity().same(view)
         for k in range(4*self.tries):
             like = place.outline if self.like and k<self.tries else None
-            texture,outline = draw_somebody(self.space, self.target, view, place.known, seed+1_000_003*k, like, self.temperature)
+            texture, outline = draw_somebody(
+                self.space, self.target, view, place.known, seed + 1_000_003 * k, like, self.temperature
+            )
             alike = self.likeness(texture, place)
             if best is None or alike<best[0]: best = alike,texture,outline
-            if best[0]<=(.4*same if k<self.tries else same): break        # at first nearer to a right angle than strangers often are
+            # at first nearer to a right angle than strangers often are
+            if best[0]<=(.4*same if k<self.tries else same):
+                break
         return DrawnHead(*best[1:])
 
     @torch.no_grad()

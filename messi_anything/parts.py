@@ -52,7 +52,8 @@ class PartsHead(nn.Module, Pretrained):
     )->Tensor:      # (b,10,h,w) logits in the order of `PARTS`
         size,h = maps[0].shape[2:],0
         for even,enter,m in zip(self.even, self.enter, (x, *maps)):
-            m = enter(even(m))                                          # first to fewer numbers, then to more places: the same, and cheaper
+            # first to fewer numbers, then to more places: the same, and cheaper
+            m = enter(even(m))
             h = h+(m if m.shape[2:]==size else F.interpolate(m, size, mode='bilinear', align_corners=False))
         h = F.gelu(self.hidden(self.drop(F.gelu(h))))
         return self.out(self.drop(h))
@@ -133,7 +134,8 @@ def _on(self,
     m = F.grid_sample(lines, grid, padding_mode='border', align_corners=False)
     p = (m[:,:3]*x).sum(1, keepdim=True)+m[:,3:4]
     sure = lambda low, high: ((m[:,4:]-low)/(high-low)).clamp(0, 1)
-    p = torch.minimum(torch.maximum(p, sure(.75, .97)), sure(.02, .2))       # a print of the ground's colours is no hole
+    # a print of the ground's colours is no hole
+    p = torch.minimum(torch.maximum(p, sure(.75, .97)), sure(.02, .2))
     p = p*((px.abs()<=1)*(py.abs()<=1)[:,None])
     return p if k==1 else F.interpolate(p, (b-t,r-l), mode='bilinear', align_corners=False)
 
@@ -225,7 +227,8 @@ def colour_parts(
     return Image.fromarray((a*(1-on)+table[label]*on).round().astype(np.uint8))
 
 # %% ../nbs/04a_parts.ipynb #d20dfc95
-TOP,CLOTHES,SOMETHING,UNKNOWN = 252,253,254,255 # weak labels: shirt or dress; some clothes; some part of a person; nothing is known
+# weak labels: shirt or dress; some clothes; some part of a person; nothing is known
+TOP,CLOTHES,SOMETHING,UNKNOWN = 252,253,254,255
 _groups = {TOP: (5,7), CLOTHES: (3,5,6,7,8), SOMETHING: tuple(range(1,10))}
 
 class PartsLoss:
@@ -273,7 +276,8 @@ class PartsPhoto:
         "Photo and labels"
         img = to_tensor(load_image(self.photo))
         a = self.labels if isinstance(self.labels, np.ndarray) else np.array(Image.open(self.labels))
-        if a.shape!=tuple(img.shape[2:]): raise DataError(f'{self.photo}: labels of {a.shape} for a photo of {tuple(img.shape[2:])} pixels')
+        if a.shape!=tuple(img.shape[2:]):
+            raise DataError(f'{self.photo}: labels of {a.shape} for a photo of {tuple(img.shape[2:])} pixels')
         if self.kind=='true': return img,a.astype(np.uint8)
         clothes = TOP if self.kind=='portrait' else CLOTHES
         return img,np.where(a==5, clothes, np.where(a==255, SOMETHING, a)).astype(np.uint8)
@@ -294,9 +298,12 @@ def parts_view(
     img,label = item.read()
     m = random_window(rng, item.box, size, item.tall)
     x = recolour(_warped(img, m, size), rng, .3)
-    l = 255-_warped(torch.from_numpy(255-label).float()[None,None], m, size, 'nearest')[0,0].byte().numpy() # beyond it: unknown
+    # beyond it: unknown
+    l = 255-_warped(torch.from_numpy(255-label).float()[None,None], m, size, 'nearest')[0,0].byte().numpy()
     if rng.random()<.2:
-        less = F.interpolate(x, size=int(size*rng.uniform(.35, .8)), mode='bilinear', antialias=True, align_corners=False)
+        less = F.interpolate(
+            x, size=int(size * rng.uniform(0.35, 0.8)), mode='bilinear', antialias=True, align_corners=False
+        )
         x = F.interpolate(less, size=size, mode='bilinear', align_corners=False)
     return x,l
 
@@ -306,8 +313,10 @@ class PartsViews(torch.utils.data.Dataset):
     places = 320 # in an item
     def __init__(self, folder, n:int=None): # the first `n` views
         names = ('image','label','weight','map0','map1','map2','map3')
-        try: self.arrays = {k: np.load(Path(folder)/f'{k}.npy', mmap_mode='r')[:n] for k in names}
-        except (OSError, ValueError) as e: raise DataError(f'{folder} holds no views ({type(e).__name__}): make them first') from None
+        try:
+            self.arrays = {k: np.load(Path(folder)/f'{k}.npy', mmap_mode='r')[:n] for k in names}
+        except (OSError, ValueError) as e:
+            raise DataError(f'{folder} holds no views ({type(e).__name__}): make them first') from None
 
     def __len__(self): return len(self.arrays['image'])
 
@@ -325,8 +334,12 @@ class PartsViews(torch.utils.data.Dataset):
         look = lambda m: F.grid_sample(m[None], grid, padding_mode='border', align_corners=False)[0]
         weight = (n/n.sum())[back.ravel()[some]]**.25*float(self.arrays['weight'][i]) # half way back to their share
         image = F.avg_pool2d(at('image').permute(2,0,1)/127.5-1, 4)
-        return dict(image=look(image), label=torch.from_numpy(label.ravel()[some]).long()[:,None],
-                    weight=torch.from_numpy(weight).float()[:,None], **{f'map{k}': look(at(f'map{k}')) for k in range(4)})
+        return dict(
+            image=look(image),
+            label=torch.from_numpy(label.ravel()[some]).long()[:, None],
+            weight=torch.from_numpy(weight).float()[:, None],
+            **{f'map{k}': look(at(f'map{k}')) for k in range(4)},
+        )
 
     @classmethod
     @torch.no_grad()
@@ -411,4 +424,16 @@ def train_parts(
     torch.manual_seed(cfg.seed)
     about = dict(head={k: list(v) if isinstance(v, tuple) else v for k,v in asdict(head).items()}, views=len(views))
     evaluate = (lambda net: score_parts(held, net.eval())) if held else None
-    return Trainer(PartsHead(head), PartsLoss(), views, cfg, out, None, evaluate, about, 0, 'cpu', f'train_parts, {cfg.steps} steps')
+    return Trainer(
+        PartsHead(head),
+        PartsLoss(),
+        views,
+        cfg,
+        out,
+        None,
+        evaluate,
+        about,
+        0,
+        'cpu',
+        f'train_parts, {cfg.steps} steps',
+    )

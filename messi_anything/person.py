@@ -20,7 +20,12 @@ __all__ = ['SMALL', 'MOST_LOOKS', 'to_lab', 'from_lab', 'tone_change', 'follow_t
            'shows_head', 'seen_from_behind']
 
 # %% ../nbs/07g_person.ipynb #6c6ec027
-_rgb_to_xyz = torch.tensor([[.4124564,.3575761,.1804375],[.2126729,.7151522,.0721750],[.0193339,.1191920,.9503041]])/torch.tensor([.95047,1,1.08883])[:,None]
+_rgb_to_xyz = (
+    torch.tensor(
+        [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
+    )
+    / torch.tensor([0.95047, 1, 1.08883])[:, None]
+)
 
 def to_lab(
     rgb:Tensor, # (n,3) sRGB in [0,1]
@@ -109,7 +114,8 @@ class PersonInpainter(Inpainter):
         name:str='',              # of the target, for the record
         kit=None,                 # see `choose_kit`; None: the seed chooses
     ):
-        if heads is None and not wardrobe.kits and kit is None: raise ConfigError('a person needs a head, a kit, or both')
+        if heads is None and not wardrobe.kits and kit is None:
+            raise ConfigError('a person needs a head, a kit, or both')
         self.heads,self.wardrobe,self.kit = heads,wardrobe,kit
         self.name = name or (heads.name if heads else '')
         choose_kit(wardrobe, kit)                                        # says when there is no such kit
@@ -156,7 +162,9 @@ class PersonInpainter(Inpainter):
         changed = torch.maximum(torch.maximum(clothes, heads.changed), skin)
         done = [o or self._said(heads.done[i], worn[i]) for i,o in enumerate(plan.notes)]
         image = torch.where(changed>0, heads.image, img)
-        return Painted(image, changed, done, {**T, **heads.timings}, dict(head=heads.changed, clothes=clothes, skin=skin))
+        return Painted(
+            image, changed, done, {**T, **heads.timings}, dict(head=heads.changed, clothes=clothes, skin=skin)
+        )
 
     def _dress(self, photo, plan, parts, faces, kit, changed, worn): # -> (1,3,H,W); adds to `changed` and `worn`
         out = photo
@@ -166,7 +174,16 @@ class PersonInpainter(Inpainter):
             if max(p.box.width, p.box.height)<self.smallest: continue
             if faces[i] is None and not shows_head(parts[i], p): continue
             turned = faces[i] is None and seen_from_behind(parts[i], p.box)
-            one = dress(photo, parts[i], kit, p.mask, p.box, faces[i] and faces[i].box, turned, self.wardrobe.hair if turned else '')
+            one = dress(
+                photo,
+                parts[i],
+                kit,
+                p.mask,
+                p.box,
+                faces[i] and faces[i].box,
+                turned,
+                self.wardrobe.hair if turned else '',
+            )
             out = out+(one.image-photo)*(one.changed>0) if out is not photo else one.image
             torch.maximum(changed, one.changed, out=changed)
             worn[i] = one.what
@@ -177,7 +194,9 @@ class PersonInpainter(Inpainter):
         who = [faces.get(i, f) for i,f in enumerate(plan.faces)]
         notes = [o or ('' if who[i] is not None and self.heads else nobody) for i,o in enumerate(plan.notes)]
         if self.heads is None or all(notes): return Painted(img, torch.zeros_like(img[:1,:1]), notes)
-        return self.heads.paint(img, Plan(plan.people, who, plan.seeds, notes, plan.source, others=plan.others), seeds, cfg)
+        return self.heads.paint(
+            img, Plan(plan.people, who, plan.seeds, notes, plan.source, others=plan.others), seeds, cfg
+        )
 
     def _said(self, head, worn): # a sentence about one person
         on = not head.endswith(LEFT)

@@ -14,11 +14,35 @@ from torch import Tensor
 from PIL import Image
 from fastcore.basics import patch
 from fastcore.meta import delegates
-from .images import (Box, MessiError, ImageError, DataError, ConfigError, WeightsError, load_image,
-                                   load_mask, load_photo, LoadedPhoto, noted, save_image, with_alpha, mask_to_pil, image_grid,
-                                   list_images,
-                                   check_free, check_writable, in_float32, made_here, read_json, regular_file, say, short_name, user_path,
-                                   command, positional)
+from messi_anything.images import (
+    Box,
+    MessiError,
+    ImageError,
+    DataError,
+    ConfigError,
+    WeightsError,
+    load_image,
+    load_mask,
+    load_photo,
+    LoadedPhoto,
+    noted,
+    save_image,
+    with_alpha,
+    mask_to_pil,
+    image_grid,
+    list_images,
+    check_free,
+    check_writable,
+    in_float32,
+    made_here,
+    read_json,
+    regular_file,
+    say,
+    short_name,
+    user_path,
+    command,
+    positional,
+)
 from .training import find_weights, make_folder, pick_device
 from .faces import Face, find_faces
 from .segment import (Segmenter, from_mask, check_choice, choice, faces_within,
@@ -67,7 +91,9 @@ class ReplaceCfg:
                                     "'nobody' for heads of people who do not exist")
     seed:int = option(0, 'the same seed gives the same picture', int, least=0)
     steps:int = option(5, 'of the generator, 1 to 6', int, least=min(STEPS), most=max(STEPS))
-    people:object = option('all', 'whom: all, largest, left, right, surest, a number from the left (from 0), or several: 0,2')
+    people: object = option(
+        'all', 'whom: all, largest, left, right, surest, a number from the left (from 0), or several: 0,2'
+    )
     mode:str = option(None, 'how: person (head, clothes and skin), head (the body stays), generated, image (starts '
                             'from the person who is there), '
                             'static (a cut-out is pasted) or remove (the person disappears)', choices=MODES)
@@ -75,8 +101,13 @@ class ReplaceCfg:
                             least=0, most=1)
     n:int = option(None, 'so many variants, painted together, with the seeds from seed on', int, least=1, most=64)
     text:str = option('', "what it should show, such as 'smiling, with a red cap'; mode generated hears fewer words")
-    guidance:float = option(2., 'of mode generated, how strictly the text is followed: 1 as learned, more is stricter', float,
-                            least=0, most=10)
+    guidance: float = option(
+        2.0,
+        'of mode generated, how strictly the text is followed: 1 as learned, more is stricter',
+        float,
+        least=0,
+        most=10,
+    )
     tries:int = option(4, 'generate each head so often, and keep the one with the surest face', int, least=1, most=16)
     kit:object = option(None, "of mode person: the name of one of the target's kits, or a JSON file with one of yours; "
                               'without it the seed chooses')
@@ -91,7 +122,9 @@ class ReplaceCfg:
         object.__setattr__(self, 'seed', whole_seed(self.seed))
         self._rename()
         if not isinstance(self.target, (str, Path, Inpainter)):
-            raise ConfigError(f"target={str(self.target)[:80]!r}: give a target's name, folder or hub id, or an Inpainter")
+            raise ConfigError(
+                f"target={str(self.target)[:80]!r}: give a target's name, folder or hub id, or an Inpainter"
+            )
         self._check_numbers()
         check_choice(self.people)
         self._check_mode()
@@ -119,11 +152,22 @@ def _check_kinds(self:ReplaceCfg):
     for k,f in self.options().items():
         v,kind = getattr(self, k),f.metadata['kind']
         if v is None and f.default is None or k in ('target','people','seed','tries'): continue
-        if kind is Edge or k=='segmenter': ok = isinstance(v, Edge) if kind is Edge else callable(v) or isinstance(v, (str, Path))
-        elif kind is str: ok = isinstance(v, str) or k=='figure' or k=='device' and hasattr(v, 'type')
-        else: ok = isinstance(v, (int, np.integer) if kind is int else (int, float, np.number)) and not isinstance(v, bool) and math.isfinite(v)
+        if kind is Edge or k=='segmenter':
+            ok = isinstance(v, Edge) if kind is Edge else callable(v) or isinstance(v, (str, Path))
+        elif kind is str:
+            ok = isinstance(v, str) or k=='figure' or k=='device' and hasattr(v, 'type')
+        else:
+            ok = (
+                isinstance(v, (int, np.integer) if kind is int else (int, float, np.number))
+                and not isinstance(v, bool)
+                and math.isfinite(v)
+            )
         if ok: continue
-        wanted = {int: 'a whole number', float: 'a number', str: 'a text'}.get(kind, 'an Edge') if k!='segmenter' else 'the name or the folder of weights'
+        wanted = (
+            {int: 'a whole number', float: 'a number', str: 'a text'}.get(kind, 'an Edge')
+            if k != 'segmenter'
+            else 'the name or the folder of weights'
+        )
         raise ConfigError(f'{k}={str(v)[:80]!r}: give {wanted}')
 
 @patch
@@ -190,7 +234,8 @@ def whose(
         x,y = (int(o) for o in f.box.center)
         return m[0,0,y,x].item() if 0<=y<m.shape[2] and 0<=x<m.shape[3] else 0.
     def row(m): return [inside(m, f) for f in faces]
-    here = np.array([row(p.mask) for p in people]) if faces else np.zeros((len(people), 0)) # each mask is asked for once
+    # each mask is asked for once
+    here = np.array([row(p.mask) for p in people]) if faces else np.zeros((len(people), 0))
     for f,col in zip(faces, here.T if len(people) else ()):
         if col.max()>.5: out[int(col.argmax())] = f
     return out
@@ -298,9 +343,14 @@ def _everybody(img, cfg, mask, laps): # a `Segmentation`, and the `Segmenter` wh
     return out,(seg if isinstance(seg, Segmenter) else None)
 
 # %% ../nbs/09_pipeline.ipynb #8335a7bc
-def _stamp(name, kind='weights'): # changes when the weights in a folder do, so that what was trained again is loaded again
+# changes when the weights in a folder do, so that what was trained again is loaded again
+def _stamp(name, kind='weights'):
     f = find_weights(name, kind)
-    files = [o for k in ('*.safetensors','*/*.safetensors','kits.json') for o in f.glob(k)] if isinstance(f, Path) else ()
+    files = (
+        [o for k in ('*.safetensors', '*/*.safetensors', 'kits.json') for o in f.glob(k)]
+        if isinstance(f, Path)
+        else ()
+    )
     return max((o.stat().st_mtime_ns for o in files), default=0)
 
 @lru_cache(maxsize=6)
@@ -367,7 +417,8 @@ def inpainter(
     "Whoever paints, as the options say"
     mode,out = cfg.effective_mode,cfg.target
     if isinstance(out, Inpainter) and (mode!='remove' or out.mode==mode):
-        if mode in ('person','head','static') and out.mode!=mode: raise ConfigError(f'mode {mode} is none of {out._called()}')
+        if mode in ('person','head','static') and out.mode!=mode:
+            raise ConfigError(f'mode {mode} is none of {out._called()}')
     elif mode=='static': out = static_fill(cfg.target, cfg.figure, cfg.seed)
     elif mode=='remove': out = remover(cfg)
     else: out = load_inpainter(cfg.target, mode, cfg.device)
@@ -396,7 +447,8 @@ def plan(
 @dataclass
 class Result:
     "A photo in which people were replaced"
-    image:Image.Image    # the photo's size, RGB, or RGBA where the photo was transparent; it says in every file that it is synthetic
+    # the photo's size, RGB, or RGBA where the photo was transparent; it says in every file that it is synthetic
+    image:Image.Image
     original:Image.Image # the photo
     mask:Tensor          # (1,1,h,w) in [0,1], 1 where the replaced people were
     changed:Tensor       # (1,1,h,w) weight of what was painted; where it is 0 the photo's pixels are untouched
@@ -410,7 +462,8 @@ class Result:
     mode:str='generated' # see `MODES`
     strength:float=1.    # of mode 'image'
     text:str=''          # what the generator was told to paint
-    parts:dict=field(default_factory=dict) # of mode person: 'head', 'clothes', 'skin' -> (1,1,h,w) weight of what was painted
+    # of mode person: 'head', 'clothes', 'skin' -> (1,1,h,w) weight of what was painted
+    parts:dict=field(default_factory=dict)
     about:str=''         # what of the photo was not used, such as its other frames
 
     def __post_init__(self):
@@ -496,7 +549,12 @@ def save(self:Result,
 )->Path:
     "Write the picture, with metadata that say it is synthetic (when somebody was replaced); a JPEG is flattened on white"
     flat = self.image.mode=='RGBA' and Path(path).suffix.lower() in ('.jpg','.jpeg')
-    return save_image(load_image(self.image) if flat else self.image, path, self.provenance() if self.replaced else None, kind='result')
+    return save_image(
+        load_image(self.image) if flat else self.image,
+        path,
+        self.provenance() if self.replaced else None,
+        kind='result',
+    )
 
 # %% ../nbs/09_pipeline.ipynb #c1f65502
 class Variants(list):
@@ -579,21 +637,26 @@ def read_manifest(
     "What earlier runs did; a line that was cut off by a stop counts for nothing"
     out,path = {},Path(folder)/MANIFEST
     if not path.exists(): return out
-    try: lines = regular_file(path).read_text(encoding='utf-8').splitlines()
+    try:
+        lines = regular_file(path).read_text(encoding='utf-8').splitlines()
     except MessiError as e: raise DataError(f'{e}; move it away, and everything is done anew') from None
-    except (OSError, UnicodeDecodeError): raise DataError(f'{path} is no list of ours: move it away, and everything is done anew') from None
+    except (OSError, UnicodeDecodeError):
+        raise DataError(f'{path} is no list of ours: move it away, and everything is done anew') from None
     for l in lines:
         try:
             d = json.loads(l)
             out[d['name'],d['sha1']] = d
         except (ValueError, KeyError, TypeError): continue
     if lines and not out and not lines[0].startswith('{"name"'):
-        raise DataError(f'{path} is no list of ours, and would be lost: move it away, or choose another folder with --out')
+        raise DataError(
+            f'{path} is no list of ours, and would be lost: move it away, or choose another folder with --out'
+        )
     return out
 
 # %% ../nbs/09_pipeline.ipynb #1643a5bd
 def _say(folder, d): # one line more
-    line = (json.dumps(d, ensure_ascii=False)+'\n').encode('utf-8', 'backslashreplace') # as JSON writes what is not UTF-8
+    # as JSON writes what is not UTF-8
+    line = (json.dumps(d, ensure_ascii=False)+'\n').encode('utf-8', 'backslashreplace')
     try:
         with open(folder/MANIFEST, 'a+b') as f:
             f.seek(0, 2)
@@ -601,7 +664,10 @@ def _say(folder, d): # one line more
                 f.seek(-1, 2)
                 if f.read(1)!=b'\n': f.write(b'\n')
             f.write(line)
-    except OSError as e: raise MessiError(f'{folder/MANIFEST} could not be written ({e.strerror}): make room, and run the same again to go on') from None
+    except OSError as e:
+        raise MessiError(
+            f'{folder/MANIFEST} could not be written ({e.strerror}): make room, and run the same again to go on'
+        ) from None
 
 # %% ../nbs/09_pipeline.ipynb #176bcc12
 def _file_hash(path)->str: # '' for a file that cannot be read
@@ -642,7 +708,12 @@ def _write(made, path, save_mask, cutout)->list: # files of one photo
 
 def _refuse_to_overwrite(plan, photos, out, cfg, save_mask, cutout):
     "Nothing is written over but what this program has made, and no photo that is still to be read"
-    tails = ['_strip', *([''] if cfg.n is None else [f'_seed{o}' for o in cfg.seeds]), *['_mask']*save_mask, *['_cutout']*cutout]
+    tails = [
+        '_strip',
+        *([''] if cfg.n is None else [f'_seed{o}' for o in cfg.seeds]),
+        *['_mask'] * save_mask,
+        *['_cutout'] * cutout,
+    ]
     files = [path(t) for _,_,path in plan for t in tails]
     there = [f for f in files if f.exists() or f.is_symlink()]
     if not there: return
@@ -650,7 +721,8 @@ def _refuse_to_overwrite(plan, photos, out, cfg, save_mask, cutout):
     theirs = {p.resolve() for p in (o[1] if isinstance(o, tuple) else o for o in photos) if isinstance(p, Path)}
     for f in there:
         check_free(f, f.name in mine and f.resolve() not in theirs)
-        if f.resolve() in theirs: raise ConfigError(f'{f} is one of the photos, and would be lost: choose another folder with --out')
+        if f.resolve() in theirs:
+            raise ConfigError(f'{f} is one of the photos, and would be lost: choose another folder with --out')
 
 def _paths(photos, out): # yields (name, photo, tail -> path): no two photos get the same file
     used = set()
@@ -659,7 +731,8 @@ def _paths(photos, out): # yields (name, photo, tail -> path): no two photos get
         name = short_name(name)
         i,tails = 1,['', '_strip', '_mask', '_cutout']
         numbered = lambda i: f'{name}_{i}' if i>1 else name
-        while used & (mine := {f'{numbered(i)}{t}'.casefold() for t in tails}): i += 1 # two folders may hold the same name
+        while used & (mine := {f'{numbered(i)}{t}'.casefold() for t in tails}): # two folders may hold the same name
+            i += 1
         used |= mine
         yield name, photo, (lambda tail, own=f'messi_{numbered(i)}': out/f'{own}{tail}.png')
 
@@ -744,7 +817,8 @@ def read_settings(
 )->dict:  # options of `ReplaceCfg`, 'mask', and 'photo', the fingerprint
     "Settings as `settings_text` wrote them"
     import base64
-    def fail(why): raise ConfigError(f'{str(path)[:80]} holds no settings of a replacement ({why}): save them anew') from None
+    def fail(why):
+        raise ConfigError(f'{str(path)[:80]} holds no settings of a replacement ({why}): save them anew') from None
     try: d = json.loads(path) if str(path).lstrip().startswith('{') else read_json(path)
     except MessiError as e: fail(str(e).removeprefix(f'{path}: '))
     except (ValueError, RecursionError): fail('it is not readable as JSON')
@@ -807,7 +881,9 @@ def messi_replace(
     options['people'] = choice(options.get('people', 'all'))
     how = dict(options, mask=mask)
     if from_: how.update(_settings_for(from_, photos))
-    for name,r,files in replace_many(photos, out, save_mask, cutout, again=again, listed=folders or len(photos)>1, **how):
+    for name, r, files in replace_many(
+        photos, out, save_mask, cutout, again=again, listed=folders or len(photos) > 1, **how
+    ):
         if isinstance(r, MessiError):
             bad += 1
             say(f'{name}: not done. {r}', file=sys.stderr)
@@ -868,7 +944,8 @@ def _bare(photo, find, painter, steps): # the networks' forward passes alone
     from messi_anything.faces import FaceNet
     net = FaceNet.from_pretrained(find_weights('faces')).eval()
     x,s = find.prepare(photo)[0],painter.size
-    look = torch.zeros(16,3,net.cfg.size,net.cfg.size)   # about as many candidates as a photo has, and their mirror images
+    # about as many candidates as a photo has, and their mirror images
+    look = torch.zeros(16,3,net.cfg.size,net.cfg.size)
     view = lambda: painter(torch.zeros(1,3,s,s), torch.ones(1,1,s,s), [0], steps)
     def bare():
         with torch.no_grad(): net(look)

@@ -12,7 +12,18 @@ import numpy as np, torch, torch.nn.functional as F
 from torch import Tensor
 from PIL import Image, ImageDraw
 from scipy.ndimage import maximum_filter
-from .images import ConfigError, DataError, WeightsError, atomic_path, image_grid, load_image, open_picture, read_json, to_pil, to_tensor
+from messi_anything.images import (
+    ConfigError,
+    DataError,
+    WeightsError,
+    atomic_path,
+    image_grid,
+    load_image,
+    open_picture,
+    read_json,
+    to_pil,
+    to_tensor,
+)
 from .landmarks import FACE_OVAL
 from .augment import box_hole, blob_hole, stroke_hole
 from .training import find_weights, precision
@@ -30,7 +41,8 @@ __all__ = ['FRAME', 'KEPT', 'LINES', 'ROOM', 'OTHER', 'HEAD', 'UNSURE', 'BEYOND'
            'train_pixels', 'preview', 'is_aligned', 'AlignedInpainter']
 
 # %% ../nbs/07p_pixels.ipynb #fab0cb3d
-FRAME = 208                         # side of what is shown of a head, pixels of the crop in which the eyes are `EYES_APART` apart
+# side of what is shown of a head, pixels of the crop in which the eyes are `EYES_APART` apart
+FRAME = 208
 _middle = np.array([CROP/2, 130.])  # of the frame in that crop
 
 def head_matrix(
@@ -49,9 +61,18 @@ KEPT = (*WARPED, 468, 473)          # landmarks (of 478) that are kept: contours
 _o = len(FACE_OVAL)
 _nose = _o+92                       # where in `KEPT` the nose begins
 _right,_left = slice(_o, _o+16),slice(_o+16, _o+32)
-LINES = ((tuple(range(_o)), True, 90), (tuple(range(_o, _o+16)), True, 255), (tuple(range(_o+16, _o+32)), True, 255),
-         (tuple(range(_o+32, _o+42)), True, 150), (tuple(range(_o+42, _o+52)), True, 150), (tuple(range(_o+52, _o+72)), True, 200), (tuple(range(_o+72, _o+92)), True, 200),
-         (tuple(_nose+i for i in (5,4,7,6,3,2,0)), False, 120), (tuple(_nose+i for i in (14,8,1,9,15)), False, 120)) # places in `KEPT`, closed or not, brightness
+LINES = (
+    (tuple(range(_o)), True, 90),
+    (tuple(range(_o, _o + 16)), True, 255),
+    (tuple(range(_o + 16, _o + 32)), True, 255),
+    (tuple(range(_o + 32, _o + 42)), True, 150),
+    (tuple(range(_o + 42, _o + 52)), True, 150),
+    (tuple(range(_o + 52, _o + 72)), True, 200),
+    (tuple(range(_o + 72, _o + 92)), True, 200),
+    # places in `KEPT`, closed or not, brightness
+    (tuple(_nose + i for i in (5, 4, 7, 6, 3, 2, 0)), False, 120),
+    (tuple(_nose + i for i in (14, 8, 1, 9, 15)), False, 120),
+)
 
 def kept_points(mesh, matrix)->np.ndarray: # (478,2+), (2,3) -> (152,2) pixels of the picture
     "The landmarks of the sketch"
@@ -64,7 +85,8 @@ def sketch(
     "Draw a face's landmarks"
     im,p = Image.new('L', (2*size,)*2),np.asarray(points, float)*2
     pen = ImageDraw.Draw(im)
-    for line,closed,ink in LINES: pen.line(p[[*line, *line[:closed]]].ravel().tolist(), fill=ink, width=max(1, round(size/48)))
+    for line,closed,ink in LINES:
+        pen.line(p[[*line, *line[:closed]]].ravel().tolist(), fill=ink, width=max(1, round(size/48)))
     r = size/40
     for x,y in p[-2:].tolist(): pen.ellipse((x-r, y-r, x+r, y+r), fill=255)
     return torch.from_numpy(np.array(im.reduce(2))).float()[None]/255
@@ -112,7 +134,8 @@ def head_hole(
 
 # %% ../nbs/07p_pixels.ipynb #680a18d6
 ROOM = 1.125                        # a packed picture shows this much more than the network will, for shifts and scales
-OTHER,HEAD,UNSURE,BEYOND = 0,1,2,3  # what a pixel is: background or clothes, hair or skin, one of the two, beyond the photo
+# what a pixel is: background or clothes, hair or skin, one of the two, beyond the photo
+OTHER,HEAD,UNSURE,BEYOND = 0,1,2,3
 
 @dataclass
 class HeadPack:
@@ -129,7 +152,13 @@ class HeadPack:
 
     def save(self, path):
         "One file, written beside its place and renamed into it"
-        out = dict(points=(self.points*32).round().clip(-32768, 32767).astype(np.int16), light=self.light.astype(np.float16), label=self.label, held=self.held, size=self.size)
+        out = dict(
+            points=(self.points * 32).round().clip(-32768, 32767).astype(np.int16),
+            light=self.light.astype(np.float16),
+            label=self.label,
+            held=self.held,
+            size=self.size,
+        )
         for k in ('image','part'):
             files = getattr(self, k)
             out[k],out[k+'_end'] = np.frombuffer(b''.join(files), np.uint8),np.cumsum([len(o) for o in files])
@@ -140,8 +169,19 @@ class HeadPack:
         try:
             with np.load(path) as z: z = {k: z[k] for k in z.files}
             cut = lambda k: [z[k][a:b].tobytes() for a,b in zip([0, *z[k+'_end'][:-1]], z[k+'_end'])]
-            return cls(cut('image'), cut('part'), z['points'].astype(np.float32)/32, z['light'].astype(np.float32), z['label'], z['held'], int(z['size']))
-        except Exception as e: raise DataError(f'{path} is no pack of heads ({type(e).__name__}): make one with `messi_train pack DATA`') from None
+            return cls(
+                cut('image'),
+                cut('part'),
+                z['points'].astype(np.float32) / 32,
+                z['light'].astype(np.float32),
+                z['label'],
+                z['held'],
+                int(z['size']),
+            )
+        except Exception as e:
+            raise DataError(
+                f'{path} is no pack of heads ({type(e).__name__}): make one with `messi_train pack DATA`'
+            ) from None
 
     @property
     def bytes(self)->int: return sum(map(len, self.image+self.part))+len(self)*(4*len(KEPT)+34)
@@ -149,7 +189,10 @@ class HeadPack:
     def decoded(self)->tuple: # (n,p,p,3) and (n,p,p) uint8
         "All pictures, in memory"
         with ThreadPoolExecutor() as pool:
-            return tuple(np.stack(list(pool.map(lambda b: np.asarray(open_picture(io.BytesIO(b)).convert(mode)), files))) for files,mode in ((self.image,'RGB'), (self.part,'L')))
+            return tuple(
+                np.stack(list(pool.map(lambda b: np.asarray(open_picture(io.BytesIO(b)).convert(mode)), files)))
+                for files, mode in ((self.image, 'RGB'), (self.part, 'L'))
+            )
 
 # %% ../nbs/07p_pixels.ipynb #e1c0cf88
 def _cut_head(img, parts, mesh, size): # (1,3,H,W), (H,W) uint8, (478,3) -> arrays of picture and parts, (152,2), (8,)
@@ -159,7 +202,12 @@ def _cut_head(img, parts, mesh, size): # (1,3,H,W), (H,W) uint8, (478,3) -> arra
     x = torch.where(seen, head_crop(img, m, size)[0], 0.)
     low = (size-round(size/ROOM))//2
     label = torch.where(~seen, BEYOND, torch.where(head, HEAD, torch.where(unsure, UNSURE, OTHER)))
-    return ((x.permute(1,2,0)+1)*127.5).round().byte().numpy(), label.byte().numpy(), kept_points(mesh, m), head_light(x[None,:,low:size-low,low:size-low])[0].numpy()
+    return (
+        ((x.permute(1, 2, 0) + 1) * 127.5).round().byte().numpy(),
+        label.byte().numpy(),
+        kept_points(mesh, m),
+        head_light(x[None, :, low : size - low, low : size - low])[0].numpy(),
+    )
 
 def _file(a, **how): # array -> bytes
     f = io.BytesIO()
@@ -188,12 +236,27 @@ def pack_heads(
     fixed = sum(len(_file(o[1], format='PNG')) for o in some)/len(some)+4*len(KEPT)+34
     fits = lambda q: (sum(len(jpeg(o[0], q)) for o in some)/len(some)+fixed)*len(heads)*1.05<most
     quality = next((q for q in (95,92,90,87,84,80,75,70,60,50) if fits(q)), None)
-    if quality is None: raise DataError(f'{len(heads)} heads of {p} pixels do not fit into {most/1e6:.0f} MB: take fewer, or smaller ones')
+    if quality is None:
+        raise DataError(
+            f'{len(heads)} heads of {p} pixels do not fit into {most/1e6:.0f} MB: take fewer, or smaller ones'
+        )
     for path,mesh,label,held in tqdm(heads, disable=not progress, unit='head'):
-        if (o := one(path, mesh)) is not None: cut.append((jpeg(o[0], quality), _file(o[1], format='PNG', optimize=True), *o[2:], label, held))
+        if (o := one(path, mesh)) is not None:
+            cut.append((jpeg(o[0], quality), _file(o[1], format='PNG', optimize=True), *o[2:], label, held))
     image,part,points,light,label,held = zip(*cut)
-    out = HeadPack(list(image), list(part), np.stack(points).astype(np.float32), np.stack(light), np.array(label, np.uint8), np.array(held, bool), p)
-    if out.bytes>most: raise DataError(f'the pack has {out.bytes/1e6:.0f} MB, more than {most/1e6:.0f}: take fewer heads, or smaller ones')
+    out = HeadPack(
+        list(image),
+        list(part),
+        np.stack(points).astype(np.float32),
+        np.stack(light),
+        np.array(label, np.uint8),
+        np.array(held, bool),
+        p,
+    )
+    if out.bytes>most:
+        raise DataError(
+            f'the pack has {out.bytes/1e6:.0f} MB, more than {most/1e6:.0f}: take fewer heads, or smaller ones'
+        )
     return out
 
 # %% ../nbs/07p_pixels.ipynb #96783f51
@@ -207,23 +270,46 @@ class HeadHoles(torch.utils.data.Dataset):
         unsaid:float=.1,       # share of labels left out, so that the network can paint anybody
         classes:int=2,
     ):
-        if pack.size<size: raise DataError(f'heads of {pack.size} pixels are too small for a network of {size}: pack larger ones')
-        self.pack,self.size,self.everything,self.free,self.unsaid,self.classes = pack,size,everything,free,unsaid,classes
+        if pack.size<size:
+            raise DataError(f'heads of {pack.size} pixels are too small for a network of {size}: pack larger ones')
+        self.pack, self.size, self.everything, self.free, self.unsaid, self.classes = (
+            pack,
+            size,
+            everything,
+            free,
+            unsaid,
+            classes,
+        )
         self.image,self.part = pack.decoded()
 
     def __len__(self): return len(self.image)
 
     def drawn(self, target:float=.5)->np.ndarray: # (n,)
         "How often to draw each head: the target's in this share, those kept apart never"
-        w = balance(self.pack.label, {k: v for k,v in ((1,target), (0,1-target)) if v and (self.pack.label==k).any()})*~self.pack.held
+        w = (
+            balance(
+                self.pack.label,
+                {k: v for k, v in ((1, target), (0, 1 - target)) if v and (self.pack.label == k).any()},
+            )
+            * ~self.pack.held
+        )
         if not w.any(): raise DataError('all heads are kept apart: there is none to learn from')
         return w/w.sum()
 
     def hole(self, head, points, rng)->Tensor: # (1,s,s)
         u = rng.random()
         if u<self.everything: return torch.ones_like(head)
-        if u<self.everything+self.free: return torch.from_numpy((box_hole, blob_hole, stroke_hole)[rng.integers(3)](self.size, rng, rng.uniform(.1,.5)))[None].float()
-        return head_hole(head, points, rng.uniform(-.05, .5), rng.uniform(1.25, 1.7)*(rng.random()<.7), rng.uniform(.02, .09))
+        if u<self.everything+self.free:
+            return torch.from_numpy(
+                (box_hole, blob_hole, stroke_hole)[rng.integers(3)](self.size, rng, rng.uniform(0.1, 0.5))
+            )[None].float()
+        return head_hole(
+            head,
+            points,
+            rng.uniform(-0.05, 0.5),
+            rng.uniform(1.25, 1.7) * (rng.random() < 0.7),
+            rng.uniform(0.02, 0.09),
+        )
 
     def look(self, i, side, x, y, flip=False): # picture (3,s,s), head, seen (1,s,s), points (152,2), light (3,16,16)
         p,s,n = self.pack,self.size,self.pack.size
@@ -239,7 +325,15 @@ class HeadHoles(torch.utils.data.Dataset):
 
     def item(self, i, seen, hole, label, seed):
         img,head,inside,points,light = seen
-        return dict(image=img*inside, hole=hole, inside=inside, sketch=sketch(points, self.size), light=light, label=label, seed=seed)
+        return dict(
+            image=img * inside,
+            hole=hole,
+            inside=inside,
+            sketch=sketch(points, self.size),
+            light=light,
+            label=label,
+            seed=seed,
+        )
 
     def __getitem__(self, key):
         i,seed = key
@@ -254,14 +348,42 @@ class HeadHoles(torch.utils.data.Dataset):
         "A head as it is when it is painted: in the middle, not mirrored, with the usual hole"
         side = round(self.pack.size/ROOM)
         seen = self.look(i, side, *[(self.pack.size-side)//2]*2)
-        return self.item(i, seen, head_hole(seen[1], seen[3]), int(self.pack.label[i]) if label is None else label, seed)
+        return self.item(
+            i, seen, head_hole(seen[1], seen[3]), int(self.pack.label[i]) if label is None else label, seed
+        )
 
 # %% ../nbs/07p_pixels.ipynb #a31efefc
 _heads = dict(words=0, critic=0., guidance=1., everything=.1, free=.05, unsaid=.1, shares=(.5,.5,0,0))
 pixel_recipes = dict(
-    smoke = RecipeCfg(net='smoke', size=32, steps=12, tune=6, bs=4, lr=1e-3, ema=(.5,.5), save_every=6, **_heads),
-    small = RecipeCfg(net='small', size=128, steps=5000, tune=1500, bs=256, lr=4e-4, tune_lr=1e-4, ema=(.9995,.999), q_end=16., save_every=500, compile=True, **_heads),
-    base  = RecipeCfg(net='base', size=256, steps=60_000, tune=15_000, bs=64, lr=2e-4, tune_lr=1e-4, ema=(.9998,.9995), q_end=64., save_every=1000, compile=True, **_heads),
+    smoke=RecipeCfg(net='smoke', size=32, steps=12, tune=6, bs=4, lr=1e-3, ema=(0.5, 0.5), save_every=6, **_heads),
+    small=RecipeCfg(
+        net='small',
+        size=128,
+        steps=5000,
+        tune=1500,
+        bs=256,
+        lr=4e-4,
+        tune_lr=1e-4,
+        ema=(0.9995, 0.999),
+        q_end=16.0,
+        save_every=500,
+        compile=True,
+        **_heads,
+    ),
+    base=RecipeCfg(
+        net='base',
+        size=256,
+        steps=60_000,
+        tune=15_000,
+        bs=64,
+        lr=2e-4,
+        tune_lr=1e-4,
+        ema=(0.9998, 0.9995),
+        q_end=64.0,
+        save_every=1000,
+        compile=True,
+        **_heads,
+    ),
 )
 
 def pixel_net(cfg:RecipeCfg, classes:int=2)->UNetCfg:
@@ -283,7 +405,9 @@ def train_pixels(
     net = start or UNet(pixel_net(cfg))
     data = HeadHoles(pack, net.cfg.size, cfg.everything, cfg.free, cfg.unsaid, net.cfg.classes)
     target = cfg.shares[0]/sum(cfg.shares)
-    return train_stages(net, data, data.drawn(target), out, cfg, None, minutes, device, workers, about, command, progress)
+    return train_stages(
+        net, data, data.drawn(target), out, cfg, None, minutes, device, workers, about, command, progress
+    )
 
 # %% ../nbs/07p_pixels.ipynb #0126b38f
 def preview(
@@ -299,9 +423,18 @@ def preview(
     b = {k: v.to(device) for k,v in b.items()}
     kw = dict(cond=condition_of(b), label=b['label'])
     shape,seeds,denoise = (3,data.size,data.size),[seed+i for i in range(len(which))],Denoiser(net.to(device).eval())
-    with torch.no_grad(), precision(device): made = sample_consistency(denoise, shape, seeds, STEPS[5], device, **kw) if few else sample_heun(denoise, shape, seeds, 12, device, **kw)
+    with torch.no_grad(), precision(device):
+        made = (
+            sample_consistency(denoise, shape, seeds, STEPS[5], device, **kw)
+            if few
+            else sample_heun(denoise, shape, seeds, 12, device, **kw)
+        )
     x = torch.where(b['hole']>0, made.float().clamp(-1,1), b['image'])
-    return image_grid([to_pil(o[None].cpu()) for rows in (b['image']*(1-b['hole']), x, b['image']) for o in rows], cols=len(which), cell=max(64, data.size))
+    return image_grid(
+        [to_pil(o[None].cpu()) for rows in (b['image'] * (1 - b['hole']), x, b['image']) for o in rows],
+        cols=len(which),
+        cell=max(64, data.size),
+    )
 
 # %% ../nbs/07p_pixels.ipynb #9b27cee5
 def is_aligned(
@@ -309,14 +442,27 @@ def is_aligned(
 )->bool:
     "Whether weights paint upright heads, rather than squares around a box; of a hub id, only when it was fetched before"
     where = find_weights(name)
-    return isinstance(where, Path) and (where/'config.json').is_file() and read_json(where/'config.json', WeightsError).get('cond')==8
+    return (
+        isinstance(where, Path)
+        and (where / 'config.json').is_file()
+        and read_json(where / 'config.json', WeightsError).get('cond') == 8
+    )
 
 # %% ../nbs/07p_pixels.ipynb #787fe6b0
 class AlignedInpainter(PixelInpainter):
     "A trained generator of upright heads"
     requires,deed,smallest = ('mesh',),'head replaced',12.                 # pixels: smaller faces are left
 
-    def __init__(self, net:UNet, label:int=None, name:str='', device:str=None, dtype:str='auto', close:bool=False, words=None):
+    def __init__(
+        self,
+        net: UNet,
+        label: int = None,
+        name: str = '',
+        device: str = None,
+        dtype: str = 'auto',
+        close: bool = False,
+        words=None,
+    ):
         if net.cfg.cond!=8: raise WeightsError('these weights paint no upright heads: load them with `PixelInpainter`')
         super().__init__(net, label, name, device, dtype, False, None)
 
@@ -335,10 +481,22 @@ class AlignedInpainter(PixelInpainter):
         "Paint one head"
         if steps not in STEPS: raise ConfigError(f'steps={steps}: choose one of {", ".join(map(str, STEPS))}')
         b = len(seeds)
-        cond = condition_of(dict(image=img, hole=hole[None], sketch=lines[None], light=light[None])).expand(b,-1,-1,-1).to(self.device)
+        cond = (
+            condition_of(dict(image=img, hole=hole[None], sketch=lines[None], light=light[None]))
+            .expand(b, -1, -1, -1)
+            .to(self.device)
+        )
         kw = dict(cond=cond, label=None if self.label is None else torch.full((b,), self.label, device=self.device))
         if self.strength<1: kw['start'] = img.expand(b,-1,-1,-1)
-        with precision(self.device, self.dtype): out = sample_consistency(self.denoise, (3,self.size,self.size), seeds, start_levels(STEPS[steps], self.strength), self.device, **kw)
+        with precision(self.device, self.dtype):
+            out = sample_consistency(
+                self.denoise,
+                (3, self.size, self.size),
+                seeds,
+                start_levels(STEPS[steps], self.strength),
+                self.device,
+                **kw
+            )
         return out.float().clamp(-1,1).cpu()
 
     def paint(self,
@@ -359,7 +517,10 @@ class AlignedInpainter(PixelInpainter):
     def placement(self, face): # a `Face` or None -> what is done, and a matrix (2,3) or None
         if face is None or face.mesh is None: return f'no face seen: {LEFT}',None
         if np.ptp(face.mesh[:,1])<self.smallest: return f'face too small: {LEFT}',None
-        try: return self.deed,head_matrix(np.c_[face.mesh, np.zeros(len(face.mesh)) if face.depth is None else face.depth], self.size)
+        try:
+            return self.deed, head_matrix(
+                np.c_[face.mesh, np.zeros(len(face.mesh)) if face.depth is None else face.depth], self.size
+            )
         except DataError: return f'face too small: {LEFT}',None
 
     def put(self, out, changed, photo, m, parts, mesh, seeds, steps): # one head, for each of the pictures `out`

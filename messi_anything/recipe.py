@@ -35,8 +35,11 @@ class Views(Packed):
     def __post_init__(self):
         n = len(self.image)
         self.close = np.zeros(n, bool) if self.close is None else np.asarray(self.close, bool)
-        self.facts = np.full((n,len(fact_names)), -1, np.int8) if self.facts is None else np.asarray(self.facts, np.int8)
-    def _parts(self): return dict(image=self.image, mask=self.mask, label=self.label, close=self.close, facts=self.facts)
+        self.facts = (
+            np.full((n, len(fact_names)), -1, np.int8) if self.facts is None else np.asarray(self.facts, np.int8)
+        )
+    def _parts(self):
+        return dict(image=self.image, mask=self.mask, label=self.label, close=self.close, facts=self.facts)
 
     def save(self, path):
         with atomic_path(path) as tmp, open(tmp, 'wb') as f: np.savez(f, **self._parts())
@@ -44,10 +47,13 @@ class Views(Packed):
     @classmethod
     def load(cls, path):
         try:
-            with np.load(path) as z: return cls(*(z[k] for k in ('image','mask','label','close')), z['facts'] if 'facts' in z else None)
-        except Exception as e: raise DataError(f'{path} holds no packed views ({type(e).__name__}): pack them again') from None
+            with np.load(path) as z:
+                return cls(*(z[k] for k in ('image','mask','label','close')), z['facts'] if 'facts' in z else None)
+        except Exception as e:
+            raise DataError(f'{path} holds no packed views ({type(e).__name__}): pack them again') from None
 
-    def take(self, which)->'Views': return Views(**{k: v[which] for k,v in self._parts().items()}) # an index array or a bool array
+    def take(self, which)->'Views': # an index array or a bool array
+        return Views(**{k: v[which] for k,v in self._parts().items()})
     @classmethod
     def join(cls, *views)->'Views': return cls(*map(np.concatenate, zip(*(v._parts().values() for v in views))))
 
@@ -67,14 +73,21 @@ def _frames(p, mask, bodies, heads, rng, min_face, min_side): # of (frame, wheth
     if heads and face and max(face.width, face.height)>=min_face: out.append((close_frame(p.size, face, ROOM), True))
     for _ in range(bodies):
         w = person_window(p.size, box, face, rng.uniform(0,.5), rng.uniform(1.15,1.35))
-        if w.width>=min_side and not (face and w.width<3.4*max(face.width, face.height)): out.append((Frame(*w.center, w.width), False)) # nearer than that, it is a close view
+        # nearer than that, it is a close view
+        if w.width>=min_side and not (face and w.width<3.4*max(face.width, face.height)):
+            out.append((Frame(*w.center, w.width), False))
     return out
 
-def _view(p, im, m, frame, close, size, marks=None, worn=None): # (s,s,4) uint8, label, close, facts; or None where it hardly shows its person
+# (s,s,4) uint8, label, close, facts; or None where it hardly shows its person
+def _view(p, im, m, frame, close, size, marks=None, worn=None):
     a = np.dstack([frame.cut(im, size, np.inf), frame.cut(m, size, np.inf, resample=Image.BILINEAR)])
     if (a[...,3]>127).mean()<=.05: return
     at = lambda xy: frame.points(xy, size)
-    face = Box(*at([[p.faces[0].left,p.faces[0].top], [p.faces[0].right,p.faces[0].bottom]]).ravel()) if p.faces else None
+    face = (
+        Box(*at([[p.faces[0].left, p.faces[0].top], [p.faces[0].right, p.faces[0].bottom]]).ravel())
+        if p.faces
+        else None
+    )
     return a, p.label, close, view_facts(a, face, None if marks is None else at(marks), close, p.label==1, worn)
 
 # %% ../nbs/07a_recipe.ipynb #e8e90965
@@ -83,7 +96,8 @@ def _dressed(p, im, m, frames, size, marks, rng): # the views of a photo whose p
     except DataError: return                                                 # landmarks that fit no head
     both = Image.fromarray(np.maximum(np.asarray(m), (worn.changed[0,0].numpy()*255).astype(np.uint8)))
     wide = [f for f,c in frames if not c and max(p.faces[0].width, p.faces[0].height)*size/f.side>=9]
-    for f,c in [o for o in frames if o[1]]+[(f,False) for f in wide[:1]]: yield _view(p, worn.image, both, f, c, size, marks, worn.words)
+    for f,c in [o for o in frames if o[1]]+[(f,False) for f in wide[:1]]:
+        yield _view(p, worn.image, both, f, c, size, marks, worn.words)
 
 # %% ../nbs/07a_recipe.ipynb #6d1e26b1
 def pack_views(
@@ -106,9 +120,17 @@ def pack_views(
         im,m = p.load(),Image.fromarray(mask.astype(np.uint8)*255)
         x,frames = (marks or {}).get(p.path),_frames(p, mask, bodies, heads, rng, min_face, min_side)
         out += [_view(p, im, m, f, c, size, x) for f,c in frames]
-        if x is not None: out += [v for i in range(outfits) for v in _dressed(p, im, m, frames, size, x, np.random.default_rng([seed, len(out), i]))]
+        if x is not None:
+            out += [
+                v
+                for i in range(outfits)
+                for v in _dressed(p, im, m, frames, size, x, np.random.default_rng([seed, len(out), i]))
+            ]
     out = [o for o in out if o is not None]
-    if not out: raise DataError(f'no view could be cut from {len(photos)} photos: they have no masks, or their people are too small')
+    if not out:
+        raise DataError(
+            f'no view could be cut from {len(photos)} photos: they have no masks, or their people are too small'
+        )
     a,label,close,facts = (np.stack(o) for o in zip(*out))
     return Views(np.ascontiguousarray(a[...,:3]), np.ascontiguousarray(a[...,3]), label, close, facts)
 
@@ -148,11 +170,22 @@ class HoleSet(torch.utils.data.Dataset):
         words:TextEncoder=None, # gives each picture a caption, as numbers of words
         name:str='messi',    # of the target, in captions
         silent:float=.15,    # share of pictures without a caption
-        bodies:float=0.,     # share of holes of wide views that are the whole picture, where a caption says which view it is
+        # share of holes of wide views that are the whole picture, where a caption says which view it is
+        bodies:float=0.,
         heads:float=.4,      # share of the people of close views who keep their clothes
     ):
-        if packed.image.shape[1]<size: raise DataError(f'pictures of {packed.image.shape[1]} pixels are too small for a network of {size}: pack larger ones')
-        self.packed,self.size,self.everything,self.free,self.unsaid,self.classes = packed,size,everything,free,unsaid,classes
+        if packed.image.shape[1]<size:
+            raise DataError(
+                f'pictures of {packed.image.shape[1]} pixels are too small for a network of {size}: pack larger ones'
+            )
+        self.packed, self.size, self.everything, self.free, self.unsaid, self.classes = (
+            packed,
+            size,
+            everything,
+            free,
+            unsaid,
+            classes,
+        )
         self.close = getattr(packed, 'close', np.ones(len(packed), bool))
         self.words,self.name,self.silent,self.bodies,self.heads = words,name,silent,bodies,heads
     def __len__(self): return len(self.packed)
@@ -170,7 +203,8 @@ class HoleSet(torch.utils.data.Dataset):
     def __getitem__(self, key):
         i,seed = key
         rng,p,s = np.random.default_rng(seed),self.packed,self.size
-        side = int(rng.integers(max(1, round(p.image.shape[1]*8/9)), p.image.shape[1]+1)) # shifts and scales by up to a ninth
+        # shifts and scales by up to a ninth
+        side = int(rng.integers(max(1, round(p.image.shape[1]*8/9)), p.image.shape[1]+1))
         y,x = rng.integers(0, p.image.shape[1]-side+1, 2)
         both = np.concatenate([p.image[i,y:y+side,x:x+side], p.mask[i,y:y+side,x:x+side,None]], 2)
         t = torch.from_numpy(both).permute(2,0,1).float()
@@ -182,7 +216,11 @@ class HoleSet(torch.utils.data.Dataset):
         out = dict(image=t[:3]/127.5-1, hole=self.hole(t[3:]/255, rng, close, view), label=label, seed=seed)
         if self.words is None: return out
         whole = not close and bool(out['hole'].min()==1)                     # which view, only the caption can say
-        text = '' if rng.random()<self.silent and not whole else caption(mirrored(p.facts[i]) if flip else p.facts[i], rng, self.name, must=('view',)*whole)
+        text = (
+            ''
+            if rng.random() < self.silent and not whole
+            else caption(mirrored(p.facts[i]) if flip else p.facts[i], rng, self.name, must=('view',) * whole)
+        )
         return dict(out, words=self.words.ids([text])[0])
 
 # %% ../nbs/07a_recipe.ipynb #66be45e6
@@ -209,7 +247,17 @@ class FillLoss:
     def __call__(self, net, batch):
         text = dict(context=[batch['words']]) if 'words' in batch else {}
         weight = (.1+.9*batch['hole'])*batch.get('inside', 1)                 # beyond the photo nobody knows
-        return self.loss(Denoiser(net), dict(image=batch['image'], cond=condition_of(batch), label=batch['label'], weight=weight, seed=batch['seed'].tolist(), **text))
+        return self.loss(
+            Denoiser(net),
+            dict(
+                image=batch['image'],
+                cond=condition_of(batch),
+                label=batch['label'],
+                weight=weight,
+                seed=batch['seed'].tolist(),
+                **text
+            ),
+        )
 
 # %% ../nbs/07a_recipe.ipynb #05361567
 def balance(
@@ -237,7 +285,9 @@ class GuidedECTLoss(ECTLoss):
         self._teacher = copy.deepcopy(teacher).eval().requires_grad_(False)
     def below(self, x, noise, noisy, lower, upper, kw):
         own = {k: kw[k] for k in ('label','context') if k in kw}
-        rest,other = {k: v for k,v in kw.items() if k not in own},dict(label=torch.where(own['label']==1, 0, own['label']))
+        rest, other = {k: v for k, v in kw.items() if k not in own}, dict(
+            label=torch.where(own['label'] == 1, 0, own['label'])
+        )
         if 'context' in own: other['context'] = [torch.zeros_like(o) for o in own['context']] # numbers of words: none
         if 'context' not in own: path = Guided(self._teacher, own, other, self.guidance, self.between)
         else: path = lambda x, s, **kw: self.told(x, s, own, other, kw)
@@ -248,8 +298,12 @@ class GuidedECTLoss(ECTLoss):
         said,silent,nobody = f(**own),f(label=own['label'], context=other['context']),f(**other)
         on = bcast((s>=self.between[0]) & (s<=self.between[1]), x)
         return said+torch.where(on, (self.guidance-1)*(silent-nobody)+(self.text-1)*(said-silent), 0.)
-    def end(self, x, answer, lower, denoise): return answer                    # at the end of the path the denoiser gives back what it is given
-    def weigh(self, lower, upper): return upper.sqrt()/(upper-lower)           # with 1/(upper-lower) alone, a short run hardly learns the first step of the sampler
+    # at the end of the path the denoiser gives back what it is given
+    def end(self, x, answer, lower, denoise):
+        return answer
+    # with 1/(upper-lower) alone, a short run hardly learns the first step of the sampler
+    def weigh(self, lower, upper):
+        return upper.sqrt()/(upper-lower)
 
 # %% ../nbs/07a_recipe.ipynb #d0637122
 def _agreed(t): # the mean over all processes of a run
@@ -260,7 +314,8 @@ def _agreed(t): # the mean over all processes of a run
 class Critic(torch.nn.Module):
     "Real or painted? A score for the pixels, and for each map of a frozen encoder in each look"
     def __init__(self,
-        encoder,            # with `encode` and `channels`, such as a trained `HieraFPN`; frozen, and not among the critic's weights
+        # with `encode` and `channels`, such as a trained `HieraFPN`; frozen, and not among the critic's weights
+        encoder,
         labels:int=3,       # numbers of `label`, the one for nobody included
         words:int=0,        # size of the vocabulary; 0 for none
         width:int=64,       # channels of its own
@@ -272,12 +327,18 @@ class Critic(torch.nn.Module):
         self.side,self.zooms,self._encoder = side,tuple(zooms),[encoder.eval().requires_grad_(False)]
         conv = lambda c, k=1, stride=1: [sn(torch.nn.Conv2d(c, width, k, stride, k//2)), torch.nn.LeakyReLU(.2)]
         chs = [(0,12)]+[(i,c) for _ in self.zooms for i,c in enumerate(encoder.channels)]
-        self.heads = torch.nn.ModuleList(torch.nn.Sequential(*conv(c), *(l for _ in range(max(0, 2-max(0, i-1))) for l in conv(width, 3, 2)), *conv(width, 3)) for i,c in chs)
+        self.heads = torch.nn.ModuleList(
+            torch.nn.Sequential(
+                *conv(c), *(l for _ in range(max(0, 2 - max(0, i - 1))) for l in conv(width, 3, 2)), *conv(width, 3)
+            )
+            for i, c in chs
+        )
         self.score = torch.nn.ModuleList(sn(torch.nn.Conv2d(width, 1, 1)) for _ in chs)
         self.label = torch.nn.Embedding(labels, len(chs)*width)
         self.words = torch.nn.EmbeddingBag(words, len(chs)*width, padding_idx=0, mode='mean') if words else None
         for e in (self.label, self.words): e is None or torch.nn.init.normal_(e.weight, std=.1)
-        self.register_buffer('scale', torch.zeros(2, sum(c for _,c in chs))) # mean and spread of the encoder's channels, from the first pictures seen
+        # mean and spread of the encoder's channels, from the first pictures seen
+        self.register_buffer('scale', torch.zeros(2, sum(c for _,c in chs)))
 
     def maps(self, x:Tensor)->list: # (b,3,h,w) -> the pixels themselves, and the maps of every look
         out,enc = [F.pixel_unshuffle(x, 2)],self._encoder[0].to(x.device)
@@ -294,10 +355,19 @@ class Critic(torch.nn.Module):
     )->Tensor:             # (b, 1+looks x maps); above 0 for real
         maps = [m.float() for m in self.maps(x)]
         if not self.scale.any():
-            with torch.no_grad(): self.scale.copy_(_agreed(torch.cat([torch.stack([m.mean((0,2,3)), m.std((0,2,3))+1e-3]) for m in maps], 1)))
+            with torch.no_grad():
+                self.scale.copy_(
+                    _agreed(torch.cat([torch.stack([m.mean((0, 2, 3)), m.std((0, 2, 3)) + 1e-3]) for m in maps], 1))
+                )
         told = self.label(label)+(self.words(words) if self.words is not None and words is not None else 0)
         out = []
-        for m,(mean,std),head,score,t in zip(maps, (s[...,None,None] for s in self.scale.split([m.shape[1] for m in maps], 1)), self.heads, self.score, told.chunk(len(maps), 1)):
+        for m, (mean, std), head, score, t in zip(
+            maps,
+            (s[..., None, None] for s in self.scale.split([m.shape[1] for m in maps], 1)),
+            self.heads,
+            self.score,
+            told.chunk(len(maps), 1),
+        ):
             y = head((m-mean)/std/2)
             out.append((score(y)[:,0]+(y*t[...,None,None]).sum(1)*y.shape[1]**-.5).mean((1,2)))
         return torch.stack(out, 1)
@@ -313,7 +383,9 @@ def moved(
     t = torch.eye(2,3).repeat(len(x),1,1)
     t[:,:,2] = (torch.rand(len(x), 2, generator=gen)-.5)*4*by
     t[:,[0,1],[0,1]] = 1-torch.rand(len(x), 1, generator=gen)*zoom
-    return F.grid_sample(x, F.affine_grid(t.to(x.device), x.shape, align_corners=False), padding_mode='reflection', align_corners=False)
+    return F.grid_sample(
+        x, F.affine_grid(t.to(x.device), x.shape, align_corners=False), padding_mode='reflection', align_corners=False
+    )
 
 # %% ../nbs/07a_recipe.ipynb #dd7e02ef
 class AdversarialLoss(FillLoss):
@@ -327,20 +399,25 @@ class AdversarialLoss(FillLoss):
         often:tuple=(.35,.2,.2,.15,.1), # how often each
         lr:float=2e-4,        # of the critic
         warmup:int=30,        # steps until the critic counts in full
-        own:float=.75,        # share of the lower levels that are reached from the network's own answer at the first, as when it paints; the rest from real pictures
+        # share of the lower levels that are reached from the network's own answer at the first, as when it paints;
+        # the rest from real pictures
+        own:float=.75,
     ):
         super().__init__(loss)
         if not 0<=own<=1: raise ConfigError(f'own={own}: from 0 to 1')
-        if not 0<share<1: raise ConfigError(f'share={share}: between 0 and 1, for the part of the batch that the critic sees')
+        if not 0<share<1:
+            raise ConfigError(f'share={share}: between 0 and 1, for the part of the batch that the critic sees')
         if len(levels)!=len(often): raise ConfigError(f'{len(levels)} levels and {len(often)} shares: one for each')
         self.critic,self.weight,self.share,self.warmup,self.own = critic,weight,share,warmup,own
         self.levels,self.often = torch.tensor(levels, dtype=torch.float32),torch.tensor(often)
         self.opt = torch.optim.Adam([p for p in critic.parameters() if p.requires_grad], lr, (0.,.99))
         self.seen,self.ratio = 0,0.
 
-    def state_dict(self): return dict(critic=self.critic.state_dict(), opt=self.opt.state_dict(), seen=self.seen, ratio=self.ratio)
+    def state_dict(self):
+        return dict(critic=self.critic.state_dict(), opt=self.opt.state_dict(), seen=self.seen, ratio=self.ratio)
     def load_state_dict(self, s):
-        self.critic.load_state_dict(s['critic']); self.opt.load_state_dict(s['opt'])
+        self.critic.load_state_dict(s['critic'])
+        self.opt.load_state_dict(s['opt'])
         self.seen,self.ratio = s['seen'],s['ratio']
 
     def paint(self, net, b, gen): # -> answers, and what surrounds them
@@ -348,17 +425,21 @@ class AdversarialLoss(FillLoss):
         sigma = self.levels[torch.multinomial(self.often, len(img), True, generator=gen)].to(img.device)
         noise = lambda x: torch.randn(x.shape, generator=gen).to(x.device)
         told = dict(cond=condition_of(b), label=b['label'], **(dict(context=b['words']) if 'words' in b else {}))
-        def f(x, s, i=slice(None)): kw = {k: v[i] for k,v in told.items()}; return Denoiser(net)(x, s, **{**kw, **({'context': [kw['context']]} if 'context' in kw else {})})
+        def f(x, s, i=slice(None)):
+            kw = {k: v[i] for k,v in told.items()}
+            return Denoiser(net)(x, s, **{**kw, **({'context': [kw['context']]} if 'context' in kw else {})})
         i = ((sigma<self.levels[0])&(torch.rand(len(img), generator=gen).to(img.device)<self.own)).nonzero()[:,0]
         if len(i):
             top = self.levels[:1].to(img.device).expand(len(i))
-            with torch.no_grad(): img = img.index_copy(0, i, f(img[i]+bcast(top, img)*noise(img[i]), top, i).to(img.dtype))
+            with torch.no_grad():
+                img = img.index_copy(0, i, f(img[i]+bcast(top, img)*noise(img[i]), top, i).to(img.dtype))
         return f(img+bcast(sigma, img)*noise(img), sigma)
 
     def judge(self, img, made, told, gen): # the critic's own step
         self.critic.to(img.device)
         d = (F.relu(1-self.critic(moved(img, gen), *told))+F.relu(1+self.critic(moved(made, gen), *told))).mean()
-        self.opt.zero_grad(); d.backward()
+        self.opt.zero_grad()
+        d.backward()
         for p in self.critic.parameters():
             if p.grad is not None: p.grad = _agreed(p.grad)
         self.opt.step()
@@ -369,18 +450,21 @@ class AdversarialLoss(FillLoss):
         a,b = ({n: v[s] for n,v in batch.items()} for s in (slice(0,k), slice(k,None)))
         kept = super().__call__(net, a)
         gen = torch.Generator().manual_seed(int(b['seed'][0])%2**31)
-        net = getattr(net, 'module', net)                                      # under several processes, one call is counted
+        # under several processes, one call is counted
+        net = getattr(net, 'module', net)
         x,inside,told = self.paint(net, b, gen),b['hole']>0,(b['label'], b.get('words'))
         d = self.judge(b['image'], torch.where(inside, x, b['image']).detach(), told, gen)
         answer = x.detach().requires_grad_()
         g = -self.critic(moved(torch.where(inside, answer, b['image']), gen), *told).mean()
-        pull = (x*torch.autograd.grad(g, answer)[0]).sum()                     # its gradient is g's, and goes through the critic only once
+        # its gradient is g's, and goes through the critic only once
+        pull = (x*torch.autograd.grad(g, answer)[0]).sum()
         last = _last(net)
         one,two = (torch.autograd.grad(o, last, retain_graph=True)[0].norm().item() for o in (kept, pull))
         r = one/(two+1e-12)
         self.ratio,self.seen = r if not self.seen else .95*self.ratio+.05*r,self.seen+1
         w = self.weight*min(1., self.seen/self.warmup)*self.ratio
-        return kept+w*(pull-pull.detach()), dict(passing=g.detach(), critic=d)   # the value is that of the other part: the critic's moves with the critic
+        # the value is that of the other part: the critic's moves with the critic
+        return kept+w*(pull-pull.detach()), dict(passing=g.detach(), critic=d)
 
 def _last(net): # the weights closest to the picture
     net = getattr(net, '_orig_mod', net)
@@ -407,11 +491,13 @@ class RecipeCfg:
     everything:float=.25   # shares of the holes, see `HoleSet`
     free:float=.07
     unsaid:float=.08       # share of labels left out
-    words:int=128          # width of a token of the text encoder trained along, see `text`; 0 for a network without words
+    # width of a token of the text encoder trained along, see `text`; 0 for a network without words
+    words:int=128
     silent:float=.15       # share of pictures without a caption
     bodies:float=.2        # share of wide views painted whole, from their caption
     dressed:float=.45      # of each kind that is drawn, the share that wears something put on
-    shares:tuple=(.5,.22,.15,.13) # of what is drawn: close views of label 1, of the others; wide views of label 1, of the others
+    # of what is drawn: close views of label 1, of the others; wide views of label 1, of the others
+    shares:tuple=(.5,.22,.15,.13)
     eval_every:int=0       # steps between evaluations, see `TrainCfg`
     best:str=''            # which of their numbers decides what is kept, see `TrainCfg`
     save_every:int=100     # steps between checkpoints
@@ -421,14 +507,48 @@ class RecipeCfg:
 
     def __post_init__(self):
         for k in ('ema','shares'): object.__setattr__(self, k, tuple(getattr(self, k)))
-        if len(self.shares)!=4 or min(self.shares)<0 or sum(self.shares)<=0: raise ConfigError(f'shares={self.shares}: four numbers, none negative: close target, close others, wide target, wide others')
-        if self.steps<1 or self.tune<0: raise ConfigError(f'steps={self.steps}, tune={self.tune}: at least one step of the first stage, and no negative number of the second')
+        if len(self.shares)!=4 or min(self.shares)<0 or sum(self.shares)<=0:
+            raise ConfigError(
+                f'shares={self.shares}: four numbers, none negative: close target, close others, wide target, wide'
+                ' others'
+            )
+        if self.steps<1 or self.tune<0:
+            raise ConfigError(
+                f'steps={self.steps}, tune={self.tune}: at least one step of the first stage, and no negative number'
+                ' of the second'
+            )
 
 recipes = dict(
-    smoke = RecipeCfg(net='smoke', size=32, steps=12, tune=6, bs=4, lr=1e-3, ema=(.5,.5), words=0, critic=0., save_every=6),
-    tiny  = RecipeCfg(),
-    base  = RecipeCfg(net='base', size=256, steps=60_000, tune=15_000, bs=64, lr=2e-4, tune_lr=1e-4, ema=(.9995,.9995), q_end=64., critic=0., save_every=1000),
-    paper = RecipeCfg(net='paper', size=256, steps=400_000, tune=100_000, bs=256, lr=1e-4, tune_lr=5e-5, ema=(.9999,.9999), q_end=256., critic=0., save_every=2000),
+    smoke=RecipeCfg(
+        net='smoke', size=32, steps=12, tune=6, bs=4, lr=1e-3, ema=(0.5, 0.5), words=0, critic=0.0, save_every=6
+    ),
+    tiny=RecipeCfg(),
+    base=RecipeCfg(
+        net='base',
+        size=256,
+        steps=60_000,
+        tune=15_000,
+        bs=64,
+        lr=2e-4,
+        tune_lr=1e-4,
+        ema=(0.9995, 0.9995),
+        q_end=64.0,
+        critic=0.0,
+        save_every=1000,
+    ),
+    paper=RecipeCfg(
+        net='paper',
+        size=256,
+        steps=400_000,
+        tune=100_000,
+        bs=256,
+        lr=1e-4,
+        tune_lr=5e-5,
+        ema=(0.9999, 0.9999),
+        q_end=256.0,
+        critic=0.0,
+        save_every=2000,
+    ),
 )
 
 def recipe_cfg(
@@ -440,13 +560,17 @@ def recipe_cfg(
     among = among or recipes
     if name not in among: raise ConfigError(f'no recipe {name!r}; there are {", ".join(among)}')
     bad = set(changes)-set(RecipeCfg.__dataclass_fields__)
-    if bad: raise ConfigError(f'unknown field {", ".join(sorted(bad))}; RecipeCfg has {", ".join(RecipeCfg.__dataclass_fields__)}')
+    if bad:
+        raise ConfigError(
+            f'unknown field {", ".join(sorted(bad))}; RecipeCfg has {", ".join(RecipeCfg.__dataclass_fields__)}'
+        )
     return replace(among[name], **changes)
 
 # %% ../nbs/07a_recipe.ipynb #477327c9
 def recipe_net(cfg:RecipeCfg, classes:int=2)->UNetCfg:
     "The network a recipe trains"
-    if cfg.net=='smoke': return unet_cfg('tiny', size=cfg.size, channels=16, mult=(1,2), attention=(8,), head_dim=16, classes=classes)
+    if cfg.net=='smoke':
+        return unet_cfg('tiny', size=cfg.size, channels=16, mult=(1,2), attention=(8,), head_dim=16, classes=classes)
     return unet_cfg(cfg.net, size=cfg.size, classes=classes, **(dict(cond=4) if cfg.net=='paper' else {}))
 
 # %% ../nbs/07a_recipe.ipynb #25acdc7c
@@ -473,11 +597,40 @@ def _after(t): # the network after a stage: the best one, where the evaluations 
 # %% ../nbs/07a_recipe.ipynb #b73a216a
 def stages(cfg:RecipeCfg)->list: # of (folder, network -> loss, TrainCfg)
     "What is asked of the network, one thing after the other"
-    common = dict(compile=cfg.compile, bs=cfg.bs, schedule='cosine', log_every=max(1, min(25, cfg.steps//4)), save_every=cfg.save_every, keep=1, eval_every=cfg.eval_every, best=cfg.best, accumulate=cfg.accumulate)
-    out = [('edm', lambda net: EDMLoss(-.6, 1.5, .05), TrainCfg(steps=cfg.steps, lr=cfg.lr, warmup=min(60, cfg.steps//4), ema=cfg.ema[:1], **common))]
+    common = dict(
+        compile=cfg.compile,
+        bs=cfg.bs,
+        schedule='cosine',
+        log_every=max(1, min(25, cfg.steps // 4)),
+        save_every=cfg.save_every,
+        keep=1,
+        eval_every=cfg.eval_every,
+        best=cfg.best,
+        accumulate=cfg.accumulate,
+    )
+    out = [
+        (
+            'edm',
+            lambda net: EDMLoss(-0.6, 1.5, 0.05),
+            TrainCfg(steps=cfg.steps, lr=cfg.lr, warmup=min(60, cfg.steps // 4), ema=cfg.ema[:1], **common),
+        )
+    ]
     bell = dict(p_mean=-.5, p_std=1.7, q_end=cfg.q_end, top=.06)
-    tuned = lambda net: GuidedECTLoss(guidance=cfg.guidance, text=cfg.text if cfg.words else cfg.guidance, teacher=Denoiser(net), **bell) if cfg.guidance!=1 else ECTLoss(**bell)
-    if cfg.tune: out.append(('ect', tuned, TrainCfg(steps=cfg.tune, lr=cfg.tune_lr, warmup=min(30, cfg.tune//4), ema=cfg.ema[1:], **common)))
+    tuned = lambda net: (
+        GuidedECTLoss(
+            guidance=cfg.guidance, text=cfg.text if cfg.words else cfg.guidance, teacher=Denoiser(net), **bell
+        )
+        if cfg.guidance != 1
+        else ECTLoss(**bell)
+    )
+    if cfg.tune:
+        out.append(
+            (
+                'ect',
+                tuned,
+                TrainCfg(steps=cfg.tune, lr=cfg.tune_lr, warmup=min(30, cfg.tune // 4), ema=cfg.ema[1:], **common),
+            )
+        )
     return out
 
 # %% ../nbs/07a_recipe.ipynb #4f1ab15e
@@ -495,7 +648,12 @@ def stage_loss(
         from messi_anything.segment import Segmenter
         encoder = Segmenter.from_pretrained('segment-tiny').net
     words = net.words.word.num_embeddings if isinstance(net, Worded) else 0
-    return AdversarialLoss(loss, Critic(copy.deepcopy(encoder), net.cfg.classes+1, words, side=max(128, net.cfg.size)), cfg.critic, cfg.critic_share)
+    return AdversarialLoss(
+        loss,
+        Critic(copy.deepcopy(encoder), net.cfg.classes + 1, words, side=max(128, net.cfg.size)),
+        cfg.critic,
+        cfg.critic_share,
+    )
 
 # %% ../nbs/07a_recipe.ipynb #727696ca
 def _begin(start, cfg): # -> network, and its text encoder or None
@@ -528,15 +686,23 @@ def train_stages(
     for name,make,train in stages(cfg):
         loss = stage_loss(name, make, net, cfg, encoder)
         settings = {k: v for k,v in asdict(loss.loss).items() if k!='progress'}
-        said = dict(net=asdict(net.cfg), views=len(data), loss=dict(name=type(loss.loss).__name__, **settings), recipe={k: v for k,v in asdict(cfg).items() if k not in _how}, **(about or {}))
+        said = dict(
+            net=asdict(net.cfg),
+            views=len(data),
+            loss=dict(name=type(loss.loss).__name__, **settings),
+            recipe={k: v for k, v in asdict(cfg).items() if k not in _how},
+            **(about or {})
+        )
         t = Trainer(net.train(), loss, data, train, Path(out)/name, drawn, evaluate, said, workers, device, command)
         t.fit(minutes and max(1e-9, minutes-(time.time()-begun)/60), progress)
         if t.done<train.steps: return None
         net = _after(t)
-    unet(net).cfg = replace(unet(net).cfg, checkpointing=was)                  # how it was trained is no part of what it is
+    # how it was trained is no part of what it is
+    unet(net).cfg = replace(unet(net).cfg, checkpointing=was)
     return net
 
-_how = ('steps','tune','save_every','eval_every','best','accumulate','checkpointing','compile') # fields that a run may go on with when they differ
+# fields that a run may go on with when they differ
+_how = ('steps','tune','save_every','eval_every','best','accumulate','checkpointing','compile')
 
 
 # %% ../nbs/07a_recipe.ipynb #21ccf4e3
@@ -557,9 +723,36 @@ def train_generator(
     "Train a generator that fills holes: to remove noise, then to do so in a few steps"
     torch.manual_seed(0)
     net,words = _begin(start, cfg)
-    if cfg.words: net = listening(net, name, words, cfg.words); name = net.words.cfg.target
-    data = HoleSet(views, net.cfg.size, cfg.everything, cfg.free, cfg.unsaid, net.cfg.classes, net.words if cfg.words else None, name, cfg.silent, cfg.bodies)
-    return train_stages(net, data, drawn_shares(views, cfg), out, cfg, evaluate, minutes, device, workers, about, command, progress, encoder)
+    if cfg.words:
+        net = listening(net, name, words, cfg.words)
+        name = net.words.cfg.target
+    data = HoleSet(
+        views,
+        net.cfg.size,
+        cfg.everything,
+        cfg.free,
+        cfg.unsaid,
+        net.cfg.classes,
+        net.words if cfg.words else None,
+        name,
+        cfg.silent,
+        cfg.bodies,
+    )
+    return train_stages(
+        net,
+        data,
+        drawn_shares(views, cfg),
+        out,
+        cfg,
+        evaluate,
+        minutes,
+        device,
+        workers,
+        about,
+        command,
+        progress,
+        encoder,
+    )
 
 # %% ../nbs/07a_recipe.ipynb #49d26727
 class Latents:
@@ -585,7 +778,8 @@ class FusedLoss(FillLoss):
     "`FillLoss` with latents"
     def __init__(self, loss, latents:Latents,
         see:str='hole', # 'hole' shows the encoder the photo with its hole, 'all' the full one
-        drop:float=.5,  # of 'all': share of the pictures without any latents, and share of the places withheld in the others
+        # of 'all': share of the pictures without any latents, and share of the places withheld in the others
+        drop:float=.5,
     ):
         super().__init__(loss)
         self.latents,self.see,self.drop = latents,see,drop
@@ -595,7 +789,17 @@ class FusedLoss(FillLoss):
         if self.see=='all':
             keep = (torch.rand(len(img),1,1,1)>self.drop).float()
             ctx = [m*keep*(torch.rand(len(img),1,*m.shape[2:])>self.drop) for m in ctx]
-        return self.loss(Denoiser(net), dict(image=img, cond=hole_condition(img, hole), label=batch['label'], weight=.1+.9*hole, seed=batch['seed'].tolist(), context=ctx))
+        return self.loss(
+            Denoiser(net),
+            dict(
+                image=img,
+                cond=hole_condition(img, hole),
+                label=batch['label'],
+                weight=0.1 + 0.9 * hole,
+                seed=batch['seed'].tolist(),
+                context=ctx,
+            ),
+        )
 
 # %% ../nbs/07a_recipe.ipynb #b48e4816
 def fusion_trial(
@@ -608,11 +812,49 @@ def fusion_trial(
     "Train a small generator with one kind of latents, and measure it"
     from messi_anything.consistency import sample_heun
     torch.manual_seed(seed)
-    net = UNet(unet_cfg('tiny', size=size, patch=1, channels=channels, head_dim=16, classes=2, context=latents.channels if see else (), context_dim=64))
+    net = UNet(
+        unet_cfg(
+            'tiny',
+            size=size,
+            patch=1,
+            channels=channels,
+            head_dim=16,
+            classes=2,
+            context=latents.channels if see else (),
+            context_dim=64,
+        )
+    )
     edm = EDMLoss(-.6, 1.5, .05)
     loss = FusedLoss(edm, latents, see) if see else FillLoss(edm)
-    cfg = TrainCfg(steps=steps, bs=bs, lr=1.5e-3, schedule='cosine', warmup=40, ema=(.99,), log_every=25, save_every=steps, keep=1, seed=seed)
-    net = Trainer(net, loss, HoleSet(train, size, everything=0.), cfg, out, drawn_shares(train, RecipeCfg(shares=(.6,.4,0,0))), None, dict(see=see), 0, 'cpu', 'fusion_trial').fit(progress=False).eval()
+    cfg = TrainCfg(
+        steps=steps,
+        bs=bs,
+        lr=1.5e-3,
+        schedule='cosine',
+        warmup=40,
+        ema=(0.99,),
+        log_every=25,
+        save_every=steps,
+        keep=1,
+        seed=seed,
+    )
+    net = (
+        Trainer(
+            net,
+            loss,
+            HoleSet(train, size, everything=0.0),
+            cfg,
+            out,
+            drawn_shares(train, RecipeCfg(shares=(0.6, 0.4, 0, 0))),
+            None,
+            dict(see=see),
+            0,
+            'cpu',
+            'fusion_trial',
+        )
+        .fit(progress=False)
+        .eval()
+    )
     data = HoleSet(held, size, everything=0., free=0., unsaid=0.)
     items = [data[(i,i)] for i in range(len(held))]
     pick = lambda l: {k: torch.stack([o[k] for o in items if o['label']==l]) for k in ('image','hole')}
@@ -623,8 +865,21 @@ def fusion_trial(
     more = lambda d, how: dict(context=context(d, how)) if see else {}
     @torch.no_grad()
     def restored(how): # denoising loss inside the hole, the same noise for everybody
-        d = dict(own, cond=hole_condition(own['image'], own['hole']), label=torch.ones(len(own['image'])).long(), weight=own['hole'], **more(own, how))
-        return float(np.mean([edm(Denoiser(net), dict(d, seed=range(k, k+len(own['image'])))).item() for k in (0,1000,2000,3000)]))
+        d = dict(
+            own,
+            cond=hole_condition(own['image'], own['hole']),
+            label=torch.ones(len(own['image'])).long(),
+            weight=own['hole'],
+            **more(own, how)
+        )
+        return float(
+            np.mean(
+                [
+                    edm(Denoiser(net), dict(d, seed=range(k, k + len(own['image'])))).item()
+                    for k in (0, 1000, 2000, 3000)
+                ]
+            )
+        )
     @torch.no_grad()
     def fills(how):
         n = len(others['image'])
@@ -637,4 +892,10 @@ def fusion_trial(
         rows[how] = dict(restored=round(restored(how), 4), **(judge(f, own['image']) if judge else {}))
         if how=='own': first = f
         else: rows[how]['changes_by'] = round(float(((f-first).abs()*others['hole']).sum()/others['hole'].sum()/3), 4)
-    return dict(see=see or 'nothing', n_target=len(own['image']), n_others=len(others['image']), parameters=sum(p.numel() for p in net.parameters()), rows=rows)
+    return dict(
+        see=see or 'nothing',
+        n_target=len(own['image']),
+        n_others=len(others['image']),
+        parameters=sum(p.numel() for p in net.parameters()),
+        rows=rows,
+    )

@@ -7,8 +7,18 @@ from __future__ import annotations
 import json, math, os, re, shutil, stat, tempfile, zipfile, zlib
 from pathlib import Path
 import torch
-from messi_anything.images import (MessiError, ConfigError, WeightsError, atomic_path, command, home_folder, positional, read_json, reason,
-    user_path)
+from messi_anything.images import (
+    MessiError,
+    ConfigError,
+    WeightsError,
+    atomic_path,
+    command,
+    home_folder,
+    positional,
+    read_json,
+    reason,
+    user_path,
+)
 from .training import find_weights, load_weights, load_into, make_folder
 from .headspace import HeadTarget, HeadTargetCfg
 from .unet import UNet, UNetCfg
@@ -51,12 +61,16 @@ MOST_TEXT,MOST_WEIGHTS,MOST_FILES = 5<<20,8<<30,40  # bytes of a text file and o
 
 def _allowed(name, size): # the name of a file in a target
     if Path(name).suffix.lower() not in KINDS:
-        raise WeightsError(f'{name} does not belong in a target, which holds only {", ".join(KINDS)} files (pickled weights can '
-                           'run code when they are opened): remove it, or ask for weights in safetensors')
+        raise WeightsError(
+            f'{name} does not belong in a target, which holds only {", ".join(KINDS)} files (pickled weights can '
+            'run code when they are opened): remove it, or ask for weights in safetensors'
+        )
     most = MOST_WEIGHTS if name.lower().endswith('.safetensors') else MOST_TEXT
     if size>most:
-        raise WeightsError(f'{name} has {size/2**20:,.0f} MB, more than the {most/2**20:,.0f} MB that such a file of a target may '
-                           'have: it is no target of ours, or it is broken')
+        raise WeightsError(
+            f'{name} has {size/2**20:,.0f} MB, more than the {most/2**20:,.0f} MB that such a file of a target may '
+            'have: it is no target of ours, or it is broken'
+        )
 
 def _plain_files(folder, parts=()): # paths
     out = []
@@ -67,7 +81,9 @@ def _plain_files(folder, parts=()): # paths
             continue
         if not stat.S_ISREG(s.st_mode):
             what = 'link' if p.is_symlink() else 'folder' if p.is_dir() else 'special file'
-            raise WeightsError(f'{p} is a {what}: a target holds plain files only; put the file itself there, or remove it')
+            raise WeightsError(
+                f'{p} is a {what}: a target holds plain files only; put the file itself there, or remove it'
+            )
         _allowed(p.name, s.st_size)
         out.append(p)
     return out
@@ -80,13 +96,18 @@ def target_files(folder)->list: # paths
         raise WeightsError(f'{folder}: no such folder: give the folder of a target, with target.json and head/')
     out = _plain_files(folder, PARTS)
     if len(out)>MOST_FILES:
-        raise WeightsError(f'{folder} holds {len(out)} files, more than the {MOST_FILES} of any target: give the folder of one target')
+        raise WeightsError(
+            f'{folder} holds {len(out)} files, more than the {MOST_FILES} of any target: give the folder of one'
+            ' target'
+        )
     need = ['target.json', *(f'head/{o}' for o in GENERATOR if (folder/'head').is_dir())]
     if not (folder/'head').is_dir() or any((folder/o).exists() for o in GENERATOR): need += GENERATOR
     lost = [o for o in need if not (folder/o).is_file()]
     if lost:
-        raise WeightsError(f'{folder} is no target: {", ".join(lost)} is missing; messi_customize makes targets, and import_target '
-                           'takes them from a zip or a hub id')
+        raise WeightsError(
+            f'{folder} is no target: {", ".join(lost)} is missing; messi_customize makes targets, and import_target '
+            'takes them from a zip or a hub id'
+        )
     return out
 
 # %% ../nbs/09c_registry.ipynb #8e0373c8
@@ -94,7 +115,17 @@ def _read_json(path)->dict:
     try: return read_json(path, WeightsError)
     except WeightsError as e: raise WeightsError(f'{e}: get or make the target again') from None
 
-_most = dict(size=2048, patch=16, channels=4096, blocks=32, head_dim=1024, cond=64, classes=100_000, context_dim=4096, context=8192)
+_most = dict(
+    size=2048,
+    patch=16,
+    channels=4096,
+    blocks=32,
+    head_dim=1024,
+    cond=64,
+    classes=100_000,
+    context_dim=4096,
+    context=8192,
+)
 
 def _modest(d, where): # numbers beyond these are no network of ours, and building one would fill the memory
     def wild(k, o, most):
@@ -103,7 +134,9 @@ def _modest(d, where): # numbers beyond these are no network of ours, and buildi
     for k,v in d.items():
         several = isinstance(v, list)
         if any(wild(k, o, _most) for o in (v if several else [v])) or (several and len(v)>16):
-            raise WeightsError(f'{where}: {k}={str(v)[:60]} is beyond any network of this package: get or make the target again')
+            raise WeightsError(
+                f'{where}: {k}={str(v)[:60]} is beyond any network of this package: get or make the target again'
+            )
 
 def _modest_words(d, folder): # the same for its text encoder
     most = dict(dim=4096, layers=48, heads=64, length=512)
@@ -117,8 +150,10 @@ def _header(path)->dict: # name -> shape, without reading the numbers
     try:
         with safe_open(path, 'pt') as f: return {k: tuple(f.get_slice(k).get_shape()) for k in f.keys()}
     except Exception as e:
-        raise WeightsError(f'{path} is not a readable safetensors file ({type(e).__name__}): it may be cut short, or something else '
-                           'under this name; get or make it again') from None
+        raise WeightsError(
+            f'{path} is not a readable safetensors file ({type(e).__name__}): it may be cut short, or something else '
+            'under this name; get or make it again'
+        ) from None
 
 # %% ../nbs/09c_registry.ipynb #2d1c7799
 def _described(path, kind): # a config
@@ -131,19 +166,28 @@ def _described(path, kind): # a config
 
 def _generator_cfg(folder, header)->UNetCfg: # what config.json says, if the weights can be of such a network
     c = _described(folder/'config.json', UNetCfg)
-    have,least = sum(math.prod(s) for s in header.values()),sum((2*c.blocks+1)*9*w*w for w in c.widths)+4*c.channels*c.classes
+    have, least = (
+        sum(math.prod(s) for s in header.values()),
+        sum((2 * c.blocks + 1) * 9 * w * w for w in c.widths) + 4 * c.channels * c.classes,
+    )
     if least>have:
-        raise WeightsError(f'{folder/"config.json"} describes a network of at least {least:,} numbers, and the weights hold {have:,}: '
-                           'they do not belong together; get or make the target again')
+        raise WeightsError(
+            f'{folder/"config.json"} describes a network of at least {least:,} numbers, and the weights hold'
+            f' {have:,}: they do not belong together; get or make the target again'
+        )
     return c
 
 def _head_cfg(folder, header)->HeadTargetCfg: # the same for heads
     c = _described(folder/'config.json', HeadTargetCfg)
     if c.own>512 or c.spread>2048 or max(c.latent)>4096:
-        raise WeightsError(f'{folder/"config.json"} describes heads beyond any of this package: get or make the target again')
+        raise WeightsError(
+            f'{folder/"config.json"} describes heads beyond any of this package: get or make the target again'
+        )
     with torch.device('meta'): wanted = {k: tuple(v.shape) for k,v in HeadTarget(c).state_dict().items()}
     if wanted!=header:
-        raise WeightsError(f'{folder/"config.json"} describes other heads than the weights hold: get or make the target again')
+        raise WeightsError(
+            f'{folder/"config.json"} describes other heads than the weights hold: get or make the target again'
+        )
     return c
 
 def _all_finite(path, tensors):
@@ -170,7 +214,9 @@ def check_target(
             load_into(HeadTarget(cfg) if part=='head' else UNet(cfg), weights, file)
             _all_finite(file, weights)
         if part!='head' and out['label'] is not None and not 0<=out['label']<cfg.classes:
-            raise WeightsError(f'{folder/"target.json"}: label {out["label"]} is none of the {cfg.classes} that the network knows')
+            raise WeightsError(
+                f'{folder/"target.json"}: label {out["label"]} is none of the {cfg.classes} that the network knows'
+            )
     if (folder/'words.json').exists(): _modest_words(_read_json(folder/'words.json'), folder)
     words = read_words(folder) if deep and out['size'] else None
     if words is not None: _all_finite(folder/'words.safetensors', words.state_dict())
@@ -249,8 +295,10 @@ def install_target(
         os.replace(new, dest)
         shutil.rmtree(old, ignore_errors=True)
     except OSError as e:
-        raise MessiError(f'the target could not be written to {dest} ({e.strerror}): make room there, or choose another place '
-                         'with MESSI_HOME') from None
+        raise MessiError(
+            f'the target could not be written to {dest} ({e.strerror}): make room there, or choose another place '
+            'with MESSI_HOME'
+        ) from None
     finally: shutil.rmtree(new, ignore_errors=True)
     return dest
 
@@ -266,7 +314,9 @@ def remove_target(
     strange = lambda p: p.is_symlink() or (p.name not in PARTS if p.is_dir() else p.suffix.lower() not in KINDS)
     foreign = [p.name for p in (*d.iterdir(), *(o for k in PARTS for o in (d/k).glob('*'))) if strange(p)]
     if foreign:
-        raise WeightsError(f'{d} holds more than a target ({", ".join(foreign[:3])}): look at it, and remove it by hand')
+        raise WeightsError(
+            f'{d} holds more than a target ({", ".join(foreign[:3])}): look at it, and remove it by hand'
+        )
     shutil.rmtree(d)
     return d
 
@@ -289,20 +339,36 @@ def _zip_names(z, path)->dict: # entry -> the file's own name, with its part of 
     out,tops = {},set()
     for i in z.infolist():
         *above,own = i.filename.split('/')
-        bad = '\\' in i.filename or '\0' in i.orig_filename or ':' in i.filename or i.filename.startswith('/') or '..' in above+[own]
-        if not bad and (i.is_dir() or i.filename.startswith('__MACOSX/') or own.startswith('.')): continue   # what systems leave behind
+        bad = (
+            '\\' in i.filename
+            or '\0' in i.orig_filename
+            or ':' in i.filename
+            or i.filename.startswith('/')
+            or '..' in above + [own]
+        )
+        # what systems leave behind
+        if not bad and (i.is_dir() or i.filename.startswith('__MACOSX/') or own.startswith('.')):
+            continue
         part = above.pop() if above and above[-1] in PARTS else ''
         if bad or len(above)>1:
-            raise WeightsError(f'{path}: the entry {i.filename[:80]!r} would be written somewhere else: this zip is no target, do not use it')
+            raise WeightsError(
+                f'{path}: the entry {i.filename[:80]!r} would be written somewhere else: this zip is no target, do'
+                ' not use it'
+            )
         if (kind := stat.S_IFMT(i.external_attr>>16)) and not stat.S_ISREG(kind):
             raise WeightsError(f'{path}: {i.filename} is a link or a special file: a target holds plain files only')
-        if i.flag_bits&1: raise WeightsError(f'{path}: {i.filename} is encrypted: unpack it yourself and import the folder')
+        if i.flag_bits&1:
+            raise WeightsError(f'{path}: {i.filename} is encrypted: unpack it yourself and import the folder')
         _allowed(own, i.file_size)
         tops.add(tuple(above))
         out[i] = f'{part}/{own}' if part else own
     if len(tops)>1 or len({o.casefold() for o in out.values()})<len(out):
-        raise WeightsError(f'{path}: holds more than one folder, or a file twice: give a zip of one target, as messi_targets export writes it')
-    if len(out)>MOST_FILES: raise WeightsError(f'{path}: holds {len(out)} files, more than the {MOST_FILES} of any target')
+        raise WeightsError(
+            f'{path}: holds more than one folder, or a file twice: give a zip of one target, as messi_targets export'
+            ' writes it'
+        )
+    if len(out)>MOST_FILES:
+        raise WeightsError(f'{path}: holds {len(out)} files, more than the {MOST_FILES} of any target')
     return out
 
 # %% ../nbs/09c_registry.ipynb #9644d89f
@@ -313,7 +379,9 @@ def _unpack(z, entry, to, path): # one file, every byte counted
         while block := src.read(1<<20):
             left -= len(block)
             if left<0:
-                raise WeightsError(f'{path}: {to.name} unpacks to more than it says: this zip is no target, do not use it')
+                raise WeightsError(
+                    f'{path}: {to.name} unpacks to more than it says: this zip is no target, do not use it'
+                )
             dst.write(block)
 
 def unzip_target(
@@ -324,7 +392,10 @@ def unzip_target(
         with zipfile.ZipFile(path) as z:
             names = _zip_names(z, path)
             if sum(i.file_size for i in names)>shutil.disk_usage(out).free:
-                raise WeightsError(f'{path}: there is no room for it where targets are kept: make some, or choose another place with MESSI_HOME')
+                raise WeightsError(
+                    f'{path}: there is no room for it where targets are kept: make some, or choose another place with'
+                    ' MESSI_HOME'
+                )
             for i,own in names.items(): _unpack(z, i, Path(out)/own, path)
     except MessiError: raise
     except (OSError, EOFError, ValueError, RuntimeError, NotImplementedError, IndexError, zipfile.BadZipFile,
@@ -336,10 +407,13 @@ _on_the_hub = [f'{d}*{k}' for d in ('', *(f'{o}/' for o in PARTS)) for k in KIND
 
 def _fetch(repo_id, out, token=None): # a hub repository's files of the three kinds
     from huggingface_hub import snapshot_download
-    try: snapshot_download(repo_id, local_dir=out, token=token, allow_patterns=_on_the_hub)
+    try:
+        snapshot_download(repo_id, local_dir=out, token=token, allow_patterns=_on_the_hub)
     except Exception as e:
-        raise WeightsError(f'{repo_id} cannot be had from the hub ({type(e).__name__}): check the id (owner/name), the connection, and '
-                           'that you may read it (huggingface-cli login)') from None
+        raise WeightsError(
+            f'{repo_id} cannot be had from the hub ({type(e).__name__}): check the id (owner/name), the connection,'
+            ' and that you may read it (huggingface-cli login)'
+        ) from None
     for p in Path(out).iterdir():
         if p.is_dir() and p.name not in PARTS: shutil.rmtree(p)
 
@@ -368,16 +442,23 @@ def push_target(
 )->str:                 # its address
     "Send a target to the model hub; whoever has its id can then give it as `--target`"
     from huggingface_hub import HfApi
-    if not re.fullmatch(r'[\w.-]+/[\w.-]+', str(repo_id)): raise ConfigError(f'{repo_id!r} is no hub id: give owner/name')
+    if not re.fullmatch(r'[\w.-]+/[\w.-]+', str(repo_id)):
+        raise ConfigError(f'{repo_id!r} is no hub id: give owner/name')
     d,_ = _owner(name)
     check_target(d)
     try:
         api = HfApi(token=token)
         api.create_repo(repo_id, private=private, exist_ok=True)
-        return str(api.upload_folder(repo_id=repo_id, folder_path=str(d), allow_patterns=_on_the_hub, commit_message=f'target {name}'))
+        return str(
+            api.upload_folder(
+                repo_id=repo_id, folder_path=str(d), allow_patterns=_on_the_hub, commit_message=f'target {name}'
+            )
+        )
     except Exception as e:
-        raise WeightsError(f'{name} could not be sent to {repo_id} ({type(e).__name__}): check the connection, and that you may write '
-                           'there (huggingface-cli login)') from None
+        raise WeightsError(
+            f'{name} could not be sent to {repo_id} ({type(e).__name__}): check the connection, and that you may'
+            ' write there (huggingface-cli login)'
+        ) from None
 
 # %% ../nbs/09c_registry.ipynb #4539f68a
 def show_target(name:str)->str:
@@ -387,7 +468,8 @@ def show_target(name:str)->str:
     lines = [f'{a["name"]}: {_can(a)}, {a["parameters"]:,} numbers, {a["bytes"]/1e6:.1f} MB, {whose}, in {d}']
     lines += [f'{k}: {a[k]}' for k in ('base','made','task','preset','consent','photos') if a.get(k)]
     card = d/'README.md'
-    if card.is_file(): lines += card.read_text(encoding='utf-8', errors='replace').partition('## Report')[2].strip().splitlines()
+    if card.is_file():
+        lines += card.read_text(encoding='utf-8', errors='replace').partition('## Report')[2].strip().splitlines()
     return '\n'.join(lines)
 
 def _act(what, args, replace, public): # -> a sentence

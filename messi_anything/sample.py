@@ -13,7 +13,16 @@ from torch import Tensor
 from PIL import Image
 from .consistency import Denoiser, SIGMA_MAX, SIGMA_MIN, karras_sigmas, sample_consistency
 from .fid import Samples, load_npz, target_samples
-from .images import ConfigError, atomic_path, check_writable, command, image_grid, make_folder, save_image, user_path
+from messi_anything.images import (
+    ConfigError,
+    atomic_path,
+    check_writable,
+    command,
+    image_grid,
+    make_folder,
+    save_image,
+    user_path,
+)
 from .training import pick_device, precision
 from .unet import UNet, load_published
 
@@ -37,7 +46,10 @@ def save_npz(
     x = pictures if isinstance(pictures, np.ndarray) else to_uint8(pictures)
     more = [] if labels is None else [np.asarray(labels, dtype=np.int64)]
     if x.ndim!=4 or x.shape[3]!=3 or any(o.shape!=(len(x),) for o in more):
-        raise ConfigError(f'pictures of shape {x.shape}{f" and labels of shape {more[0].shape}" if more else ""}: (n,h,w,3) and (n,) are expected')
+        raise ConfigError(
+            f'pictures of shape {x.shape}{f" and labels of shape {more[0].shape}" if more else ""}: (n,h,w,3) and'
+            ' (n,) are expected'
+        )
     with atomic_path(path) as tmp, open(tmp, 'wb') as f: np.savez(f, x, *more)
     return path
 
@@ -77,7 +89,8 @@ def published_samples(
     def of(seeds): return torch.tensor([label if label>=0 else (s-seed)%cfg.classes for s in seeds], device=dev)
     def draw(seeds):
         kw = dict(label=of(seeds)) if cfg.classes else {}
-        with precision(dev): return sample_consistency(denoise, (3,cfg.size,cfg.size), seeds, levels, dev, **kw).clamp(-1,1).cpu()
+        with precision(dev):
+            return sample_consistency(denoise, (3,cfg.size,cfg.size), seeds, levels, dev, **kw).clamp(-1,1).cpu()
     labels = of(range(seed, seed+n)).tolist() if cfg.classes else None
     return Samples(draw, n, bs, seed, f'{name or "network"}, {steps} step{"s"*(steps>1)}', labels=labels)
 
@@ -97,7 +110,9 @@ def write_samples(
         rows = to_uint8(x)
         for row in rows:
             seed = samples.seed+len(files)
-            files.append(save_image(Image.fromarray(row), folder/f'{seed:06}.png', dict(meta, seed=seed), kind='sample'))
+            files.append(
+                save_image(Image.fromarray(row), folder / f'{seed:06}.png', dict(meta, seed=seed), kind='sample')
+            )
         arrays.append(rows)
         if progress: progress(len(files), samples.n)
     every,labels = np.concatenate(arrays),samples.labels
@@ -122,8 +137,16 @@ def messi_sample(
     if bool(target)==bool(weights): raise ConfigError('say --target NAME or --weights FILE, one of them')
     if n<1 or bs<1: raise ConfigError(f'n={n}, bs={bs}: at least one picture')
     dev = pick_device(device)
-    samples = target_samples(target, n, steps, bs, seed, dev) if target else published_samples(weights, n, steps, label, bs, seed, dev, order or None)
-    count = lambda done, n: print(f'\r{done} of {n}', end='\n' if done==n else '', file=sys.stderr, flush=True) if sys.stderr.isatty() else None
+    samples = (
+        target_samples(target, n, steps, bs, seed, dev)
+        if target
+        else published_samples(weights, n, steps, label, bs, seed, dev, order or None)
+    )
+    count = lambda done, n: (
+        print(f'\r{done} of {n}', end='\n' if done == n else '', file=sys.stderr, flush=True)
+        if sys.stderr.isatty()
+        else None
+    )
     files = write_samples(samples, out, dict(target=target or Path(weights).name, steps=steps), progress=count)
     print(f'{n} pictures of {samples.name} -> {Path(out)/"pictures"}, {files[-2]}, {files[-1]}')
 

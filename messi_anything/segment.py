@@ -13,12 +13,47 @@ from torch import nn, Tensor
 from einops import rearrange
 from fastcore.basics import patch
 from PIL import Image, ImageDraw, ImageFont
-from .images import (Box, MessiError, ImageError, ConfigError, DataError, WeightsError, load_image, load_mask,
-                                   note_of, noted, save_image, mask_to_pil, list_images, to_tensor, command, positional,
-                                   check_free, check_writable, in_float32, made_here, read_json, regular_file, say, short_name, user_path)
+from messi_anything.images import (
+    Box,
+    MessiError,
+    ImageError,
+    ConfigError,
+    DataError,
+    WeightsError,
+    load_image,
+    load_mask,
+    note_of,
+    noted,
+    save_image,
+    mask_to_pil,
+    list_images,
+    to_tensor,
+    command,
+    positional,
+    check_free,
+    check_writable,
+    in_float32,
+    made_here,
+    read_json,
+    regular_file,
+    say,
+    short_name,
+    user_path,
+)
 from .data import Packed, letterbox, mask_box, photo_mask
 from .augment import warp, recolour
-from .training import Pretrained, Trainer, TrainCfg, precision, find_weights, load_weights, load_into, make_folder, write_json, pick_device
+from messi_anything.training import (
+    Pretrained,
+    Trainer,
+    TrainCfg,
+    precision,
+    find_weights,
+    load_weights,
+    load_into,
+    make_folder,
+    write_json,
+    pick_device,
+)
 
 # %% auto #0
 __all__ = ['segment_presets', 'mask_losses', 'BANDS', 'DETAIL', 'MOST_PARTS', 'SegmentCfg', 'segment_cfg', 'fixed_size',
@@ -38,7 +73,8 @@ class SegmentCfg:
     backbone_args:dict=field(default_factory=dict) # changes to it
     pretrained:bool=False       # start from timm's published weights (downloaded when a network is first built)
     published:str=''            # timm's name for those, where they are another model's of the same shapes
-    imagenet:bool=False         # give the encoder colours in ImageNet's mean and spread, as published Hiera weights want them
+    # give the encoder colours in ImageNet's mean and spread, as published Hiera weights want them
+    imagenet:bool=False
     frozen:bool=False           # train the decoder only
     blocks:int=0                # transformer blocks on the deepest map, between encoder and pyramid
     width:int=64                # channels of the pyramid
@@ -48,23 +84,76 @@ class SegmentCfg:
 
     def __post_init__(self):
         whole = {k: getattr(self, k) for k in ('size','blocks','width','detail')}
-        bad = [f'{k}={v!r}' for k,v in whole.items() if type(v) is not int]+[f'backbone={self.backbone!r}']*(not self.backbone or not isinstance(self.backbone, str))
-        if not isinstance(self.backbone_args, dict): bad.append(f'backbone_args={self.backbone_args!r} (a dict is wanted)')
-        if not (isinstance(self.calibration, (tuple,list)) and len(self.calibration)==2 and all(isinstance(o, (int,float)) and math.isfinite(o) for o in self.calibration)): bad.append(f'calibration={self.calibration!r} (two numbers are wanted)')
+        bad = [f'{k}={v!r}' for k, v in whole.items() if type(v) is not int] + [f'backbone={self.backbone!r}'] * (
+            not self.backbone or not isinstance(self.backbone, str)
+        )
+        if not isinstance(self.backbone_args, dict):
+            bad.append(f'backbone_args={self.backbone_args!r} (a dict is wanted)')
+        if not (
+            isinstance(self.calibration, (tuple, list))
+            and len(self.calibration) == 2
+            and all(isinstance(o, (int, float)) and math.isfinite(o) for o in self.calibration)
+        ):
+            bad.append(f'calibration={self.calibration!r} (two numbers are wanted)')
         if bad: raise ConfigError(f'a segmenter cannot have {", ".join(bad)}')
         object.__setattr__(self, 'calibration', tuple(float(o) for o in self.calibration))
-        object.__setattr__(self, 'backbone_args', {k: tuple(v) if isinstance(v, list) else v for k,v in self.backbone_args.items()}) # as JSON has it
-        if self.blocks<0 or min(self.width, self.detail)<2: raise ConfigError(f'blocks={self.blocks} must not be negative, and width={self.width} and detail={self.detail} at least 2')
-        if self.size<32 or self.size%32: raise ConfigError(f'size={self.size} must be a multiple of 32, the stride of the deepest map: try {max(32, round(self.size/32)*32)}')
+        # as JSON has it
+        object.__setattr__(
+            self, 'backbone_args', {k: tuple(v) if isinstance(v, list) else v for k, v in self.backbone_args.items()}
+        )
+        if self.blocks<0 or min(self.width, self.detail)<2:
+            raise ConfigError(
+                f'blocks={self.blocks} must not be negative, and width={self.width} and detail={self.detail} at'
+                ' least 2'
+            )
+        if self.size<32 or self.size%32:
+            raise ConfigError(
+                f'size={self.size} must be a multiple of 32, the stride of the deepest map: try'
+                f' {max(32, round(self.size/32)*32)}'
+            )
 
 # %% ../nbs/04_segment.ipynb #45f4be94
 segment_presets = dict(
-    smoke = SegmentCfg(64, backbone_args=dict(embed_dim=16, stages=(1,1,1,1)), imagenet=True, frozen=True, blocks=3, width=16),
-    tiny  = SegmentCfg(384, 'efficientnet_lite2', dict(out_indices=(1,2,3,4)), pretrained=True, published='tf_efficientnet_lite2', blocks=1, width=40, detail=16, presence=True),
-    hiera = SegmentCfg(backbone_args=dict(embed_dim=48, stages=(1,2,7,2)), presence=True),
-    base  = SegmentCfg(256, 'hiera_base_224', pretrained=True, imagenet=True, frozen=True, width=128, detail=24, presence=True),
-    paper = SegmentCfg(256, 'hiera_base_224', pretrained=True, imagenet=True, frozen=True, blocks=10, width=128, detail=24, presence=True),
-    paper3 = SegmentCfg(256, 'hiera_base_224', pretrained=True, imagenet=True, frozen=True, blocks=3, width=128, detail=24, presence=True),
+    smoke=SegmentCfg(
+        64, backbone_args=dict(embed_dim=16, stages=(1, 1, 1, 1)), imagenet=True, frozen=True, blocks=3, width=16
+    ),
+    tiny=SegmentCfg(
+        384,
+        'efficientnet_lite2',
+        dict(out_indices=(1, 2, 3, 4)),
+        pretrained=True,
+        published='tf_efficientnet_lite2',
+        blocks=1,
+        width=40,
+        detail=16,
+        presence=True,
+    ),
+    hiera=SegmentCfg(backbone_args=dict(embed_dim=48, stages=(1, 2, 7, 2)), presence=True),
+    base=SegmentCfg(
+        256, 'hiera_base_224', pretrained=True, imagenet=True, frozen=True, width=128, detail=24, presence=True
+    ),
+    paper=SegmentCfg(
+        256,
+        'hiera_base_224',
+        pretrained=True,
+        imagenet=True,
+        frozen=True,
+        blocks=10,
+        width=128,
+        detail=24,
+        presence=True,
+    ),
+    paper3=SegmentCfg(
+        256,
+        'hiera_base_224',
+        pretrained=True,
+        imagenet=True,
+        frozen=True,
+        blocks=3,
+        width=128,
+        detail=24,
+        presence=True,
+    ),
 )
 
 def segment_cfg(
@@ -72,13 +161,18 @@ def segment_cfg(
     **changes        # fields of `SegmentCfg`
 )->SegmentCfg:
     "A preset, changed"
-    if not isinstance(name, str) or name not in segment_presets: raise ConfigError(f'no segmenter preset {name!r}; there are {", ".join(segment_presets)}')
+    if not isinstance(name, str) or name not in segment_presets:
+        raise ConfigError(f'no segmenter preset {name!r}; there are {", ".join(segment_presets)}')
     bad = set(changes)-set(SegmentCfg.__dataclass_fields__)
-    if bad: raise ConfigError(f'unknown field {", ".join(sorted(bad))}; SegmentCfg has {", ".join(SegmentCfg.__dataclass_fields__)}')
+    if bad:
+        raise ConfigError(
+            f'unknown field {", ".join(sorted(bad))}; SegmentCfg has {", ".join(SegmentCfg.__dataclass_fields__)}'
+        )
     return replace(segment_presets[name], **changes)
 
 # %% ../nbs/04_segment.ipynb #0208c0e4
-def fixed_size(cfg:SegmentCfg)->bool: return cfg.backbone.startswith('hiera') # its positions belong to one size; convolutions take any
+def fixed_size(cfg:SegmentCfg)->bool: # its positions belong to one size; convolutions take any
+    return cfg.backbone.startswith('hiera')
 
 # %% ../nbs/04_segment.ipynb #96c984a2
 def encoder(cfg:SegmentCfg)->nn.Module: # gives a list of maps, fine to coarse
@@ -87,13 +181,23 @@ def encoder(cfg:SegmentCfg)->nn.Module: # gives a list of maps, fine to coarse
     args = dict(cfg.backbone_args)
     if fixed_size(cfg): args['img_size'] = cfg.size
     if cfg.pretrained and cfg.published: args['pretrained_cfg'] = timm.get_pretrained_cfg(cfg.published)
-    try: net = timm.create_model(cfg.backbone, pretrained=cfg.pretrained, features_only=True, **args)
-    except (RuntimeError, ValueError, TypeError, AttributeError) as e: raise ConfigError(f'timm cannot make {cfg.backbone!r} with {args}: {e}') from None
-    except Exception as e: raise WeightsError(f'the published weights of {cfg.published or cfg.backbone} could not be fetched ({type(e).__name__}): connect, put them in the hub cache, or set pretrained=False') from None
+    try:
+        net = timm.create_model(cfg.backbone, pretrained=cfg.pretrained, features_only=True, **args)
+    except (RuntimeError, ValueError, TypeError, AttributeError) as e:
+        raise ConfigError(f'timm cannot make {cfg.backbone!r} with {args}: {e}') from None
+    except Exception as e:
+        raise WeightsError(
+            f'the published weights of {cfg.published or cfg.backbone} could not be fetched ({type(e).__name__}):'
+            ' connect, put them in the hub cache, or set pretrained=False'
+        ) from None
     strides = net.feature_info.reduction()
     if strides!=[4*2**i for i in range(len(strides))]:
-        raise ConfigError(f'{cfg.backbone} has maps of strides {strides}; the pyramid wants 4, 8, 16, ...: choose them with backbone_args=dict(out_indices=...)')
-    if str(getattr(net, 'output_fmt', 'NCHW')).endswith('NHWC'): raise ConfigError(f'{cfg.backbone} has maps (b,h,w,c); choose Hiera or a convolutional model')
+        raise ConfigError(
+            f'{cfg.backbone} has maps of strides {strides}; the pyramid wants 4, 8, 16, ...: choose them with'
+            ' backbone_args=dict(out_indices=...)'
+        )
+    if str(getattr(net, 'output_fmt', 'NCHW')).endswith('NHWC'):
+        raise ConfigError(f'{cfg.backbone} has maps (b,h,w,c); choose Hiera or a convolutional model')
     return net
 
 # %% ../nbs/04_segment.ipynb #09a1dd69
@@ -104,8 +208,14 @@ class ContextBlock(nn.Module):
         d = next((o for o in (64,48,32,16) if c%o==0), c) # per head
         self.heads = c//d
         self.place,self.n1,self.n2 = nn.Conv2d(c, c, 3, padding=1, groups=c),nn.LayerNorm(c),nn.LayerNorm(c)
-        self.qkv,self.proj,self.mlp = nn.Linear(c, 3*c),nn.Linear(c, c),nn.Sequential(nn.Linear(c, 4*c), nn.GELU(), nn.Linear(4*c, c))
-        for o in (self.place, self.proj, self.mlp[2]): nn.init.zeros_(o.weight); nn.init.zeros_(o.bias) # at first it changes nothing
+        self.qkv, self.proj, self.mlp = (
+            nn.Linear(c, 3 * c),
+            nn.Linear(c, c),
+            nn.Sequential(nn.Linear(c, 4 * c), nn.GELU(), nn.Linear(4 * c, c)),
+        )
+        for o in (self.place, self.proj, self.mlp[2]): # at first it changes nothing
+            nn.init.zeros_(o.weight)
+            nn.init.zeros_(o.bias)
 
     def forward(self, x):
         b,c,h,w = x.shape
@@ -115,7 +225,8 @@ class ContextBlock(nn.Module):
         return (x+self.mlp(self.n2(x))).transpose(1,2).reshape(b,c,h,w)
 
 # %% ../nbs/04_segment.ipynb #365bb1df
-def _conv(i, o, k=3, s=1): return nn.Sequential(nn.Conv2d(i, o, k, s, k//2, bias=False), nn.BatchNorm2d(o), nn.ReLU(inplace=True))
+def _conv(i, o, k=3, s=1):
+    return nn.Sequential(nn.Conv2d(i, o, k, s, k//2, bias=False), nn.BatchNorm2d(o), nn.ReLU(inplace=True))
 
 # %% ../nbs/04_segment.ipynb #dcb96dd3
 class HieraFPN(nn.Module, Pretrained):
@@ -131,7 +242,8 @@ class HieraFPN(nn.Module, Pretrained):
         self.context = nn.Sequential(*(ContextBlock(deep) for _ in range(cfg.blocks)))
         self.lateral = nn.ModuleList(nn.Conv2d(c, w, 1) for c in self.channels)
         self.smooth = nn.ModuleList(_conv(w, w) for _ in self.channels[:-1])
-        self.detail = _conv(12, d)                                       # sees the photo's own pixels, four at each place of stride 2
+        # sees the photo's own pixels, four at each place of stride 2
+        self.detail = _conv(12, d)
         self.narrow,self.join,self.out = _conv(w, d),_conv(2*d, d),nn.Conv2d(d, 4, 3, padding=1)
         if cfg.presence: self.anybody = nn.Sequential(nn.LayerNorm(2*deep), nn.Linear(2*deep, 1))
 
@@ -153,7 +265,8 @@ class HieraFPN(nn.Module, Pretrained):
         p = self.lateral[-1](maps[-1])
         for lat,smooth,m in reversed(list(zip(self.lateral[:-1], self.smooth, maps[:-1]))): p = smooth(up(p)+lat(m))
         h = self.join(torch.cat([up(self.narrow(p)), self.detail(F.pixel_unshuffle(x, 2))], 1))
-        return F.pixel_shuffle(self.out(h), 2)                           # a decision of its own for each of the four pixels
+        # a decision of its own for each of the four pixels
+        return F.pixel_shuffle(self.out(h), 2)
 
     def presence(self, maps:list)->Tensor: # maps of `encode` -> (b,) logit of 'there is somebody'
         m = maps[-1].float()
@@ -163,11 +276,14 @@ class HieraFPN(nn.Module, Pretrained):
         return (h,w)==(self.cfg.size,)*2 or not (fixed_size(self.cfg) or h%32 or w%32)
 
     def forward(self,
-        x:Tensor,            # (b,3,h,w) in [-1,1]: a square of the config's size, or multiples of 32 where the backbone is a convolutional one
+        # (b,3,h,w) in [-1,1]: a square of the config's size, or multiples of 32 where the backbone is a convolutional
+        # one
+        x:Tensor,
         features:bool=False, # give the maps as well
         presence:bool=False, # and the logits of `presence`
     ):                       # (b,1,h,w) logits, and what was asked for
-        if x.ndim!=4 or x.shape[1]!=3 or not self.fits(*x.shape[2:]): raise ConfigError(f'this network sees (b,3,{self.cfg.size},{self.cfg.size}); got {tuple(x.shape)}')
+        if x.ndim!=4 or x.shape[1]!=3 or not self.fits(*x.shape[2:]):
+            raise ConfigError(f'this network sees (b,3,{self.cfg.size},{self.cfg.size}); got {tuple(x.shape)}')
         maps = self.encode(x)
         out = self.decode(x, maps)
         more = [maps]*features + ([self.presence(maps)] if presence else [])
@@ -179,8 +295,14 @@ def load_encoder(
     path,         # a file of the whole published model in timm's names, .safetensors or PyTorch's
 )->HieraFPN:
     "Give the encoder published weights from a file; parts it has no use for, such as a classifier, are left"
-    try: have = load_weights(path) if str(path).endswith('.safetensors') else torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as e: raise WeightsError(f'{path} is not a readable file of weights ({type(e).__name__})') from None # PyTorch raises nearly anything here
+    try:
+        have = (
+            load_weights(path)
+            if str(path).endswith('.safetensors')
+            else torch.load(path, map_location='cpu', weights_only=True)
+        )
+    except Exception as e: # PyTorch raises nearly anything here
+        raise WeightsError(f'{path} is not a readable file of weights ({type(e).__name__})') from None
     have = have.get('state_dict', have) if isinstance(have, dict) else {}
     have = {k: v for k,v in (have.items() if isinstance(have, dict) else ()) if isinstance(v, Tensor)}
     mine = net.encoder.state_dict()
@@ -223,7 +345,10 @@ def mask_loss(
 )->Tensor:
     "Binary cross entropy gets every pixel right; Dice and soft IoU count areas and so get small people right; all see probabilities, never a threshold"
     bad = [o for o in kind.split('+') if o not in mask_losses]
-    if bad: raise ConfigError(f'no mask loss {bad[0]!r}: there are {", ".join(mask_losses)}, and sums of them such as bce+dice')
+    if bad:
+        raise ConfigError(
+            f'no mask loss {bad[0]!r}: there are {", ".join(mask_losses)}, and sums of them such as bce+dice'
+        )
     return sum(mask_losses[o](logits, target) for o in kind.split('+'))
 
 # %% ../nbs/04_segment.ipynb #125ffc28
@@ -245,7 +370,12 @@ def mask_scores(
     "How well a mask fits; precision is the share of what was marked that is right, recall the share of the people that was marked"
     both = (found&true).sum().item()
     part = lambda n: both/n if n else float(not true.any() and not found.any())
-    return dict(iou=iou(found, true).item(), boundary=iou(rim(found), rim(true)).item(), precision=part(found.sum().item()), recall=part(true.sum().item()))
+    return dict(
+        iou=iou(found, true).item(),
+        boundary=iou(rim(found), rim(true)).item(),
+        precision=part(found.sum().item()),
+        recall=part(true.sum().item()),
+    )
 
 # %% ../nbs/04_segment.ipynb #c309cf8e
 def bootstrap(
@@ -255,7 +385,8 @@ def bootstrap(
 )->tuple:             # mean, lower end, upper end
     "The mean and its interval (percentile bootstrap, Efron 1979)"
     v = np.asarray(values, float)
-    if v.ndim!=1 or not len(v) or not 0<level<1: raise DataError('a mean and its interval want one or more numbers, and a level between 0 and 1')
+    if v.ndim!=1 or not len(v) or not 0<level<1:
+        raise DataError('a mean and its interval want one or more numbers, and a level between 0 and 1')
     means = v[np.random.default_rng(seed).integers(len(v), size=(draws,len(v)))].mean(1)
     return (float(v.mean()), *(float(o) for o in np.quantile(means, [(1-level)/2, (1+level)/2])))
 
@@ -268,9 +399,20 @@ def score_table(
     "Means with 95 % intervals, of all photos, by source, and by how much of the photo is person"
     band = lambda r: next(k for k,v in BANDS.items() if r['share']<v)
     groups = {'all': list(rows)}
-    for r in rows: groups.setdefault(r['source'] if r['source'] not in ('all', *BANDS) else f"source {r['source']}", []).append(r)
+    for r in rows:
+        groups.setdefault(r['source'] if r['source'] not in ('all', *BANDS) else f"source {r['source']}", []).append(r)
     for k in BANDS: groups[k] = [r for r in rows if band(r)==k]
-    return {g: dict(photos=len(rs), **{k: [round(o, 4) for o in bootstrap([r[k] for r in rs])] for k in ('iou','boundary','precision','recall')}) for g,rs in groups.items() if rs}
+    return {
+        g: dict(
+            photos=len(rs),
+            **{
+                k: [round(o, 4) for o in bootstrap([r[k] for r in rs])]
+                for k in ('iou', 'boundary', 'precision', 'recall')
+            }
+        )
+        for g, rs in groups.items()
+        if rs
+    }
 
 # %% ../nbs/04_segment.ipynb #13e68103
 def degrade(
@@ -301,18 +443,24 @@ class MaskSet(torch.utils.data.Dataset):
     ):
         self.packed,self.dims,self.size,self.scenes,self.zoom,self.complete = packed,dims,size,scenes,zoom,complete
         pieces = .4*nobody if complete is not None and len(complete) else 0
-        self.shares = np.cumsum((second, *((paste, (nobody-pieces)/2, (nobody-pieces)/2) if scenes else (0,0,0)), pieces))
+        self.shares = np.cumsum(
+            (second, *((paste, (nobody - pieces) / 2, (nobody - pieces) / 2) if scenes else (0, 0, 0)), pieces)
+        )
     def __len__(self): return len(self.packed)
 
     def _view(self, packed, dims, i, rng, zoom): # -> picture and mask
-        w,h = dims[i]; side = packed.image.shape[1]
+        w,h = dims[i]
+        side = packed.image.shape[1]
         t = torch.from_numpy(np.concatenate([packed.image[i], packed.mask[i,...,None]], 2)).permute(2,0,1)[None].float()
-        t[:,:3] = t[:,:3]/127.5-1; t[:,3] /= 255
+        t[:,:3] = t[:,:3]/127.5-1
+        t[:,3] /= 255
         s = math.exp(rng.uniform(*np.log(zoom)))*side/max(w,h)
         a = rng.normal()*.12 if rng.random()<.5 else 0.
         f = rng.choice([-1,1])
-        centre = np.array([side/2-w/2, side/2-h/2])/(side/2)*[f,1]*s                 # bring the photo's middle to the middle,
-        free = np.maximum(np.array([w,h])/side*s-.6, .15)                           # then away from it, as far as something is left to see
+        # bring the photo's middle to the middle,
+        centre = np.array([side/2-w/2, side/2-h/2])/(side/2)*[f,1]*s
+        # then away from it, as far as something is left to see
+        free = np.maximum(np.array([w,h])/side*s-.6, .15)
         t = warp(t, s, a, tuple(centre+rng.uniform(-1,1,2)*free), f, self.size)
         return recolour(t[:,:3], rng),t[:,3:]
 
@@ -341,14 +489,18 @@ class MaskSet(torch.utils.data.Dataset):
 # %% ../nbs/04_segment.ipynb #c3e8554b
 class MaskLoss:
     "`mask_loss` of a batch, and the cross entropy of 'is anybody there?' where the network answers that"
-    def __init__(self, kind:str='bce+dice', presence:float=.2): self.kind,self.presence = kind,presence # the latter's weight
+    def __init__(self, kind:str='bce+dice', presence:float=.2): # the latter's weight
+        self.kind,self.presence = kind,presence
     def __call__(self, net, batch):
         m = batch['mask']
         if not getattr(net, 'module', net).cfg.presence: return mask_loss(net(batch['image']), m, self.kind)
         logits,there = net(batch['image'], presence=True)
         share = m.flatten(1).mean(1)
-        known = ((share==0)|(share>.003)).float()                    # a finger at the border is neither somebody nor nobody
-        some = (F.binary_cross_entropy_with_logits(there.float(), (share>0).float(), reduction='none')*known).sum()/known.sum().clamp(min=1)
+        # a finger at the border is neither somebody nor nobody
+        known = ((share==0)|(share>.003)).float()
+        some = (
+            F.binary_cross_entropy_with_logits(there.float(), (share > 0).float(), reduction='none') * known
+        ).sum() / known.sum().clamp(min=1)
         loss = mask_loss(logits, m, self.kind)
         return loss+self.presence*some, dict(mask=loss.detach(), presence=some.detach())
 
@@ -364,7 +516,11 @@ def evaluate_masks(
     out,side,dev = [],packed.image.shape[1],next(net.parameters()).device
     for i in range(0, len(packed), bs):
         x = torch.from_numpy(packed.image[i:i+bs]).permute(0,3,1,2).float()/127.5-1
-        x = x.to(dev) if side==net.cfg.size else F.interpolate(x.to(dev), (net.cfg.size,)*2, mode='bilinear', antialias=True)
+        x = (
+            x.to(dev)
+            if side == net.cfg.size
+            else F.interpolate(x.to(dev), (net.cfg.size,) * 2, mode='bilinear', antialias=True)
+        )
         with precision(dev): p = net(x.contiguous(memory_format=torch.channels_last)).float().cpu()
         p = F.interpolate(p, (side,side), mode='bilinear')
         for j,(w,h) in enumerate(dims[i:i+bs]):
@@ -394,7 +550,19 @@ def train_segmenter(
     net = HieraFPN(cfg if start is None else replace(cfg, pretrained=False))
     if start is not None: load_into(net, start.state_dict(), 'the weights to start from')
     net.cfg = cfg
-    t = Trainer(net, MaskLoss(loss), MaskSet(packed, dims, cfg.size, scenes, complete=complete), train, out, weights, evaluate, dict(net=asdict(cfg), photos=len(packed), loss=loss, **(about or {})), workers, device, command)
+    t = Trainer(
+        net,
+        MaskLoss(loss),
+        MaskSet(packed, dims, cfg.size, scenes, complete=complete),
+        train,
+        out,
+        weights,
+        evaluate,
+        dict(net=asdict(cfg), photos=len(packed), loss=loss, **(about or {})),
+        workers,
+        device,
+        command,
+    )
     return t.fit(minutes, progress)
 
 # %% ../nbs/04_segment.ipynb #4fadbe7f
@@ -407,17 +575,25 @@ class MaskedAutoencoder(nn.Module):
         self.enter,self.blank = nn.Linear(net.channels[-1], width),nn.Parameter(torch.zeros(width))
         self.place = nn.Parameter(.02*torch.randn(self.side**2, width))
         layer = nn.TransformerEncoderLayer(width, 4, 4*width, 0., batch_first=True, norm_first=True)
-        self.blocks,self.out = nn.TransformerEncoder(layer, depth, nn.LayerNorm(width), enable_nested_tensor=False),nn.Linear(width, 3*32*32)
+        self.blocks, self.out = nn.TransformerEncoder(
+            layer, depth, nn.LayerNorm(width), enable_nested_tensor=False
+        ), nn.Linear(width, 3 * 32 * 32)
 
     def forward(self,
         x:Tensor,    # (b,3,s,s)
         keep:Tensor, # (b,n) bool, n = (s/32)**2 units row by row, the same number true in each
     )->Tensor:       # (b,n,3072) pixels of every unit
         x = self.colours(x)
-        if self.drops: seen = self.encoder.model.forward_features(x, mask=keep)    # (b,k,c)
+        if self.drops:    # (b,k,c)
+            seen = self.encoder.model.forward_features(x, mask=keep)
         else:
             open_ = keep.view(-1,1,self.side,self.side).to(x.dtype)
-            seen = self.encoder(x*F.interpolate(open_, scale_factor=32.))[-1].flatten(2).transpose(1,2)[keep].view(len(x), -1, self.enter.in_features)
+            seen = (
+                self.encoder(x * F.interpolate(open_, scale_factor=32.0))[-1]
+                .flatten(2)
+                .transpose(1, 2)[keep]
+                .view(len(x), -1, self.enter.in_features)
+            )
         t = self.blank.expand(len(x), self.side**2, -1).clone()
         t[keep] = self.enter(seen).flatten(0,1).to(t.dtype)
         return self.out(self.blocks(t+self.place))
@@ -426,10 +602,12 @@ class MaskedAutoencoder(nn.Module):
 class HiddenLoss:
     "Mean square error on the hidden units, each in its own mean and spread, as He et al. do"
     def __init__(self, hidden:float=.6):
-        if not 0<hidden<1: raise ConfigError(f'hidden={hidden} must be between 0 and 1: the share of the units that is hidden')
+        if not 0<hidden<1:
+            raise ConfigError(f'hidden={hidden} must be between 0 and 1: the share of the units that is hidden')
         self.hidden = hidden
     def __call__(self, net, batch):
-        x = batch['image']; n = (x.shape[-1]//32)**2
+        x = batch['image']
+        n = (x.shape[-1]//32)**2
         order = torch.rand(len(x), n, device=x.device).argsort(1)
         keep = order>=round(n*self.hidden)
         t = rearrange(x, 'b c (i u) (j v) -> b (i j) (u v c)', u=32, v=32)
@@ -442,7 +620,8 @@ def pretrain_encoder(
     out,                            # folder of the run
     cfg:SegmentCfg=None,
     train:TrainCfg=None,
-    start:HieraFPN=None,            # go on from this encoder; None for the preset's published weights, or for none where it has none
+    # go on from this encoder; None for the preset's published weights, or for none where it has none
+    start:HieraFPN=None,
     hidden:float=.6,                # share of the units hidden
     workers:int=0, device=None, command=None, progress=True,
 )->HieraFPN:                        # for `train_segmenter`'s `start`
@@ -451,8 +630,21 @@ def pretrain_encoder(
     train = train or TrainCfg(steps=2000, lr=1e-3, schedule='cosine', weight_decay=.05, ema=(.99,))
     torch.manual_seed(train.seed)
     net = start or HieraFPN(cfg)
-    if net.cfg.size!=cfg.size: raise ConfigError(f'the network to start from is for {net.cfg.size} pixels, and {cfg.size} are asked for')
-    mae = Trainer(MaskedAutoencoder(net), HiddenLoss(hidden), MaskSet(packed, dims, cfg.size, nobody=0, second=0, zoom=(1.,2.5)), train, out, None, None, dict(net=asdict(cfg), photos=len(packed), hidden=hidden), workers, device, command).fit(progress=progress)
+    if net.cfg.size!=cfg.size:
+        raise ConfigError(f'the network to start from is for {net.cfg.size} pixels, and {cfg.size} are asked for')
+    mae = Trainer(
+        MaskedAutoencoder(net),
+        HiddenLoss(hidden),
+        MaskSet(packed, dims, cfg.size, nobody=0, second=0, zoom=(1.0, 2.5)),
+        train,
+        out,
+        None,
+        None,
+        dict(net=asdict(cfg), photos=len(packed), hidden=hidden),
+        workers,
+        device,
+        command,
+    ).fit(progress=progress)
     net.encoder.load_state_dict(mae.encoder.state_dict())
     net.encoder.requires_grad_(not cfg.frozen)
     return net
@@ -462,7 +654,8 @@ def soft_labels(
     teacher,           # a `Segmenter`
     photos,            # anything `load_image` takes
     side:int=224,      # of the squares
-    doubt:float=.15,   # leave a photo out if more than this share of what may be person is neither under 0.2 nor over 0.8
+    # leave a photo out if more than this share of what may be person is neither under 0.2 nor over 0.8
+    doubt:float=.15,
 )->tuple:              # Packed, dims (see `MaskSet`), and the indices of the photos kept
     "Photos marked by a teacher"
     image,mask,dims,kept = [],[],[],[]
@@ -479,8 +672,15 @@ def soft_labels(
         a,m = np.full((side,side,3), 127, np.uint8),np.zeros((side,side), np.uint8)
         a[:h,:w] = np.asarray(img.resize((w,h), Image.LANCZOS))
         m[:h,:w] = (F.interpolate(p, (h,w), mode='bilinear', antialias=True)[0,0]*255).round().byte().numpy()
-        image.append(a); mask.append(m); dims.append((w,h)); kept.append(i)
-    if not kept: raise DataError('no photo was read that the teacher is sure about: look at the photos, choose a better teacher, or allow more doubt')
+        image.append(a)
+        mask.append(m)
+        dims.append((w,h))
+        kept.append(i)
+    if not kept:
+        raise DataError(
+            'no photo was read that the teacher is sure about: look at the photos, choose a better teacher, or allow'
+            ' more doubt'
+        )
     return Packed(np.stack(image), np.stack(mask), np.zeros(len(kept), int)), np.array(dims), kept
 
 # %% ../nbs/04_segment.ipynb #d23ad3ff
@@ -508,7 +708,11 @@ class Person:
         m = self._mask() if callable(self._mask) else self._mask
         if m.numel()<=self.kept: self._mask = m
         return m
-    def __repr__(self): return f'Person({self.box.width:.0f}x{self.box.height:.0f} at {self.box.left:.0f},{self.box.top:.0f}, score {self.score:.2f})'
+    def __repr__(self):
+        return (
+            f'Person({self.box.width:.0f}x{self.box.height:.0f} at {self.box.left:.0f},{self.box.top:.0f}, score'
+            f' {self.score:.2f})'
+        )
 
 # %% ../nbs/04_segment.ipynb #1ef58e31
 @dataclass
@@ -520,12 +724,18 @@ class Segmentation:
     source:str='segmenter'    # or where else the mask is from
     faces:list=None           # of `Face`, where they were looked for to divide people; None where not
     presence:float=None       # how probable it is that anybody is there; None where nobody was asked
-    def __repr__(self): return f'Segmentation({len(self.people)} {"person" if len(self.people)==1 else "people"}, {self.mask.mean().item():.1%} of the photo, from {self.source})'
+    def __repr__(self):
+        return (
+            f'Segmentation({len(self.people)} {"person" if len(self.people)==1 else "people"},'
+            f' {self.mask.mean().item():.1%} of the photo, from {self.source})'
+        )
 
 # %% ../nbs/04_segment.ipynb #2c09b791
 @patch
 def select(self:Segmentation,
-    which='all', # 'all', 'largest', 'left', 'right', 'surest', a number from the left (from 0), a point (x,y), a `Box`, or a list of these
+    # 'all', 'largest', 'left', 'right', 'surest', a number from the left (from 0), a point (x,y), a `Box`, or a list
+    # of these
+    which='all',
 )->Segmentation: # with these people only, in the order of the photo
     "Choose people; a point chooses whoever is there, a box whoever lies mostly inside it"
     check_choice(which)
@@ -543,9 +753,18 @@ def check_choice(w):
         if not w: raise ConfigError("people=[]: name at least one, or say 'all'")
         for o in w: check_choice(o)
         return
-    ok = w in ('all','largest','left','right','surest') if isinstance(w, str) else isinstance(w, Box) or (isinstance(w, (int, np.integer)) and not isinstance(w, bool) and w>=0)
-    if isinstance(w, tuple): ok = len(w)==2 and all(isinstance(o, (int,float,np.number)) and math.isfinite(o) for o in w)
-    if not ok: raise ConfigError(f'people={str(w)[:40]!r}: say all, largest, left, right, surest, a number from the left (from 0), a point (x,y), a Box, or a list [...] of these')
+    ok = (
+        w in ('all', 'largest', 'left', 'right', 'surest')
+        if isinstance(w, str)
+        else isinstance(w, Box) or (isinstance(w, (int, np.integer)) and not isinstance(w, bool) and w >= 0)
+    )
+    if isinstance(w, tuple):
+        ok = len(w)==2 and all(isinstance(o, (int,float,np.number)) and math.isfinite(o) for o in w)
+    if not ok:
+        raise ConfigError(
+            f'people={str(w)[:40]!r}: say all, largest, left, right, surest, a number from the left (from 0), a point'
+            ' (x,y), a Box, or a list [...] of these'
+        )
 
 def choice(word:str): # as typed on a command line -> for `Segmentation.select`
     some = [int(o) if re.fullmatch('-?[0-9]{1,9}', o) else o for o in re.split(r'\s*[,;]\s*', word.strip())]
@@ -554,17 +773,28 @@ def choice(word:str): # as typed on a command line -> for `Segmentation.select`
 def _which(people, w)->list: # indices
     n = len(people)
     if isinstance(w, str):
-        order = dict(all=range(n), left=range(n)[:1], right=range(n)[-1:], largest=sorted(range(n), key=lambda i: -people[i].mask.sum().item())[:1], surest=sorted(range(n), key=lambda i: -people[i].score)[:1])
+        order = dict(
+            all=range(n),
+            left=range(n)[:1],
+            right=range(n)[-1:],
+            largest=sorted(range(n), key=lambda i: -people[i].mask.sum().item())[:1],
+            surest=sorted(range(n), key=lambda i: -people[i].score)[:1],
+        )
         return list(order[w])
     if isinstance(w, (int, np.integer)):
-        if not 0<=w<n: raise ConfigError(f'person {w}: there {"is" if n==1 else "are"} {n or "none"}, counted from the left from 0')
+        if not 0<=w<n:
+            raise ConfigError(
+                f'person {w}: there {"is" if n==1 else "are"} {n or "none"}, counted from the left from 0'
+            )
         return [int(w)]
     if isinstance(w, Box):
-        if not (inside := [i for i,p in enumerate(people) if (o := p.box.intersection(w)) and o.area>p.box.area/2]): raise ConfigError('nobody is mostly inside that box: draw it around a person')
+        if not (inside := [i for i,p in enumerate(people) if (o := p.box.intersection(w)) and o.area>p.box.area/2]):
+            raise ConfigError('nobody is mostly inside that box: draw it around a person')
         return inside
     (x,y),(h,wd) = map(int, w),people[0].mask.shape[2:] if n else (1,1)
     best = max([(p.mask[0,0,y,x].item(), i) for i,p in enumerate(people) if 0<=x<wd and 0<=y<h], default=(0,0))
-    if best[0]<.5: raise ConfigError(f'nobody is at ({x},{y}): click on a person, or leave `people` out for all of them')
+    if best[0]<.5:
+        raise ConfigError(f'nobody is at ({x},{y}): click on a person, or leave `people` out for all of them')
     return [best[1]]
 
 # %% ../nbs/04_segment.ipynb #bb83a0f4
@@ -584,7 +814,8 @@ def separate(
     area,score = ndimage.sum_labels(np.ones_like(p), parts, idx), ndimage.mean(p, parts, idx)
     keep = [i for i in range(n) if area[i]>=min_area*p.size and score[i]>=min_score]
     keep.sort(key=lambda i: ndimage.center_of_mass(parts==i+1)[1])
-    number = np.zeros(n+1, int); number[[i+1 for i in keep]] = np.arange(1, len(keep)+1)
+    number = np.zeros(n+1, int)
+    number[[i+1 for i in keep]] = np.arange(1, len(keep)+1)
     if n>1: parts = parts[tuple(ndimage.distance_transform_edt(parts==0, return_distances=False, return_indices=True))]
     else: parts = np.ones(p.shape, int)
     return number[parts], [float(score[i]) for i in keep]
@@ -594,7 +825,9 @@ def _divide(parts, n, faces, worth):
     "Divide the parts that hold several faces: each pixel goes to the nearest face, and below a face, where its body is, a step counts a third"
     h,w = parts.shape
     yy,xx = np.mgrid[:h,:w]
-    def far(x, y, side): dy = yy-y; return np.hypot(xx-x, np.where(dy>0, dy/3, dy))/side**.5
+    def far(x, y, side):
+        dy = yy-y
+        return np.hypot(xx-x, np.where(dy>0, dy/3, dy))/side**.5
     inside = lambda x, y: parts[min(max(int(y),0),h-1), min(max(int(x),0),w-1)]
     for k in range(1, n+1):
         held = [f for f in faces if inside(*f[:2])==k]
@@ -609,13 +842,19 @@ def _divide(parts, n, faces, worth):
 
 # %% ../nbs/04_segment.ipynb #184b4f49
 def _enlarge(m:Tensor, size)->Tensor: # (1,1,h,w) -> (1,1,H,W) for size (W,H)
-    return m if tuple(m.shape[:1:-1])==tuple(size) else F.interpolate(m, size[::-1], mode='bilinear', align_corners=False)
+    return (
+        m
+        if tuple(m.shape[:1:-1]) == tuple(size)
+        else F.interpolate(m, size[::-1], mode='bilinear', align_corners=False)
+    )
 
 def _people(number, scores, small, full, size): # -> mask of all, list of Person
     "The people of `separate`, with their masks and boxes at the photo's size; `full` is the mask at some size in between"
     (w,h),n = size,len(scores)
     if not n: return torch.zeros(1,1,h,w), []
-    up = lambda t: F.interpolate(torch.from_numpy(t.astype(np.float32))[None,None], full.shape[2:], mode='bilinear', align_corners=False)
+    up = lambda t: F.interpolate(
+        torch.from_numpy(t.astype(np.float32))[None, None], full.shape[2:], mode='bilinear', align_corners=False
+    )
     alone,some = (number==1).all(),full
     if not (number>0).all(): full = full*up(number>0)
     whole,out = _enlarge(full, size),[]
@@ -623,7 +862,12 @@ def _people(number, scores, small, full, size): # -> mask of all, list of Person
         mine = (small>.25)&(number==i) # a soft edge belongs to the person
         if not mine.any(): mine = (small>0)&(number==i)
         b,(sy,sx) = mask_box(mine),(h/mine.shape[0], w/mine.shape[1])
-        box = Box(max(0., (b.left-.5)*sx), max(0., (b.top-.5)*sy), min(float(w), (b.right+.5)*sx), min(float(h), (b.bottom+.5)*sy))
+        box = Box(
+            max(0.0, (b.left - 0.5) * sx),
+            max(0.0, (b.top - 0.5) * sy),
+            min(float(w), (b.right + 0.5) * sx),
+            min(float(h), (b.bottom + 0.5) * sy),
+        )
         out.append(Person(box, scores[i-1], whole if alone else (lambda i=i: _enlarge(some*up(number==i), size))))
     return whole, out
 
@@ -636,14 +880,26 @@ class Segmenter:
         dtype:str='auto',   # see `precision`
         threshold:float=.5, min_area:float=.003, min_score:float=.6, # see `separate`
         contrast:float=3.,  # slope of the mask around the threshold; 1 leaves the probabilities as they are
-        somebody:float=.3,  # nobody is there if that is less probable; below a half, since the mask must agree as well; 0 to ask the mask alone
+        # nobody is there if that is less probable; below a half, since the mask must agree as well; 0 to ask the mask
+        # alone
+        somebody:float=.3,
         flip:bool=False,    # look at the mirrored photo as well: twice the time, a little better
-        split=True,         # divide people who touch by their faces; a function (image) -> list of `Face` will do as well
+        # divide people who touch by their faces; a function (image) -> list of `Face` will do as well
+        split=True,
     ):
-        if not all(isinstance(o, (int,float)) and 0<=o<=1 for o in (threshold, min_area, min_score, somebody)): raise ConfigError('threshold, min_area, min_score and somebody are numbers from 0 to 1')
+        if not all(isinstance(o, (int,float)) and 0<=o<=1 for o in (threshold, min_area, min_score, somebody)):
+            raise ConfigError('threshold, min_area, min_score and somebody are numbers from 0 to 1')
         self.device,self.dtype = torch.device(pick_device(device or 'cpu')),dtype
         self.net = net.eval().to(self.device, memory_format=torch.channels_last)
-        self.threshold,self.min_area,self.min_score,self.contrast,self.somebody,self.flip,self.split = threshold,min_area,min_score,contrast,somebody,flip,split
+        self.threshold, self.min_area, self.min_score, self.contrast, self.somebody, self.flip, self.split = (
+            threshold,
+            min_area,
+            min_score,
+            contrast,
+            somebody,
+            flip,
+            split,
+        )
 
     @classmethod
     def from_pretrained(cls,
@@ -677,19 +933,22 @@ class Segmenter:
     @in_float32
     def __call__(self,
         photo,    # anything `load_image` takes
-        mask=None,# a mask of one's own (anything `load_mask` takes) or a cut-out on a transparent ground, instead of looking
+        # a mask of one's own (anything `load_mask` takes) or a cut-out on a transparent ground, instead of looking
+        mask=None,
     )->Segmentation:
         img = load_image(photo)
         if mask is not None: return from_mask(load_mask(mask, img.size))
         return self.finish(img, *self.look(img))
 
-    def look(self, img:Image.Image): # -> (1,3,h,w) as the network sees it, probabilities (1,1,h',w') of the photo's part of it, maps
+    # -> (1,3,h,w) as the network sees it, probabilities (1,1,h',w') of the photo's part of it, maps
+    def look(self, img:Image.Image):
         "One look at a photo, and one at its mirror image if `flip`"
         x,(w,h) = self.prepare(img)
         p,maps = self.forward(x)
         p = p[...,:h,:w]
         if self.flip:
-            y = torch.zeros_like(x); y[...,:h,:w] = x[...,:h,:w].flip(3)
+            y = torch.zeros_like(x)
+            y[...,:h,:w] = x[...,:h,:w].flip(3)
             p = (p+self.forward(y)[0][...,:h,:w].flip(3))/2
         return x, p, maps
 
@@ -697,23 +956,32 @@ class Segmenter:
 DETAIL = 1600 # the longest side at which edges are refined
 
 @patch
-def finish(self:Segmenter, img, x, p, maps, timings:dict=None)->Segmentation: # `timings` gets the seconds spent looking for faces
+# `timings` gets the seconds spent looking for faces
+def finish(self:Segmenter, img, x, p, maps, timings:dict=None)->Segmentation:
     "From probabilities at the network's size to people at the photo's size"
     h,w = p.shape[2:]
     there = self.presence(maps)
     number,scores = separate(p[0,0].numpy(), self.threshold, self.min_area, self.min_score)
-    if not scores or (there is not None and there<self.somebody): return Segmentation(torch.zeros(1,1,*img.size[::-1]), [], maps, presence=there)
+    if not scores or (there is not None and there<self.somebody):
+        return Segmentation(torch.zeros(1,1,*img.size[::-1]), [], maps, presence=there)
     t = time.perf_counter()
     seen = self._faces(img, number*(p[0,0].numpy()>self.threshold), w) if self.split else None
     if timings is not None: timings['faces'] = time.perf_counter()-t
     if seen and len(seen)>1:
         k = w/img.width
-        number,scores = separate(p[0,0].numpy(), self.threshold, self.min_area, self.min_score, [(*(o*k for o in f.box.center), f.box.width*k) for f in seen])
+        number, scores = separate(
+            p[0, 0].numpy(),
+            self.threshold,
+            self.min_area,
+            self.min_score,
+            [(*(o * k for o in f.box.center), f.box.width * k) for f in seen],
+        )
     grey = lambda t: (t*torch.tensor([.299,.587,.114]).view(1,3,1,1)).sum(1, keepdim=True)
     k = min(1, DETAIL/max(img.size))
     near = img if k==1 else img.resize(tuple(max(1, round(o*k)) for o in img.size), Image.BILINEAR, reducing_gap=1.)
     full = torch.from_numpy(np.array(near.convert('L')))[None,None].float().div_(255)
-    sure = ((p-self.threshold)*self.contrast+.5).clamp(0,1) # an unsure network gives pale masks; a half-replaced person helps nobody
+    # an unsure network gives pale masks; a half-replaced person helps nobody
+    sure = ((p-self.threshold)*self.contrast+.5).clamp(0,1)
     mask = refine(sure, grey(x[...,:h,:w].cpu())/2+.5, full)
     return Segmentation(*_people(number, scores, p[0,0].numpy(), mask, img.size), maps, faces=seen, presence=there)
 
@@ -788,7 +1056,15 @@ def evaluate_photos(
     for p in photos:
         true,img = torch.from_numpy(photo_mask(p)>0)[None,None],p.load()
         found = segmenter(img)
-        rows.append(dict(name=p.path.name, source=p.path.name.split('_')[0], share=true.float().mean().item(), people=len(found.people), **mask_scores(found.mask>.5, true)))
+        rows.append(
+            dict(
+                name=p.path.name,
+                source=p.path.name.split('_')[0],
+                share=true.float().mean().item(),
+                people=len(found.people),
+                **mask_scores(found.mask > 0.5, true)
+            )
+        )
     return rows
 
 # %% ../nbs/04_segment.ipynb #d5955f99
@@ -798,16 +1074,22 @@ def calibrate(
     prior:float=1e-2, # keeps the slope finite where both are perfectly apart
 )->tuple:     # slope and shift: sigmoid(slope*logit+shift) is a probability, with people as likely as none
     "Fit a logistic curve, both kinds counting alike (Newton's method)"
-    x = np.concatenate([somebody, nobody]).astype(float); y = np.r_[np.ones(len(somebody)), np.zeros(len(nobody))]
-    if not len(somebody) or not len(nobody) or not np.isfinite(x).all(): raise DataError('calibration wants finite logits of photos with people and of photos without')
-    wt = np.where(y>0, .5/len(somebody), .5/len(nobody)); A,t = np.stack([x, np.ones_like(x)], 1),np.zeros(2)
+    x = np.concatenate([somebody, nobody]).astype(float)
+    y = np.r_[np.ones(len(somebody)), np.zeros(len(nobody))]
+    if not len(somebody) or not len(nobody) or not np.isfinite(x).all():
+        raise DataError('calibration wants finite logits of photos with people and of photos without')
+    wt = np.where(y>0, .5/len(somebody), .5/len(nobody))
+    A,t = np.stack([x, np.ones_like(x)], 1),np.zeros(2)
     for _ in range(100):
         p = 1/(1+np.exp(-np.clip(A@t, -50, 50)))
         H = (A*(wt*p*(1-p))[:,None]).T@A+prior*np.diag([1,1e-3])
         step = np.linalg.solve(H, A.T@(wt*(p-y))+prior*np.array([1,1e-3])*t)
         t -= step*min(1, 2/max(1e-12, np.abs(step).max()))
         if np.abs(step).max()<1e-9: break
-    if not np.isfinite(t).all() or t[0]<=0: raise DataError('these answers do not tell photos with people from photos without: train longer before calibrating')
+    if not np.isfinite(t).all() or t[0]<=0:
+        raise DataError(
+            'these answers do not tell photos with people from photos without: train longer before calibrating'
+        )
     return float(t[0]), float(t[1])
 
 # %% ../nbs/04_segment.ipynb #da7bb537
@@ -819,14 +1101,27 @@ def overlay(
     "The photo with each person in a colour, and their number from the left"
     from matplotlib import colormaps
     img = load_image(photo)
-    if tuple(found.mask.shape[:1:-1])!=img.size: raise ImageError(f'the people were found in a photo of {found.mask.shape[3]}x{found.mask.shape[2]} pixels, and this one has {img.width}x{img.height}')
+    if tuple(found.mask.shape[:1:-1])!=img.size:
+        raise ImageError(
+            f'the people were found in a photo of {found.mask.shape[3]}x{found.mask.shape[2]} pixels, and this one'
+            f' has {img.width}x{img.height}'
+        )
     a = np.asarray(img).astype(np.float32)
     for i,p in enumerate(found.people):
         m = p.mask[0,0,...,None].numpy()*strength
         a = a*(1-m)+m*255*np.array(colormaps['tab10'](i%10)[:3])
-    out = Image.fromarray(a.round().astype(np.uint8)); draw,size = ImageDraw.Draw(out),max(10, min(img.size)//16)
+    out = Image.fromarray(a.round().astype(np.uint8))
+    draw,size = ImageDraw.Draw(out),max(10, min(img.size)//16)
     for i,p in enumerate(found.people):
-        draw.text(((p.box.left+p.box.right)/2, (p.box.top+p.box.bottom)/2), str(i), 'white', ImageFont.load_default(size), 'mm', stroke_width=max(1, size//12), stroke_fill='black')
+        draw.text(
+            ((p.box.left + p.box.right) / 2, (p.box.top + p.box.bottom) / 2),
+            str(i),
+            'white',
+            ImageFont.load_default(size),
+            'mm',
+            stroke_width=max(1, size // 12),
+            stroke_fill='black',
+        )
     return out
 
 # %% ../nbs/04_segment.ipynb #6672eb68
@@ -835,7 +1130,8 @@ def trim_box(
     margin:float=0., # as a share of the box's longer side
 )->tuple:            # left, top, right, bottom in whole pixels inside the photo
     "The tightest box around all that is a little in the mask, and some room"
-    if not (isinstance(margin, (int,float)) and 0<=margin<=10): raise ConfigError(f'margin={margin!r}: a share of the longer side, 0 for none')
+    if not (isinstance(margin, (int,float)) and 0<=margin<=10):
+        raise ConfigError(f'margin={margin!r}: a share of the longer side, 0 for none')
     h,w = mask.shape[2:]
     box = mask_box(mask[0,0].numpy()>.02)                                    # the soft edge belongs to it
     if box is None: raise ImageError('there is nothing in the mask to trim to')
@@ -846,26 +1142,41 @@ def trim_box(
 def cutout(
     photo,
     mask:Tensor,      # (1,1,h,w)
-    margin:float=None,# None: the photo's size; else trimmed to the mask, and this much more on each side, as a share of the box's longer side
+    # None: the photo's size; else trimmed to the mask, and this much more on each side, as a share of the box's
+    # longer side
+    margin:float=None,
 )->Image.Image:       # RGBA
     "What is in the mask, on a transparent ground"
     img = load_image(photo).copy()
-    if tuple(mask.shape[:1:-1])!=img.size: raise ImageError(f'the mask has {mask.shape[3]}x{mask.shape[2]} pixels, and the photo {img.width}x{img.height}')
+    if tuple(mask.shape[:1:-1])!=img.size:
+        raise ImageError(f'the mask has {mask.shape[3]}x{mask.shape[2]} pixels, and the photo {img.width}x{img.height}')
     img.putalpha(mask_to_pil(mask))
     if margin is not None: img = img.crop(trim_box(mask, margin))
-    was = note_of(photo)                                                     # of a picture that is synthetic, so is the cut-out
+    # of a picture that is synthetic, so is the cut-out
+    was = note_of(photo)
     return noted(img, {**was, 'cutout': True}, was.get('kind', 'composite')) if was else noted(img, {}, 'cutout')
 
 # %% ../nbs/04_segment.ipynb #ed1fff2f
-def coco_entries(found:Segmentation, image_id:int=1, first:int=1)->list: # a dict for each person with a pixel to their name
+# a dict for each person with a pixel to their name
+def coco_entries(found:Segmentation, image_id:int=1, first:int=1)->list:
     "People found in one photo, as COCO annotations"
     from pycocotools import mask as coco
     out,(h,w) = [],found.mask.shape[2:]
     for p in found.people:
         r = coco.encode(np.asfortranarray((p.mask[0,0]>.5).numpy().astype(np.uint8)))
         if not coco.area(r): continue
-        out.append(dict(id=first+len(out), image_id=image_id, category_id=1, iscrowd=0, score=round(p.score, 4), area=int(coco.area(r)),
-                        bbox=[round(float(o), 2) for o in coco.toBbox(r)], segmentation=dict(size=[h,w], counts=r['counts'].decode())))
+        out.append(
+            dict(
+                id=first + len(out),
+                image_id=image_id,
+                category_id=1,
+                iscrowd=0,
+                score=round(p.score, 4),
+                area=int(coco.area(r)),
+                bbox=[round(float(o), 2) for o in coco.toBbox(r)],
+                segmentation=dict(size=[h, w], counts=r['counts'].decode()),
+            )
+        )
     return out
 
 # %% ../nbs/04_segment.ipynb #2ddbdefd
@@ -903,30 +1214,48 @@ def _ours(path)->bool: # whether a COCO file is of an earlier call
     except (MessiError, KeyError, TypeError): return False
 
 def _written(out, coco)->set: # paths that an earlier call wrote
-    try: return {(out/o).resolve() for i in json.loads(regular_file(out/coco).read_bytes())['images'] for o in i['files']}
+    try:
+        return {
+            (out / o).resolve()
+            for i in json.loads(regular_file(out / coco).read_bytes())['images']
+            for o in i['files']
+        }
     except (MessiError, OSError, ValueError, KeyError, TypeError): return set()
 
 def _plan(photos, out, coco)->list: # (path, name of its outputs)
     plan,used,earlier = [],set(),_written(out, coco) if coco else set()
     for path in (p for p in photos if p.resolve() not in earlier):
         i,stem = 1,short_name(path.stem)
-        while (name := f'{stem}{f"_{i}" if i>1 else ""}').casefold() in used: i += 1 # two folders may hold the same name
-        used.add(name.casefold()); plan.append((path, name))
+        while (name := f'{stem}{f"_{i}" if i>1 else ""}').casefold() in used: # two folders may hold the same name
+            i += 1
+        used.add(name.casefold())
+        plan.append((path, name))
     mine = {p.resolve() for p,_ in plan}
     for _,name in plan:
-        taken = {p for p in mine if p.parent==out.resolve() and re.fullmatch(re.escape(name)+r'_(sheet|person[0-9]+)\.png', p.name)}
+        taken = {
+            p
+            for p in mine
+            if p.parent == out.resolve() and re.fullmatch(re.escape(name) + r'_(sheet|person[0-9]+)\.png', p.name)
+        }
         for file in (*(out/f'{name}_{o}.png' for o in ('mask','cutout','overlay')), *sorted(taken)):
-            if file.resolve() not in mine: check_free(file, file.resolve() in earlier)
-            elif file.exists(): raise ConfigError(f'{file} is one of the photos, and would be lost: choose another folder with --out')
+            if file.resolve() not in mine:
+                check_free(file, file.resolve() in earlier)
+            elif file.exists():
+                raise ConfigError(f'{file} is one of the photos, and would be lost: choose another folder with --out')
     return plan
 
 # %% ../nbs/04_segment.ipynb #c87d689e
-def _trimmed(img, found, out, name, height, margin)->list: # files: each person alone, from the left, and all on one sheet
+# files: each person alone, from the left, and all on one sheet
+def _trimmed(img, found, out, name, height, margin)->list:
     people = [p for p in found.people if (p.mask>.5).any()]
     cuts = [cutout(img, p.mask, margin) for p in people]
     if height: cuts = [o.resize((max(1, round(o.width*height/o.height)), height), Image.LANCZOS) for o in cuts]
     files = [save_image(o, out/f'{name}_person{i}.png', kind='person') for i,o in enumerate(cuts)]
-    return files+[save_image(people_sheet(img, found, height, margin), out/f'{name}_sheet.png', kind='sheet')] if len(files)>1 else files
+    return (
+        files + [save_image(people_sheet(img, found, height, margin), out / f'{name}_sheet.png', kind='sheet')]
+        if len(files) > 1
+        else files
+    )
 
 # %% ../nbs/04_segment.ipynb #4a09fca3
 def segment_many(
@@ -949,15 +1278,41 @@ def segment_many(
             img = load_image(path)
             found = find(img)
             if found.people: found = found.select(people)
-            files = [save_image(f(), out/f'{name}_{what}.png', kind=what) for on,what,f in ((mask, 'mask', lambda: mask_to_pil(found.mask)), (cutouts, 'cutout', lambda: cutout(img, found.mask)), (overlays, 'overlay', lambda: overlay(img, found))) if on]
+            files = [
+                save_image(f(), out / f'{name}_{what}.png', kind=what)
+                for on, what, f in (
+                    (mask, 'mask', lambda: mask_to_pil(found.mask)),
+                    (cutouts, 'cutout', lambda: cutout(img, found.mask)),
+                    (overlays, 'overlay', lambda: overlay(img, found)),
+                )
+                if on
+            ]
             if crop: files += _trimmed(img, found, out, name, height, margin)
         except WeightsError: raise
-        except Exception as e: yield path, e if isinstance(e, MessiError) else ImageError(f'{path}: {type(e).__name__}: {e}'), []
+        except Exception as e:
+            yield path, e if isinstance(e, MessiError) else ImageError(f'{path}: {type(e).__name__}: {e}'), []
         else:
-            images.append(dict(id=len(images)+1, file_name=path.as_posix(), width=img.width, height=img.height, files=[o.name for o in files]))
+            images.append(
+                dict(
+                    id=len(images) + 1,
+                    file_name=path.as_posix(),
+                    width=img.width,
+                    height=img.height,
+                    files=[o.name for o in files],
+                )
+            )
             if coco: annotations += coco_entries(found, len(images), len(annotations)+1)
             yield path, found, files
-    if coco and images: write_json(out/coco, dict(info=dict(description=_about), images=images, annotations=annotations, categories=[dict(id=1, name='person', supercategory='person')]))
+    if coco and images:
+        write_json(
+            out / coco,
+            dict(
+                info=dict(description=_about),
+                images=images,
+                annotations=annotations,
+                categories=[dict(id=1, name='person', supercategory='person')],
+            ),
+        )
 
 # %% ../nbs/04_segment.ipynb #0919d4ee
 def messi_segment(
@@ -979,11 +1334,21 @@ def messi_segment(
     photos,bad = [],0
     for p in paths:
         try: photos += list_images(p, leave_out=made_here) if user_path(p).is_dir() else [user_path(p)]
-        except MessiError as e: bad += 1; say(f'{p}: not done. {e}', file=sys.stderr)
+        except MessiError as e:
+            bad += 1
+            say(f'{p}: not done. {e}', file=sys.stderr)
     find = Segmenter.from_pretrained(segmenter, pick_device(device), flip=flip)
-    for path,found,files in segment_many(photos, out, find, not no_mask, cutouts, overlays, crop, height or None, margin, choice(people), coco):
-        if isinstance(found, MessiError): bad += 1; say(f'{path}: not done. {found}', file=sys.stderr)
-        else: say(f'{path}: {len(found.people) or "no"} {"person" if len(found.people)==1 else "people"}, {found.mask.mean().item():.1%} of the photo{" -> " if files else ""}{", ".join(map(str, files))}')
+    for path, found, files in segment_many(
+        photos, out, find, not no_mask, cutouts, overlays, crop, height or None, margin, choice(people), coco
+    ):
+        if isinstance(found, MessiError):
+            bad += 1
+            say(f'{path}: not done. {found}', file=sys.stderr)
+        else:
+            say(
+                f'{path}: {len(found.people) or "no"} {"person" if len(found.people)==1 else "people"},'
+                f' {found.mask.mean().item():.1%} of the photo{" -> " if files else ""}{", ".join(map(str, files))}'
+            )
     if bad: print(f'{bad} not done, {len(photos)} looked at', file=sys.stderr)
     return int(bad>0)
 

@@ -18,8 +18,30 @@ from pathlib import Path
 import torch
 from PIL import Image
 from . import __version__
-from .images import (Box, MessiError, ImageError, ConfigError, WeightsError, load_image, load_mask, load_photo, mask_to_pil,
-                                   command, home_folder, is_raw, note_of, open_picture, raster, _most, _plugin, _plugins, _quiet, _save_options, _why_not, _words)
+from messi_anything.images import (
+    Box,
+    MessiError,
+    ImageError,
+    ConfigError,
+    WeightsError,
+    load_image,
+    load_mask,
+    load_photo,
+    mask_to_pil,
+    command,
+    home_folder,
+    is_raw,
+    note_of,
+    open_picture,
+    raster,
+    _most,
+    _plugin,
+    _plugins,
+    _quiet,
+    _save_options,
+    _why_not,
+    _words,
+)
 from .training import pick_device
 from .segment import check_choice, choice, coco_entries, from_mask
 from .pipeline import DEFAULT_MODE, MODES, ReplaceCfg, inpainter, load_segmenter, replace
@@ -29,8 +51,13 @@ from .webpage import web_page
 # %% ../nbs/11a_serve.ipynb #7f8594bb
 def need_serve():
     "A `ConfigError` where what the service stands on is not installed"
-    try: import fastapi, uvicorn, python_multipart
-    except ImportError as e: raise ConfigError(f'messi_serve needs {e.name or "packages"} that came without the plain install: pip install "messi-anything[serve]"') from None
+    try:
+        import fastapi, uvicorn, python_multipart
+    except ImportError as e:
+        raise ConfigError(
+            f'messi_serve needs {e.name or "packages"} that came without the plain install: pip install'
+            ' "messi-anything[serve]"'
+        ) from None
 
 # %% ../nbs/11a_serve.ipynb #0bc2b7e8
 @dataclass(frozen=True)
@@ -43,22 +70,41 @@ class ServeCfg:
     max_people:int=32          # separate parts of a mask
     timeout:float=300.         # seconds, waiting and painting
     read_timeout:float=60.     # seconds in which an upload must have arrived
-    idle_timeout:float=10.     # seconds without a byte after which an upload, or a client that reads its answer, is given up
+    # seconds without a byte after which an upload, or a client that reads its answer, is given up
+    idle_timeout:float=10.
     header_timeout:float=10.   # seconds in which a connection must have asked for something
     token:str=field(default='', repr=False) # who does not send it is refused; '' for nobody
-    cors:tuple=()              # origins ('https://example.org') whose pages may use the service from their visitors' browsers
+    # origins ('https://example.org') whose pages may use the service from their visitors' browsers
+    cors:tuple=()
     hosts:tuple=()             # names under which others reach it, such as a proxy's
     root_path:str=''           # the prefix that a proxy puts before all addresses
 
     def __post_init__(self):
         least = dict(queue=1, max_pixels=1, max_variants=1, max_people=1)
-        bad = [f'{k}={getattr(self, k)!r}' for k,v in least.items() if type(getattr(self, k)) is not int or getattr(self, k)<v]
-        bad += [f'{k}={getattr(self, k)!r}' for k in ('max_mb','timeout','read_timeout','idle_timeout','header_timeout') if not 0<getattr(self, k)<math.inf]
-        if bad: raise ConfigError(f'a service cannot have {", ".join(bad)}: give numbers above 0, and whole ones for counts')
-        if self.root_path and not re.fullmatch(r'(/[\w.~@%-]+)+', self.root_path, re.A): raise ConfigError(f'root_path={self.root_path!r}: give the prefix with a slash before it and none after it, such as /messi')
+        bad = [
+            f'{k}={getattr(self, k)!r}'
+            for k, v in least.items()
+            if type(getattr(self, k)) is not int or getattr(self, k) < v
+        ]
+        bad += [
+            f'{k}={getattr(self, k)!r}'
+            for k in ('max_mb', 'timeout', 'read_timeout', 'idle_timeout', 'header_timeout')
+            if not 0 < getattr(self, k) < math.inf
+        ]
+        if bad:
+            raise ConfigError(
+                f'a service cannot have {", ".join(bad)}: give numbers above 0, and whole ones for counts'
+            )
+        if self.root_path and not re.fullmatch(r'(/[\w.~@%-]+)+', self.root_path, re.A):
+            raise ConfigError(
+                f'root_path={self.root_path!r}: give the prefix with a slash before it and none after it, such as'
+                ' /messi'
+            )
         for k in ('cors','hosts'):
-            if isinstance(getattr(self, k), str) or not all(isinstance(o, str) for o in getattr(self, k)): raise ConfigError(f'{k}={getattr(self, k)!r}: give a tuple of texts')
-        if bad := [o for o in self.hosts if not re.fullmatch(r'[a-z0-9.-]{1,253}|\[[0-9a-f:.]+\]', o, re.A|re.I)]: raise ConfigError(f'hosts={bad[0][:80]!r}: give names without address and port, such as example.org')
+            if isinstance(getattr(self, k), str) or not all(isinstance(o, str) for o in getattr(self, k)):
+                raise ConfigError(f'{k}={getattr(self, k)!r}: give a tuple of texts')
+        if bad := [o for o in self.hosts if not re.fullmatch(r'[a-z0-9.-]{1,253}|\[[0-9a-f:.]+\]', o, re.A|re.I)]:
+            raise ConfigError(f'hosts={bad[0][:80]!r}: give names without address and port, such as example.org')
         if '*' in self.cors: raise ConfigError('cors=*: name the origins, such as https://example.org')
 
 # %% ../nbs/11a_serve.ipynb #3d03a575
@@ -72,7 +118,8 @@ class Refusal(Exception):
 _number = r'[0-9]{1,6}(\.[0-9]{1,3})?'
 
 def read_people(
-    text:str, # 'all', 'largest', ..., '0' (from the left), 'x,y', 'left,top,right,bottom', or several with ';' between them
+    # 'all', 'largest', ..., '0' (from the left), 'x,y', 'left,top,right,bottom', or several with ';' between them
+    text:str,
 ):            # for `Segmentation.select`
     "Whom, as a form field"
     def one(t):
@@ -80,8 +127,13 @@ def read_people(
         if len(p)==2: return tuple(p)
         if len(p)==4 and p[0]<p[2] and p[1]<p[3]: return Box(*p)
         out = choice(t) if len(t)<8 and ',' not in t else t
-        try: check_choice(out)
-        except ConfigError: raise ConfigError(f'people={t[:40]!r}: say all, largest, left, right, surest, a number from the left (from 0), a point x,y, a box left,top,right,bottom, or several of these with ; between them') from None
+        try:
+            check_choice(out)
+        except ConfigError:
+            raise ConfigError(
+                f'people={t[:40]!r}: say all, largest, left, right, surest, a number from the left (from 0), a point'
+                ' x,y, a box left,top,right,bottom, or several of these with ; between them'
+            ) from None
         return out
     some = [one(t.strip()) for t in text.split(';')]
     return some[0] if len(some)==1 else some
@@ -124,7 +176,8 @@ class Wish:
         kind = said.pop('format', '').lower().replace('jpg', 'jpeg')
         if kind not in ('', *ANSWERS): raise ConfigError(f'format={kind[:40]!r}: choose one of {", ".join(ANSWERS)}')
         quality = said.pop('quality', '92')
-        if not re.fullmatch('[1-9][0-9]?|100', quality, re.A): raise ConfigError(f'quality={quality[:40]!r}: give a whole number from 1 to 100')
+        if not re.fullmatch('[1-9][0-9]?|100', quality, re.A):
+            raise ConfigError(f'quality={quality[:40]!r}: give a whole number from 1 to 100')
         said = {k: read_option(k, v) for k,v in said.items()}
         if 'n' in said and not 1<=said['n']<=cfg.max_variants:
             raise ConfigError(f'n={said["n"]}: give a number of variants from 1 to {cfg.max_variants}')
@@ -143,20 +196,28 @@ def check_picture(
     if not data: raise ImageError(f'{name} is empty (0 bytes)')
     try:
         with _quiet, open_picture(io.BytesIO(data), FORMATS) as im: w,h = im.size
-    except Image.DecompressionBombError: raise ImageError(f'{name} has far more pixels than the {cfg.max_pixels:,} that a request may have: scale it down first') from None
+    except Image.DecompressionBombError:
+        raise ImageError(
+            f'{name} has far more pixels than the {cfg.max_pixels:,} that a request may have: scale it down first'
+        ) from None
     except Exception:
         raw = is_raw(io.BytesIO(data))
         raise ImageError(f'{name} {_words["raw"] if raw else _why_not(bytes(data[:512]))}') from None
     if w*h*n>cfg.max_pixels:
         many = f', {n} times,' if n>1 else ''
-        raise ImageError(f'{name}: {w}x{h} pixels{many} are more than the {cfg.max_pixels:,} that a request may have: scale it down first'+(', or ask for fewer variants' if n>1 else ''))
+        raise ImageError(
+            f'{name}: {w}x{h} pixels{many} are more than the {cfg.max_pixels:,} that a request may have: scale it'
+            ' down first'
+            + (', or ask for fewer variants' if n > 1 else '')
+        )
 
 # %% ../nbs/11a_serve.ipynb #c8d05e3c
 FILES = ('photo','mask','figure') # fields that hold a picture
 
 class Form:
     "The parts of a multipart form, collected as the parser comes upon them"
-    def __init__(self, allowed): self.allowed,self.parts,self.whole,self.name,self.header,self.bad = allowed,{},False,'','',''
+    def __init__(self, allowed):
+        self.allowed,self.parts,self.whole,self.name,self.header,self.bad = allowed,{},False,'','',''
 
     def callbacks(self)->dict: # for the parser
         from python_multipart.multipart import parse_options_header
@@ -168,19 +229,30 @@ class Form:
             self.header,self.value = b'',b''
         def start():
             self.name = parse_options_header(self.about)[1].get(b'name', b'').decode('utf-8', 'replace')
-            if self.name not in self.allowed: self.bad = f'{self.name[:40]!r} is no field of this form: they are {", ".join(self.allowed)}'
+            if self.name not in self.allowed:
+                self.bad = f'{self.name[:40]!r} is no field of this form: they are {", ".join(self.allowed)}'
             elif self.name in self.parts: self.bad = f'{self.name} is given twice'
             self.parts[self.name if not self.bad else ''] = bytearray()
         def data(d, a, b):
             if self.bad: return
-            part = self.parts[self.name]; part += d[a:b]
+            part = self.parts[self.name]
+            part += d[a:b]
             if self.name not in FILES and len(part)>1000: self.bad = f'{self.name} is longer than 1000 letters'
         def done(): self.whole = True
-        return dict(on_part_begin=begin, on_header_field=field, on_header_value=value, on_header_end=end, on_headers_finished=start, on_part_data=data, on_end=done)
+        return dict(
+            on_part_begin=begin,
+            on_header_field=field,
+            on_header_value=value,
+            on_header_end=end,
+            on_headers_finished=start,
+            on_part_data=data,
+            on_end=done,
+        )
 
     def split(self): # -> {'photo': bytes, 'mask': bytes}, {option: text}
         if self.bad: raise ConfigError(self.bad)
-        if not self.parts.get('photo'): raise ConfigError('the photo is missing: send it as the field "photo" of a multipart form')
+        if not self.parts.get('photo'):
+            raise ConfigError('the photo is missing: send it as the field "photo" of a multipart form')
         try: text = {k: v.decode() for k,v in self.parts.items() if k not in FILES}
         except UnicodeDecodeError: raise ConfigError('the fields of the form must be UTF-8') from None
         return {k: self.parts[k] for k in FILES if self.parts.get(k)}, text
@@ -198,8 +270,14 @@ async def read_form(
     from python_multipart.multipart import MultipartParser, parse_options_header
     kind,more = parse_options_header(request.headers.get('content-type', ''))
     most,n,form = int(cfg.max_mb*2**20),0,Form(allowed)
-    def too_large(): raise Refusal(413, f'the upload is larger than the {cfg.max_mb:g} MB that are allowed: scale the photo down, or save it as JPEG')
-    if kind!=b'multipart/form-data' or not more.get(b'boundary'): raise Refusal(415, 'send a multipart form with the photo in its field "photo", as `curl -F photo=@FILE` does')
+    def too_large():
+        raise Refusal(
+            413,
+            f'the upload is larger than the {cfg.max_mb:g} MB that are allowed: scale the photo down, or save it as'
+            ' JPEG',
+        )
+    if kind!=b'multipart/form-data' or not more.get(b'boundary'):
+        raise Refusal(415, 'send a multipart form with the photo in its field "photo", as `curl -F photo=@FILE` does')
     if int(request.headers.get('content-length') or 0)>most: too_large()
     try:
         parser = MultipartParser(more[b'boundary'], form.callbacks())
@@ -225,7 +303,9 @@ async def drain(request, most:int, seconds:float=2.):
     if request.method!='POST' or state=='all' or (not state and 'expect' in request.headers): return
     async def rest():
         n,m = 0,dict(more_body=True)
-        while n<most and m.get('more_body'): m = await request.receive(); n += len(m.get('body', b''))
+        while n<most and m.get('more_body'):
+            m = await request.receive()
+            n += len(m.get('body', b''))
     with suppress(asyncio.TimeoutError): await asyncio.wait_for(rest(), seconds)
 
 # %% ../nbs/11a_serve.ipynb #f9ba7f1b
@@ -256,7 +336,11 @@ class Desk:
 
     def busy(self)->Refusal:
         wait = min(600, max(1, math.ceil(self.mean*self.here/len(self.devices))))
-        return Refusal(429, f'{self.here} requests are being worked on or wait, and there is no room for more: try again in {wait} s', Retry_After=wait)
+        return Refusal(
+            429,
+            f'{self.here} requests are being worked on or wait, and there is no room for more: try again in {wait} s',
+            Retry_After=wait,
+        )
 
     async def upload(self,
         reading,       # count -> a coroutine that reads a form
@@ -271,10 +355,16 @@ class Desk:
         mine = Upload()
         mine.task = asyncio.ensure_future(reading(mine.count))
         self.uploads.append(mine)
-        try: return await asyncio.wait_for(mine.task, seconds)
+        try:
+            return await asyncio.wait_for(mine.task, seconds)
         except asyncio.CancelledError:
             if not mine.out: raise
-            raise Refusal(429, 'others wait, and this upload was the slowest: try again later', Retry_After=10, Connection='close') from None
+            raise Refusal(
+                429,
+                'others wait, and this upload was the slowest: try again later',
+                Retry_After=10,
+                Connection='close',
+            ) from None
         finally: self.uploads.remove(mine)
 
     @contextmanager
@@ -312,7 +402,12 @@ async def while_there(
         await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         if tasks[0].done(): return tasks[0].result()
         if tasks[1].done(): return None
-        raise Refusal(503, f'not done within {seconds:g} seconds: try again later, with a smaller photo, or with fewer people or variants', Retry_After=math.ceil(seconds))
+        raise Refusal(
+            503,
+            f'not done within {seconds:g} seconds: try again later, with a smaller photo, or with fewer people or'
+            ' variants',
+            Retry_After=math.ceil(seconds),
+        )
     finally:
         for o in tasks: o.cancel()
 
@@ -325,7 +420,10 @@ def picture_bytes(
 )->bytes:
     "A picture as a file, in memory; a JPEG is flattened on white"
     f,fmt = io.BytesIO(),kind.upper()
-    if max(img.size)>_most[fmt]: raise ImageError(f'{img.width}x{img.height} is too much for {kind}, at most {_most[fmt]} a side: ask for format=png')
+    if max(img.size)>_most[fmt]:
+        raise ImageError(
+            f'{img.width}x{img.height} is too much for {kind}, at most {_most[fmt]} a side: ask for format=png'
+        )
     meta = note_of(img) if meta is None else meta
     if fmt=='JPEG' and img.mode not in ('RGB', 'L'): img = load_image(img)
     if fmt=='WEBP' and img.mode=='L': img = img.convert('RGB')
@@ -350,7 +448,10 @@ class Answer:
     def send(self, as_json:bool, waited:float)->tuple: # bytes, their type, headers
         f = {**self.facts, 'timings': _rounded({'waiting': waited, **self.facts['timings']})}
         if as_json:
-            images = [{**(dict(seed=s) if s is not None else {}), self.kind: base64.b64encode(o).decode()} for s,o in self.pictures]
+            images = [
+                {**(dict(seed=s) if s is not None else {}), self.kind: base64.b64encode(o).decode()}
+                for s, o in self.pictures
+            ]
             return json.dumps({**f, **self.extra, 'images': images}).encode(), 'application/json', {}
         heads = dict(seed=f.get('seed'), people=[p['box'] for p in f['people']], timings=f['timings'], note=f['note'])
         text = {k: v if isinstance(v, str) else json.dumps(v) for k,v in heads.items() if v is not None}
@@ -407,8 +508,16 @@ def segment_job(
         found = (segmenter if callable(segmenter) else load_segmenter(segmenter, device))(img)
         if found.people: found = found.select(how.people)
         n = len(found.people)
-        facts = dict(note=f'{n or "no"} {"person" if n==1 else "people"} found', width=img.width, height=img.height, people=_people(found.people), timings={})
-        pictures,extra = [(None, picture_bytes(mask_to_pil(found.mask), None, kind, quality))],dict(annotations=coco_entries(found))
+        facts = dict(
+            note=f'{n or "no"} {"person" if n==1 else "people"} found',
+            width=img.width,
+            height=img.height,
+            people=_people(found.people),
+            timings={},
+        )
+        pictures, extra = [(None, picture_bytes(mask_to_pil(found.mask), None, kind, quality))], dict(
+            annotations=coco_entries(found)
+        )
         facts['timings'] = dict(segmenting=time.perf_counter()-t)
         return Answer(facts, pictures, extra, kind)
     return work
@@ -416,7 +525,8 @@ def segment_job(
 # %% ../nbs/11a_serve.ipynb #da826438
 _kinds = {int: 'integer', float: 'number', str: 'string'}
 _shown = dict(mode=DEFAULT_MODE, strength=.6, n=1, text='with a red cap')  # examples where the default is none
-_differs = dict(target='a name that GET /targets lists',                  # what the service takes otherwise than a program
+# what the service takes otherwise than a program
+_differs = dict(target='a name that GET /targets lists',
     people='all, largest, left, right, surest, a number from the left (from 0), a point x,y, '
            'a box left,top,right,bottom, or several with ; between them')
 
@@ -429,42 +539,89 @@ def _property(name, f): # an option, for OpenAPI
 # %% ../nbs/11a_serve.ipynb #4de8a390
 def _form(fields): # the body of a request, for OpenAPI
     file = lambda what: dict(type='string', format='binary', description=what)
-    every = dict(photo=file('JPEG, PNG, WebP, GIF, BMP, TIFF; HEIC and AVIF where the plug-in is installed'),
-                 mask=file("a picture of the photo's size, white where to paint; instead of looking for people"),
-                 figure=file('of mode static: a picture of the target, or a cut-out on a transparent ground'),
-                 format=dict(type='string', description=', '.join(ANSWERS), example='png', enum=list(ANSWERS)),
-                 quality=dict(type='integer', description='of jpeg and webp; 100 makes a WebP lossless', example=92, minimum=1, maximum=100),
-                 **{k: _property(k, f) for k,f in ReplaceCfg.options('service').items()})
+    every = dict(
+        photo=file('JPEG, PNG, WebP, GIF, BMP, TIFF; HEIC and AVIF where the plug-in is installed'),
+        mask=file("a picture of the photo's size, white where to paint; instead of looking for people"),
+        figure=file('of mode static: a picture of the target, or a cut-out on a transparent ground'),
+        format=dict(type='string', description=', '.join(ANSWERS), example='png', enum=list(ANSWERS)),
+        quality=dict(
+            type='integer',
+            description='of jpeg and webp; 100 makes a WebP lossless',
+            example=92,
+            minimum=1,
+            maximum=100,
+        ),
+        **{k: _property(k, f) for k, f in ReplaceCfg.options('service').items()}
+    )
     schema = dict(type='object', required=['photo'], properties={k: every[k] for k in fields})
     return dict(requestBody=dict(required=True, content={'multipart/form-data': dict(schema=schema)}))
 
 # %% ../nbs/11a_serve.ipynb #64db05f5
-_statuses = {401: 'the token is missing or wrong', 403: "another site's page, or a name that is not this machine's", 404: 'no such target',
-             408: 'the upload takes too long', 413: 'the upload is too large', 415: 'no multipart form',
-             422: 'not a picture, too many pixels, or an option that cannot be',
-             429: 'all places are taken; see Retry-After', 503: 'not done in time'}
+_statuses = {
+    401: 'the token is missing or wrong',
+    403: "another site's page, or a name that is not this machine's",
+    404: 'no such target',
+    408: 'the upload takes too long',
+    413: 'the upload is too large',
+    415: 'no multipart form',
+    422: 'not a picture, too many pixels, or an option that cannot be',
+    429: 'all places are taken; see Retry-After',
+    503: 'not done in time',
+}
 
 def _answers(example): # statuses, for OpenAPI
     detail = {'application/json': dict(example=dict(detail='a sentence that says what to do'))}
     picture = dict(schema=dict(type='string', format='binary'))
-    done = {'image/png': picture, 'image/jpeg': picture, 'image/webp': picture, 'application/json': dict(example=example)}
+    done = {
+        'image/png': picture,
+        'image/jpeg': picture,
+        'image/webp': picture,
+        'application/json': dict(example=example),
+    }
     return {200: dict(description='done', content=done),
             **{k: dict(description=v, content=detail) for k,v in _statuses.items()}}
 
 # %% ../nbs/11a_serve.ipynb #c8bb1c19
-_fields = dict(replace=('photo', 'mask', *(o for o in ReplaceCfg.options('service') if o!='figure'), 'figure', 'format', 'quality'),
-               segment=('photo','people','format','quality'))
+_fields = dict(
+    replace=(
+        'photo',
+        'mask',
+        *(o for o in ReplaceCfg.options('service') if o != 'figure'),
+        'figure',
+        'format',
+        'quality',
+    ),
+    segment=('photo', 'people', 'format', 'quality'),
+)
 _someone = dict(box=[41.5,0.0,483.2,512.0], score=0.98)
 _coco = dict(id=1, image_id=1, category_id=1, iscrowd=0, score=0.98, area=120000, bbox=[42.0,0.0,441.0,512.0],
              segmentation=dict(size=[512,512], counts='...'))
 _examples = dict(
-    replace=dict(target='messi', seed=14, steps=5, mode='generated', strength=1.0, note='1 person replaced', width=512,
-                 height=512, people=[{**_someone, 'done': 'replaced'}],
-                 timings=dict(waiting=0.001, segmenter=0.12, generator=0.9), images=[dict(seed=14, png='iVBORw0KGgo...')]),
-    segment=dict(note='1 person found', width=512, height=512, people=[_someone], timings=dict(segmenting=0.15),
-                 annotations=[_coco], images=[dict(png='iVBORw0KGgo...')]),
-    targets=dict(default='messi', targets=['messi','nobody'], modes=list(MODES)),
-    health=dict(status='ok', version=__version__, workers=1, working=0, waiting=0))
+    replace=dict(
+        target='messi',
+        seed=14,
+        steps=5,
+        mode='generated',
+        strength=1.0,
+        note='1 person replaced',
+        width=512,
+        height=512,
+        people=[{**_someone, 'done': 'replaced'}],
+        timings=dict(waiting=0.001, segmenter=0.12, generator=0.9),
+        images=[dict(seed=14, png='iVBORw0KGgo...')],
+    ),
+    segment=dict(
+        note='1 person found',
+        width=512,
+        height=512,
+        people=[_someone],
+        timings=dict(segmenting=0.15),
+        annotations=[_coco],
+        images=[dict(png='iVBORw0KGgo...')],
+    ),
+    targets=dict(default='messi', targets=['messi', 'nobody'], modes=list(MODES)),
+    health=dict(status='ok', version=__version__, workers=1, working=0, waiting=0),
+)
 
 # %% ../nbs/11a_serve.ipynb #a921c579
 PAGE = '''<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1"><title>Messi-Anything: HTTP</title>
@@ -502,7 +659,11 @@ def plain_path(
     "A slash at the end of an address means nothing; a redirect would lose the https of a proxy"
     path,root = scope['path'],scope.get('root_path', '')
     if not path.endswith('/') or len(path.removeprefix(root))<=1: return scope
-    return {**scope, 'path': path.rstrip('/') or '/', 'raw_path': scope.get('raw_path', b'').partition(b'?')[0].rstrip(b'/')}
+    return {
+        **scope,
+        'path': path.rstrip('/') or '/',
+        'raw_path': scope.get('raw_path', b'').partition(b'?')[0].rstrip(b'/'),
+    }
 
 # %% ../nbs/11a_serve.ipynb #7aa96c34
 log = logging.getLogger('messi_anything.serve')
@@ -520,13 +681,31 @@ class Lines:
             nonlocal status
             if m['type']=='http.response.start':
                 status = m['status']
-                m = {**m, 'headers': [*m.get('headers', ()), (b'x-content-type-options', b'nosniff'), (b'cache-control', b'no-store')]}
+                m = {
+                    **m,
+                    'headers': [
+                        *m.get('headers', ()),
+                        (b'x-content-type-options', b'nosniff'),
+                        (b'cache-control', b'no-store'),
+                    ],
+                }
             if head and m['type']=='http.response.body': m = {**m, 'body': b''}
             await send(m)
-        try: await self.app(scope, receive, tell)
+        try:
+            await self.app(scope, receive, tell)
         finally:
             path = scope['path'].removeprefix(scope.get('root_path', '')) or '/'
-            log.info('%s %s %s %.3f s', 'HEAD' if head else scope['method'] if scope['method'] in ('GET','POST','HEAD','OPTIONS') else 'other', path if path in self.known else 'unknown', 'left' if status in (0,499) else status, time.perf_counter()-t)
+            log.info(
+                '%s %s %s %.3f s',
+                (
+                    'HEAD'
+                    if head
+                    else scope['method'] if scope['method'] in ('GET', 'POST', 'HEAD', 'OPTIONS') else 'other'
+                ),
+                path if path in self.known else 'unknown',
+                'left' if status in (0, 499) else status,
+                time.perf_counter() - t,
+            )
 
 # %% ../nbs/11a_serve.ipynb #51be9409
 def loopback(host:str)->bool: # whether only this machine reaches it
@@ -571,8 +750,12 @@ class Door:
         if scope['type']!='http': return await self.app(scope, receive, send)
         from fastapi.responses import JSONResponse
         host = next((v.decode('latin-1') for k,v in scope['headers'] if k==b'host'), '')
-        if known_host(host, (scope.get('server') or ('',))[0] or '', self.cfg): return await self.app(scope, receive, send)
-        why = f'this service does not answer to the name {host_name(host)[:60]!r}: ask for localhost, or start it with --hosts'
+        if known_host(host, (scope.get('server') or ('',))[0] or '', self.cfg):
+            return await self.app(scope, receive, send)
+        why = (
+            f'this service does not answer to the name {host_name(host)[:60]!r}: ask for localhost, or start it with'
+            ' --hosts'
+        )
         await JSONResponse(dict(detail=why), 403)(scope, receive, send)
 
 # %% ../nbs/11a_serve.ipynb #3ef30bbf
@@ -580,20 +763,43 @@ def guard(request, cfg:ServeCfg):
     "Refuse who does not have the token, and pages of other sites"
     if cfg.token:
         word,_,given = request.headers.get('authorization', '').partition(' ')
-        if word.lower()!='bearer' or not hmac.compare_digest(given.strip().encode('latin-1', 'replace'), cfg.token.encode()): raise Refusal(401, 'this service wants a token: send the header "Authorization: Bearer TOKEN"', WWW_Authenticate='Bearer')
+        if word.lower() != 'bearer' or not hmac.compare_digest(
+            given.strip().encode('latin-1', 'replace'), cfg.token.encode()
+        ):
+            raise Refusal(
+                401,
+                'this service wants a token: send the header "Authorization: Bearer TOKEN"',
+                WWW_Authenticate='Bearer',
+            )
     if not same_origin(request.headers, cfg):
-        raise Refusal(403, 'a page of another site may not use this service: whoever runs it can allow that with --cors')
+        raise Refusal(
+            403, 'a page of another site may not use this service: whoever runs it can allow that with --cors'
+        )
 
 # %% ../nbs/11a_serve.ipynb #680a7dc5
 def refusal(e:BaseException)->Refusal:
     "The answer to an error"
     if isinstance(e, Refusal): return e
-    if isinstance(e, WeightsError): log.error('weights: %s', e); return Refusal(503, 'the weights for this cannot be loaded: whoever runs the service finds the reason in its log')
+    if isinstance(e, WeightsError):
+        log.error('weights: %s', e)
+        return Refusal(
+            503, 'the weights for this cannot be loaded: whoever runs the service finds the reason in its log'
+        )
     if isinstance(e, MessiError): return Refusal(422, re.sub(r'<[^<>]* at 0x[0-9a-f]+>', 'it', str(e)))
-    if isinstance(e, (MemoryError, torch.OutOfMemoryError)): log.error('out of memory'); return Refusal(503, 'the memory of this machine does not suffice for that: scale the photo down, or ask for fewer variants')
+    if isinstance(e, (MemoryError, torch.OutOfMemoryError)):
+        log.error('out of memory')
+        return Refusal(
+            503,
+            'the memory of this machine does not suffice for that: scale the photo down, or ask for fewer variants',
+        )
     t = e.__traceback__
     while t and t.tb_next: t = t.tb_next
-    log.error('%s in %s, line %s', type(e).__name__, Path(t.tb_frame.f_code.co_filename).name if t else '?', t.tb_lineno if t else '?')
+    log.error(
+        '%s in %s, line %s',
+        type(e).__name__,
+        Path(t.tb_frame.f_code.co_filename).name if t else '?',
+        t.tb_lineno if t else '?',
+    )
     return Refusal(500, 'something went wrong that should not have: whoever runs the service finds where in its log')
 
 # %% ../nbs/11a_serve.ipynb #32ea8bd3
@@ -607,7 +813,8 @@ class Service:
             raise ConfigError(f'{target!r} is no target of this service: choose one of {names}')
         self.default = target
     @property
-    def desk(self)->Desk: # made by the first who asks, since an application that is mounted in another one is not told that it starts
+    # made by the first who asks, since an application that is mounted in another one is not told that it starts
+    def desk(self)->Desk:
         loop = asyncio.get_running_loop()
         if self._desk is None or self._loop is not loop: self._desk,self._loop = Desk(self.devices, self.cfg.queue),loop
         return self._desk
@@ -618,28 +825,45 @@ class Service:
     def health(self)->dict:
         idle = self.desk.free.qsize()
         working = len(self.devices)-idle
-        return dict(status='ok', version=__version__, workers=len(self.devices), working=working, waiting=max(0, self.desk.here-working))
+        return dict(
+            status='ok',
+            version=__version__,
+            workers=len(self.devices),
+            working=working,
+            waiting=max(0, self.desk.here - working),
+        )
 
     async def __call__(self, request, what)->tuple: # bytes, type, headers; None where the client has gone
         "One request: the upload, a place, the options, the work"
         from starlette.requests import ClientDisconnect
-        try: form = await self.desk.upload(lambda count: read_form(request, self.cfg, _fields[what], count), self.cfg.read_timeout)
+        try:
+            form = await self.desk.upload(
+                lambda count: read_form(request, self.cfg, _fields[what], count), self.cfg.read_timeout
+            )
         except ClientDisconnect: return None
         except (asyncio.TimeoutError, TimeoutError):
-            why = f'the upload did not arrive within {self.cfg.read_timeout:g} seconds, or stood still for {self.cfg.idle_timeout:g}'
+            why = (
+                f'the upload did not arrive within {self.cfg.read_timeout:g} seconds, or stood still for'
+                f' {self.cfg.idle_timeout:g}'
+            )
             raise Refusal(408, why, Connection='close') from None
         with self.desk.place():
             files,text = form.split()
             wish = Wish.read({'target': self.default, **{k:v for k,v in text.items() if v.strip()}}, self.cfg)
             how = wish.how
             accept = request.headers.get('accept', '')
-            as_json = wish.format=='json' or (not wish.format and 'application/json' in accept and 'image/' not in accept)
+            as_json = wish.format == 'json' or (
+                not wish.format and 'application/json' in accept and 'image/' not in accept
+            )
             kind = wish.format if wish.format in ('png','jpeg','webp') else 'png'
             if what=='replace':
                 have = self.targets()
                 if how.target not in have:
                     names = ', '.join(sorted(have))
-                    raise Refusal(404, f'there is no target {how.target[:40]!r}: there are {names}; paths and hub ids are not taken')
+                    raise Refusal(
+                        404,
+                        f'there is no target {how.target[:40]!r}: there are {names}; paths and hub ids are not taken',
+                    )
                 if (how.n or 1)>1 and not as_json:
                     raise ConfigError(f'{how.n} variants do not fit into one picture: ask for format=json')
                 job = replace_job(files, how, have[how.target], self.segmenter, self.cfg, kind, wish.quality)
@@ -675,13 +899,27 @@ def _dressed(app, cfg): # errors as sentences, CORS, the log
         await drain(request, int(cfg.max_mb*2**20))
         return JSONResponse(dict(detail=e.why), e.status, e.headers)
     async def elsewhere(request, e):
-        why = {404: 'there is nothing at this address: /docs shows what there is', 405: 'this address takes another method: /docs shows which'}.get(e.status_code, str(e.detail))
+        why = {
+            404: 'there is nothing at this address: /docs shows what there is',
+            405: 'this address takes another method: /docs shows which',
+        }.get(e.status_code, str(e.detail))
         return JSONResponse(dict(detail=why), e.status_code, e.headers)
     app.add_exception_handler(Refusal, refused)
     app.add_exception_handler(HTTPException, elsewhere)
     app.add_middleware(Door, cfg=cfg)
-    if cfg.cors: app.add_middleware(CORSMiddleware, allow_origins=list(cfg.cors), allow_methods=['GET','POST'], allow_headers=['Authorization'], expose_headers=['X-Messi-Seed','X-Messi-People','X-Messi-Timings','X-Messi-Note','Retry-After'])
-    app.add_middleware(Lines, known={'/', '/favicon.ico', '/docs', '/openapi.json', '/replace', '/segment', '/targets', '/health'}, root_path=cfg.root_path)
+    if cfg.cors:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(cfg.cors),
+            allow_methods=['GET', 'POST'],
+            allow_headers=['Authorization'],
+            expose_headers=['X-Messi-Seed', 'X-Messi-People', 'X-Messi-Timings', 'X-Messi-Note', 'Retry-After'],
+        )
+    app.add_middleware(
+        Lines,
+        known={'/', '/favicon.ico', '/docs', '/openapi.json', '/replace', '/segment', '/targets', '/health'},
+        root_path=cfg.root_path,
+    )
     return app
 
 # %% ../nbs/11a_serve.ipynb #38d956d2
@@ -695,14 +933,24 @@ def create_app(
     "The web application"
     need_serve()
     from fastapi import FastAPI
-    it = Service(cfg, target, targets, segmenter, all_devices() if devices is None else [pick_device(d) for d in devices])
+    it = Service(
+        cfg, target, targets, segmenter, all_devices() if devices is None else [pick_device(d) for d in devices]
+    )
     for o in _plugins: _plugin(o)                                            # HEIC and AVIF, where they can be read
     logging.getLogger('python_multipart').setLevel(logging.CRITICAL)         # it would log bytes of broken uploads
     @asynccontextmanager
     async def life(app):
         yield
         it.close()
-    app = FastAPI(title='Messi-Anything', version=__version__, description='Replace the people in a photo.', docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=life)
+    app = FastAPI(
+        title='Messi-Anything',
+        version=__version__,
+        description='Replace the people in a photo.',
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=life,
+    )
     app.state.service = it
     _routes(app, it)
     _page(app)
@@ -717,13 +965,46 @@ def _routes(app, it):
             try: out = await it(request, what)
             except Exception as e: raise refusal(e) from None
             return Response(status_code=499) if out is None else Response(out[0], media_type=out[1], headers=out[2])
-        app.add_api_route(f'/{what}', route, methods=['POST'], name=what, summary=what.title(), description=says, response_class=Response, dependencies=[Depends(allowed)], openapi_extra=_form(_fields[what]), responses=_answers(_examples[what]))
+        app.add_api_route(
+            f'/{what}',
+            route,
+            methods=['POST'],
+            name=what,
+            summary=what.title(),
+            description=says,
+            response_class=Response,
+            dependencies=[Depends(allowed)],
+            openapi_extra=_form(_fields[what]),
+            responses=_answers(_examples[what]),
+        )
     def get(what, says, f, **kw):
         async def route(): return f() # in the loop, where the desk is
-        app.add_api_route(f'/{what}', route, methods=['GET'], name=what, summary=what.title(), description=says, responses={200: dict(description='done', content={'application/json': dict(example=_examples[what])})}, **kw)
-    post('replace', 'Replace the people in a photo. Gives a PNG, or JSON with format=json: curl -F photo=@team.jpg -F people=largest HOST/replace -o messi.png')
-    post('segment', "Find the people in a photo. Gives the mask as a PNG, or JSON with boxes and masks in COCO's format: curl -F photo=@team.jpg -F format=json HOST/segment")
-    get('targets', 'Who can be painted', lambda: dict(default=it.default, targets=sorted(it.targets()), modes=list(MODES)), dependencies=[Depends(allowed)])
+        app.add_api_route(
+            f'/{what}',
+            route,
+            methods=['GET'],
+            name=what,
+            summary=what.title(),
+            description=says,
+            responses={200: dict(description='done', content={'application/json': dict(example=_examples[what])})},
+            **kw,
+        )
+    post(
+        'replace',
+        'Replace the people in a photo. Gives a PNG, or JSON with format=json: curl -F photo=@team.jpg -F'
+        ' people=largest HOST/replace -o messi.png',
+    )
+    post(
+        'segment',
+        "Find the people in a photo. Gives the mask as a PNG, or JSON with boxes and masks in COCO's format: curl -F"
+        " photo=@team.jpg -F format=json HOST/segment",
+    )
+    get(
+        'targets',
+        'Who can be painted',
+        lambda: dict(default=it.default, targets=sorted(it.targets()), modes=list(MODES)),
+        dependencies=[Depends(allowed)],
+    )
     get('health', 'Whether the service runs', it.health)
 
 # %% ../nbs/11a_serve.ipynb #616f0d6e
@@ -760,15 +1041,34 @@ def _careful(cfg, most): # uvicorn's protocol, with an eye on silent connections
 def _socket(host, port): # bound
     s = socket.socket(socket.AF_INET6 if ':' in host else socket.AF_INET)
     s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try: s.bind((host, port))
-    except (OSError, OverflowError, ValueError, TypeError) as e: s.close(); raise ConfigError(f'{host}:{port} cannot be listened on ({getattr(e, "strerror", None) or e}): choose another --port or --host') from None
+    try:
+        s.bind((host, port))
+    except (OSError, OverflowError, ValueError, TypeError) as e:
+        s.close()
+        raise ConfigError(
+            f'{host}:{port} cannot be listened on ({getattr(e, "strerror", None) or e}): choose another --port or'
+            ' --host'
+        ) from None
     return s
 
 def _server(app, **kw):
     import uvicorn
     it = app.state.service
-    return uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, server_header=False, proxy_headers=False, loop='asyncio', ws='none',
-                                         http=_careful(it.cfg, 4*(it.cfg.queue+len(it.devices))+128), timeout_keep_alive=5, timeout_graceful_shutdown=10, **kw))
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            loop='asyncio',
+            ws='none',
+            http=_careful(it.cfg, 4 * (it.cfg.queue + len(it.devices)) + 128),
+            timeout_keep_alive=5,
+            timeout_graceful_shutdown=10,
+            **kw
+        )
+    )
 
 @contextmanager
 def serving(
@@ -783,7 +1083,9 @@ def serving(
         while not server.started and t.is_alive(): time.sleep(.01)
         if not t.is_alive(): raise MessiError('the service did not start')
         try: yield f'http://{f"[{host}]" if ":" in host else host}:{s.getsockname()[1]}'
-        finally: server.should_exit = True; t.join()
+        finally:
+            server.should_exit = True
+            t.join()
 
 # %% ../nbs/11a_serve.ipynb #86190232
 def messi_serve(
@@ -792,7 +1094,8 @@ def messi_serve(
     target:str='messi',    # who is painted when a request does not say: a target's name
     segmenter:str='segment-tiny', # who finds the people: a name, a folder or a hub id
     device:str='auto',     # cpu, cuda, cuda:1, mps, or several with commas between; auto for all there are
-    token:str='',          # what clients must send; better given as MESSI_TOKEN in the environment, where other users do not see it
+    # what clients must send; better given as MESSI_TOKEN in the environment, where other users do not see it
+    token:str='',
     max_mb:float=20.,      # largest upload
     max_pixels:int=40_000_000, # of a photo, times the number of variants
     queue:int=16,          # requests that wait; more are sent away
@@ -804,7 +1107,16 @@ def messi_serve(
     "Serve `replace` over HTTP; stop with Ctrl-C"
     need_serve()
     split = lambda t: tuple(o.strip() for o in t.split(',') if o.strip())
-    cfg = ServeCfg(queue=queue, max_mb=max_mb, max_pixels=max_pixels, timeout=timeout, token=token or os.environ.get('MESSI_TOKEN', ''), cors=split(cors), hosts=split(hosts), root_path=root_path)
+    cfg = ServeCfg(
+        queue=queue,
+        max_mb=max_mb,
+        max_pixels=max_pixels,
+        timeout=timeout,
+        token=token or os.environ.get('MESSI_TOKEN', ''),
+        cors=split(cors),
+        hosts=split(hosts),
+        root_path=root_path,
+    )
     app = create_app(cfg, target, None, segmenter, None if device=='auto' else split(device))
     it = app.state.service
     for d in it.devices:                                 # an error now rather than at the first request
@@ -812,11 +1124,16 @@ def messi_serve(
         inpainter(ReplaceCfg(it.targets()[target], device=d))
     with _socket(host, port) as s:
         port = s.getsockname()[1]
-        if not cfg.token and not loopback(host): print(f'warning: whoever reaches {host}:{port} can use this service: set MESSI_TOKEN, or leave --host out', file=sys.stderr)
+        if not cfg.token and not loopback(host):
+            print(
+                f'warning: whoever reaches {host}:{port} can use this service: set MESSI_TOKEN, or leave --host out',
+                file=sys.stderr,
+            )
         print(f'http://{f"[{host}]" if ":" in host else host}:{port}{root_path}/', flush=True)
         h = logging.StreamHandler()
         h.setFormatter(logging.Formatter('%(asctime)s %(message)s'))
-        log.addHandler(h); log.setLevel(logging.INFO)
+        log.addHandler(h)
+        log.setLevel(logging.INFO)
         try: _server(app, log_level='warning').run(sockets=[s])
         finally: log.removeHandler(h)
     return 0

@@ -18,15 +18,45 @@ import numpy as np, torch, traitlets as T, ipywidgets as W
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 from fastcore.basics import patch
 from fastcore.meta import delegates
-from .images import (MessiError, ImageError, DataError, ConfigError, LoadedPhoto, load_image, load_photo, mask_to_pil,
-                                   image_grid, command, is_image_file, note_of, user_path, _plugin, _plugins, _save_options)
+from messi_anything.images import (
+    MessiError,
+    ImageError,
+    DataError,
+    ConfigError,
+    LoadedPhoto,
+    load_image,
+    load_photo,
+    mask_to_pil,
+    image_grid,
+    command,
+    is_image_file,
+    note_of,
+    user_path,
+    _plugin,
+    _plugins,
+    _save_options,
+)
 from .training import make_folder, pick_device, plot_curve
 from .segment import choice
 from .target import target_report, thumbnail, review
 from .inpaint import Wrapper
 from .clothes import Kit, wardrobe_of
-from .pipeline import (DEFAULT_MODE, MODES, NOBODY, ReplaceCfg, Result, Variants, dress, example_photo, fingerprint,
-                                     load_inpainter, load_segmenter, replace, settings_text, static_fill)
+from messi_anything.pipeline import (
+    DEFAULT_MODE,
+    MODES,
+    NOBODY,
+    ReplaceCfg,
+    Result,
+    Variants,
+    dress,
+    example_photo,
+    fingerprint,
+    load_inpainter,
+    load_segmenter,
+    replace,
+    settings_text,
+    static_fill,
+)
 from .registry import check_name, listed_targets, targets_home
 from .customize import CONSENT
 from .words import edit as edit_photo, generate, vocabulary
@@ -39,7 +69,11 @@ except ImportError: AnyWidget = W.DOMWidget
 def need_studio(*names):
     "A `ConfigError` where what the Studio stands on is not installed"
     lost = [o for o in names or ('anywidget',) if sys.modules.get(o, 0) is None or not find_spec(o)]
-    if lost: raise ConfigError(f'the Studio needs {" and ".join(lost)}, which came without the plain install: pip install "messi-anything[studio]"')
+    if lost:
+        raise ConfigError(
+            f'the Studio needs {" and ".join(lost)}, which came without the plain install: pip install'
+            ' "messi-anything[studio]"'
+        )
 
 # %% ../nbs/12_studio.ipynb #8f7454cf
 def read_upload(
@@ -49,7 +83,11 @@ def read_upload(
 )->tuple:                  # `LoadedPhoto`, and a sentence about what was left out of it, or ''
     "The picture in an upload"
     name = re.sub(r'[\x00-\x1f\x7f]', '', Path(str(name).replace('\\', '/')).name)[:80] or 'the photo'
-    if len(data)>cfg.max_mb*2**20: raise ImageError(f'{name}: {len(data)/2**20:.0f} MB are more than the {cfg.max_mb:g} MB that an upload may have: scale the photo down, or save it as JPEG')
+    if len(data)>cfg.max_mb*2**20:
+        raise ImageError(
+            f'{name}: {len(data)/2**20:.0f} MB are more than the {cfg.max_mb:g} MB that an upload may have: scale the'
+            ' photo down, or save it as JPEG'
+        )
     for o in _plugins: _plugin(o)                                            # HEIC and AVIF, where they can be read
     check_picture(data, cfg, name=name)
     try: seen = load_photo(data)
@@ -101,7 +139,8 @@ class Sitting:
         cfg=ServeCfg(),      # limits of uploads
         paths:bool=False,    # whether photos may be named by their path on this machine
     ):
-        if target not in listed_targets(): raise ConfigError(f'{target!r} is no target here: choose one of {", ".join(sorted(listed_targets()))}')
+        if target not in listed_targets():
+            raise ConfigError(f'{target!r} is no target here: choose one of {", ".join(sorted(listed_targets()))}')
         self.target,self.device,self.segmenter,self.cfg,self.paths = target,pick_device(device),segmenter,cfg,paths
         self.photo,self.found,self.history,self.past = None,None,[],[]
         self.heard,self.stopped = lambda stage: None,threading.Event()
@@ -113,7 +152,15 @@ class Sitting:
 
     @property
     def n(self): return len(self.found.people) if self.found else 0
-    def __repr__(self): return 'Sitting(no photo)' if self.photo is None else f'Sitting({self.name}, {len(self.chosen)} of {self.n} people{", mask edited" if self.edited else ""}, {len(self.history)} runs)'
+    def __repr__(self):
+        return (
+            'Sitting(no photo)'
+            if self.photo is None
+            else (
+                f'Sitting({self.name}, {len(self.chosen)} of {self.n} people{", mask edited" if self.edited else ""},'
+                f' {len(self.history)} runs)'
+            )
+        )
 
 # %% ../nbs/12_studio.ipynb #18a37491
 @patch
@@ -122,7 +169,8 @@ def open(self:Sitting,
     name:str='the photo',
 )->str:         # a sentence for the visitor
     "Take in a photo, and find the people in it; if that cannot be, the last photo stays"
-    self.stopped.clear(); self.say('reading')
+    self.stopped.clear()
+    self.say('reading')
     seen,note = read_upload(data, name, self.cfg)
     said = self.look(seen.image, Path(name).name, hashlib.sha1(data).hexdigest()[:16], note)
     self.seen = seen
@@ -136,8 +184,16 @@ def open_path(self:Sitting, path:str)->str:
         p = user_path(path.strip().strip('"'), ImageError)
         size = p.stat().st_size if p.is_file() else 0
     except ImageError: raise
-    except (OSError, ValueError) as e: raise ImageError(f'{path.strip()[:80]}: cannot be opened ({getattr(e, "strerror", None) or type(e).__name__}): check the path') from None
-    if size>self.cfg.max_mb*2**20: raise ImageError(f'{p.name} is larger than the {self.cfg.max_mb:g} MB that a photo may have: scale it down, or save it as JPEG')
+    except (OSError, ValueError) as e:
+        raise ImageError(
+            f'{path.strip()[:80]}: cannot be opened ({getattr(e, "strerror", None) or type(e).__name__}): check the'
+            ' path'
+        ) from None
+    if size>self.cfg.max_mb*2**20:
+        raise ImageError(
+            f'{p.name} is larger than the {self.cfg.max_mb:g} MB that a photo may have: scale it down, or save it as'
+            ' JPEG'
+        )
     load_image(p)                                                            # says what is wrong with a path
     return self.open(p.read_bytes(), p.name)
 
@@ -158,16 +214,22 @@ def _bytes(mask, size): # (1,1,h,w) in [0,1] -> (h,w) uint8, of that size
 @patch
 def look(self:Sitting, img, name:str, mark:str='', note:str='')->str:
     "Find the people in a picture; everybody is chosen"
-    self.say('loading weights'); find = load_segmenter(self.segmenter, self.device)
-    self.say('segmenter'); seen = find.look(img)
-    self.say('mask'); found = find.finish(img, *seen)
-    k = min(1, SIDE/max(img.size)); size = tuple(max(1, round(o*k)) for o in img.size)
+    self.say('loading weights')
+    find = load_segmenter(self.segmenter, self.device)
+    self.say('segmenter')
+    seen = find.look(img)
+    self.say('mask')
+    found = find.finish(img, *seen)
+    k = min(1, SIDE/max(img.size))
+    size = tuple(max(1, round(o*k)) for o in img.size)
     persons,whole = [_bytes(p.mask, size) for p in found.people],_bytes(found.mask, size)
     self.photo,self.name,self.mark,self.found,self.k = img,name,mark,found,k
     self.seen = LoadedPhoto(img)
     self.past,self.edited,self.chosen = [],False,frozenset(range(self.n))
     self.mask,self.whole,self.persons,self._small = whole.copy(),whole,persons,None
-    who = {0: 'nobody was found: paint over what is to be replaced', 1: '1 person found'}.get(self.n, f'{self.n} people found, numbered from the left')
+    who = {0: 'nobody was found: paint over what is to be replaced', 1: '1 person found'}.get(
+        self.n, f'{self.n} people found, numbered from the left'
+    )
     return f'{name}, {img.width}x{img.height}: {who}'+(f' ({note})' if note else '')
 
 # %% ../nbs/12_studio.ipynb #d1ccd33c
@@ -179,7 +241,8 @@ def keep(self:Sitting, most:int=50):
 
 @patch
 def _there(self:Sitting):
-    if self.photo is None: raise ConfigError('there is no photo yet: drop one on the frame, choose a file, or take the example')
+    if self.photo is None:
+        raise ConfigError('there is no photo yet: drop one on the frame, choose a file, or take the example')
 
 @patch
 def undo(self:Sitting)->bool: # whether there was anything
@@ -228,7 +291,8 @@ def grow(self:Sitting,
 ):
     "Make the mask wider or narrower on every side"
     from scipy import ndimage
-    self.keep(); self.edited = True
+    self.keep()
+    self.edited = True
     f = ndimage.maximum_filter if by>0 else ndimage.minimum_filter
     self.mask = f(self.mask, 2*max(1, round(abs(by)*self.k))+1, mode='nearest')
 
@@ -240,9 +304,12 @@ def stroke(self:Sitting,
 ):
     "Paint on the mask, or rub out"
     points,radius = [(float(x)*self.k, float(y)*self.k) for x,y in points][:5000],radius*self.k
-    if not points or not np.isfinite(points).all() or not 0<radius<1e5: raise ConfigError('a stroke needs points on the photo and a radius above 0')
-    self.keep(); self.edited = True
-    im = Image.fromarray(self.mask); draw,ink = ImageDraw.Draw(im),0 if erase else 255
+    if not points or not np.isfinite(points).all() or not 0<radius<1e5:
+        raise ConfigError('a stroke needs points on the photo and a radius above 0')
+    self.keep()
+    self.edited = True
+    im = Image.fromarray(self.mask)
+    draw,ink = ImageDraw.Draw(im),0 if erase else 255
     if len(points)>1: draw.line(points, ink, max(1, round(2*radius)), 'curve')
     for x,y in points[::len(points)-1 or 1]: draw.ellipse((x-radius, y-radius, x+radius, y+radius), ink)
     self.mask = np.array(im)
@@ -273,15 +340,25 @@ def overlay(self:Sitting)->Image.Image: # RGBA, of the view's size
     "The mask, and who was found"
     w,h = self.view_size()
     m = np.array(Image.fromarray(self.mask).resize((w,h), Image.BOX))
-    a = np.zeros((h,w,4), np.uint8); a[...,:3] = MARK; a[...,3] = m*(.45 if self.edited else .2)
+    a = np.zeros((h,w,4), np.uint8)
+    a[...,:3] = MARK
+    a[...,3] = m*(.45 if self.edited else .2)
     yy,xx = np.mgrid[:h,:w]
-    for i,(edge,_) in enumerate(self._outlines()): a[edge if i in self.chosen else edge&((xx+yy)//6%2==0)] = (*MARK,255) if i in self.chosen else (255,255,255,255)
-    im = Image.fromarray(a); draw,r = ImageDraw.Draw(im),max(10, max(w,h)//38)
+    for i,(edge,_) in enumerate(self._outlines()):
+        a[edge if i in self.chosen else edge&((xx+yy)//6%2==0)] = (*MARK,255) if i in self.chosen else (255,255,255,255)
+    im = Image.fromarray(a)
+    draw,r = ImageDraw.Draw(im),max(10, max(w,h)//38)
     for i,(_,(x,y)) in enumerate(self._outlines()):
         font,said = ImageFont.load_default(round(1.25*r)),f'{i+1}'
         wide = max(1.3*r, draw.textlength(said, font)/2+.7*r)
         x,y = min(max(x,wide),w-wide-1),min(max(y+r//2,r),h-r-1)
-        draw.rounded_rectangle((x-wide,y-r,x+wide,y+r), .6*r, (*MARK,255) if i in self.chosen else (80,88,98,255), (255,255,255,255), 2)
+        draw.rounded_rectangle(
+            (x - wide, y - r, x + wide, y + r),
+            0.6 * r,
+            (*MARK, 255) if i in self.chosen else (80, 88, 98, 255),
+            (255, 255, 255, 255),
+            2,
+        )
         draw.text((x,y), said, (255,255,255,255), font, 'mm')
     return im
 
@@ -291,7 +368,8 @@ def selection(self:Sitting)->dict: # `people` and `mask` for `replace`
     "Whom to replace"
     self._there()
     if self.edited:
-        if not (self.mask>127).any(): raise ConfigError('the mask is empty: choose a person, or paint over what is to be replaced')
+        if not (self.mask>127).any():
+            raise ConfigError('the mask is empty: choose a person, or paint over what is to be replaced')
         return dict(people='all', mask=self.painted())
     if not self.n: raise ConfigError('nobody was found in this photo: paint over what is to be replaced')
     if not self.chosen: raise ConfigError('nobody is chosen: click on a person, or paint over what is to be replaced')
@@ -316,11 +394,19 @@ def _painter(self:Sitting, cfg:ReplaceCfg)->Watched:
 @patch
 def _limits(self:Sitting, n:int):
     w,h = self.photo.size
-    if type(n) is not int or not 1<=n<=self.cfg.max_variants: raise ConfigError(f'{n!r} variants: ask for 1 to {self.cfg.max_variants}')
-    if w*h*n>self.cfg.max_pixels: raise ImageError(f'{n} variants of {w}x{h} pixels are more than the {self.cfg.max_pixels:,} pixels that can be painted at once: ask for fewer, or scale the photo down')
+    if type(n) is not int or not 1<=n<=self.cfg.max_variants:
+        raise ConfigError(f'{n!r} variants: ask for 1 to {self.cfg.max_variants}')
+    if w*h*n>self.cfg.max_pixels:
+        raise ImageError(
+            f'{n} variants of {w}x{h} pixels are more than the {self.cfg.max_pixels:,} pixels that can be painted at'
+            ' once: ask for fewer, or scale the photo down'
+        )
     if self.edited:
         from scipy import ndimage
-        if (k := ndimage.label(self.mask>127)[1])>self.cfg.max_people: raise ConfigError(f'the mask has {k} separate parts, more than {self.cfg.max_people}: rub out the small ones')
+        if (k := ndimage.label(self.mask>127)[1])>self.cfg.max_people:
+            raise ConfigError(
+                f'the mask has {k} separate parts, more than {self.cfg.max_people}: rub out the small ones'
+            )
 
 # %% ../nbs/12_studio.ipynb #52180d5b
 @patch
@@ -367,7 +453,8 @@ export default { render({model, el}) {
 class Drop(AnyWidget):
     "A frame that takes files"
     label,hint,accept = (T.Unicode(o).tag(sync=True) for o in ('Drop a photo here, or choose a file', '', 'image/*'))
-    area = T.Unicode('').tag(sync=True) # CSS selector: what is around the frame, and takes files as well; '' for the frame alone
+    # CSS selector: what is around the frame, and takes files as well; '' for the frame alone
+    area = T.Unicode('').tag(sync=True)
     many,most,off = T.Bool(False).tag(sync=True),T.Float(20*2**20).tag(sync=True),T.Bool(False).tag(sync=True)
     _esm = '''
 const PIECE = 1 << 20
@@ -413,7 +500,8 @@ export default { render({model, el}) {
   box.append(text, pick, hint); el.append(box); show()
   return () => removeEventListener('paste', paste)
 }}'''
-    def __init__(self, take, **kw): # take: called with name, bytes (None where the file is too large), and whether it was the last
+    # take: called with name, bytes (None where the file is too large), and whether it was the last
+    def __init__(self, take, **kw):
         super().__init__(**kw)
         self.take,self._have = take,bytearray()
         self.on_msg(self._piece)
@@ -427,9 +515,13 @@ def _piece(self:Drop, _, m, buffers):
         if at==0: self._have = bytearray()
         if at!=len(self._have): return                                       # no browser of ours sends that
         for b in buffers: self._have += b
-        if max(size, len(self._have))>self.most: self._have = bytearray(); self.take(name, None, last)
+        if max(size, len(self._have))>self.most:
+            self._have = bytearray()
+            self.take(name, None, last)
         elif len(self._have)<size: go = True
-        else: data,self._have = bytes(self._have),bytearray(); self.take(name, data, last)
+        else:
+            data,self._have = bytes(self._have),bytearray()
+            self.take(name, data, last)
     except (KeyError, TypeError, ValueError): pass
     finally: self.send(dict(go=go))
 
@@ -438,7 +530,11 @@ class Canvas(AnyWidget):
     "A photo with its mask"
     photo,over = T.Bytes(b'').tag(sync=True),T.Bytes(b'').tag(sync=True) # encoded pictures of the same size
     size = T.List([640,80]).tag(sync=True)                               # width and height of the view, pixels
-    tool,brush,label = T.Unicode('choose').tag(sync=True),T.Float(40.).tag(sync=True),T.Unicode('no photo yet').tag(sync=True)
+    tool, brush, label = (
+        T.Unicode('choose').tag(sync=True),
+        T.Float(40.0).tag(sync=True),
+        T.Unicode('no photo yet').tag(sync=True),
+    )
     _esm = '''
 export default { render({model, el}) {
   const c = document.createElement('canvas'), g = c.getContext('2d'), pics = {photo: new Image(), over: new Image()}
@@ -619,7 +715,10 @@ export default { render({model, el}) {
         self.send(dict(name=name, type=kind), [data])
 
 # %% ../nbs/12_studio.ipynb #df83cdd6
-HEAD = '<div class="messi-head"><h1>Messi-Anything</h1><p>Give it a photo: it finds the people and puts somebody else in their place.</p></div>'
+HEAD = (
+    '<div class="messi-head"><h1>Messi-Anything</h1><p>Give it a photo: it finds the people and puts somebody else in'
+    ' their place.</p></div>'
+)
 
 STYLE = '''<style>
 .jp-OutputArea:has(.messi), .jp-OutputArea-child:has(.messi), .jp-OutputArea-output:has(.messi), .messi.jupyter-widgets { overflow: visible; }
@@ -680,12 +779,21 @@ html body.jp-Notebook { background: var(--jp-layout-color0) !important; margin: 
 # %% ../nbs/12_studio.ipynb #fdad2de7
 def _row(*children): return W.Box(children).add_class('messi-row')
 def _fold(title, *children): # what is not needed at first, below a button that opens it
-    b,inside = W.ToggleButton(False, description=f'▸ {title}').add_class('messi-fold'),W.VBox(children, layout=W.Layout(display='none'))
-    def turn(c): b.description,inside.layout.display = f'{"▾" if c["new"] else "▸"} {title}',None if c['new'] else 'none'
+    b, inside = W.ToggleButton(False, description=f'▸ {title}').add_class('messi-fold'), W.VBox(
+        children, layout=W.Layout(display='none')
+    )
+    def turn(c):
+        b.description,inside.layout.display = f'{"▾" if c["new"] else "▸"} {title}',None if c['new'] else 'none'
     b.observe(turn, 'value')
     return W.VBox([b, inside])
 def _title(text): return W.HTML(f'<h2>{text}</h2>')
-def _field(kind, label, **kw): return kind(description=label, style=dict(description_width='6.5em'), layout=W.Layout(width='auto', max_width='400px'), **kw)
+def _field(kind, label, **kw):
+    return kind(
+        description=label,
+        style=dict(description_width='6.5em'),
+        layout=W.Layout(width='auto', max_width='400px'),
+        **kw
+    )
 def _button(label, f, tip='', **kw):
     b = W.Button(description=label, tooltip=tip or label, **kw)
     b.on_click(lambda _: f())
@@ -694,7 +802,9 @@ def _button(label, f, tip='', **kw):
 def _shown(img, meta=None)->bytes: # JPEG, to be looked at
     k,f = min(1, VIEW/max(img.size)),io.BytesIO()
     if img.mode!='RGB': img,meta = load_image(img),meta or note_of(img)
-    img.resize(tuple(max(1, round(o*k)) for o in img.size), Image.LANCZOS).save(f, 'JPEG', **_save_options('JPEG', meta, 92, 'the picture'))
+    img.resize(tuple(max(1, round(o * k)) for o in img.size), Image.LANCZOS).save(
+        f, 'JPEG', **_save_options('JPEG', meta, 92, 'the picture')
+    )
     return f.getvalue()
 
 def figure(
@@ -702,7 +812,10 @@ def figure(
     caption:str='',      # HTML
 )->str:                  # HTML
     "A picture that is part of the page"
-    return f'<figure><img alt="{html.escape(alt, quote=True)}" src="data:image/{"png" if data[:4]==bytes([137,80,78,71]) else "jpeg"};base64,{base64.b64encode(data).decode()}"><figcaption>{caption}</figcaption></figure>'
+    return (
+        f'<figure><img alt="{html.escape(alt, quote=True)}"'
+        f' src="data:image/{"png" if data[:4]==bytes([137,80,78,71]) else "jpeg"};base64,{base64.b64encode(data).decode()}"><figcaption>{caption}</figcaption></figure>'
+    )
 
 # %% ../nbs/12_studio.ipynb #a35cbd57
 class Worker:
@@ -711,9 +824,12 @@ class Worker:
         self.thread,self.line,self.stop,self.go = None,Line(),stop,go
         self.bar = W.FloatProgress(value=0, min=0, max=1, layout=W.Layout(width='160px'))
         self.stage,self.cancel = W.Label(),_button('Cancel', self._cancel, disabled=True)
-        self.row = _row(self.cancel) if go else _row(self.bar, self.stage, self.cancel); self.row.layout.display = 'none'
+        self.row = _row(self.cancel) if go else _row(self.bar, self.stage, self.cancel)
+        self.row.layout.display = 'none'
         self.box,self.starters = W.VBox([self.row, self.line]).add_class('messi-status'),[]
-    def _cancel(self): self.stage.value = 'stopping'; self.stop()
+    def _cancel(self):
+        self.stage.value = 'stopping'
+        self.stop()
     @property
     def busy(self): return self.thread is not None and self.thread.is_alive()
     def wait(self): self.thread and self.thread.join()
@@ -737,20 +853,32 @@ class Worker:
         else: self.stage.value = ''
 
     def _go(self, work, then):
-        try: out = work(); said,bad = (then(out) if then else out) or '',False
+        try:
+            out = work()
+            said,bad = (then(out) if then else out) or '',False
         except BaseException as e: said,bad = sentence(e),not isinstance(e, Cancelled)
-        self._on(False); self.line.say(said, bad)
+        self._on(False)
+        self.line.say(said, bad)
 
 # %% ../nbs/12_studio.ipynb #1acf5ecd
 def sentence(e:BaseException)->str:
     "An error as a visitor is told of it"
     if isinstance(e, Cancelled): return 'cancelled'
     if isinstance(e, MessiError): return re.sub(r'<[^<>]* at 0x[0-9a-f]+>', 'it', str(e))
-    if isinstance(e, (MemoryError, torch.OutOfMemoryError)): return 'the memory of this machine does not suffice for that: scale the photo down, or ask for fewer variants'
+    if isinstance(e, (MemoryError, torch.OutOfMemoryError)):
+        return 'the memory of this machine does not suffice for that: scale the photo down, or ask for fewer variants'
     t = e.__traceback__
     while t and t.tb_next: t = t.tb_next
-    print(f'{type(e).__name__} in {Path(t.tb_frame.f_code.co_filename).name if t else "?"}, line {t.tb_lineno if t else "?"}: {e}', file=sys.__stderr__, flush=True)
-    return f'something went wrong that should not have ({type(e).__name__}): try again, with another photo or other settings'
+    print(
+        f'{type(e).__name__} in {Path(t.tb_frame.f_code.co_filename).name if t else "?"}, line'
+        f' {t.tb_lineno if t else "?"}: {e}',
+        file=sys.__stderr__,
+        flush=True,
+    )
+    return (
+        f'something went wrong that should not have ({type(e).__name__}): try again, with another photo or other'
+        ' settings'
+    )
 
 # %% ../nbs/12_studio.ipynb #stu64474098
 def target_tile(
@@ -765,8 +893,10 @@ def target_tile(
     return png_bytes(out.crop((w//10, 0, w-w//10, round(.8*h))).resize((side,side), Image.LANCZOS))
 
 def _anyone(side): # somebody without a face
-    im = Image.new('RGB', (4*side,4*side), '#8fa3b8'); draw,u = ImageDraw.Draw(im),4*side/100
-    draw.ellipse([o*u for o in (14,64,86,150)], '#dfe6ee'); draw.ellipse([o*u for o in (30,16,70,66)], '#f4f7fa')
+    im = Image.new('RGB', (4*side,4*side), '#8fa3b8')
+    draw,u = ImageDraw.Draw(im),4*side/100
+    draw.ellipse([o*u for o in (14,64,86,150)], '#dfe6ee')
+    draw.ellipse([o*u for o in (30,16,70,66)], '#f4f7fa')
     return im.resize((side,side), Image.LANCZOS)
 
 # %% ../nbs/12_studio.ipynb #stu73674965
@@ -775,8 +905,10 @@ def kit_tile(
     side:int=128, # pixels
 )->bytes:         # PNG with a transparent ground
     "A shirt in a kit's colours"
-    n = 4*side; u = n/100
-    colours = [ImageColor.getrgb(o) for o in kit.colours]; one,two = colours[0],colours[-1]
+    n = 4*side
+    u = n/100
+    colours = [ImageColor.getrgb(o) for o in kit.colours]
+    one,two = colours[0],colours[-1]
     yy,xx = (np.mgrid[:n,:n]/u)
     width = 48/kit.bands
     on = dict(plain=0*xx, stripes=np.round((xx-50)/width)%2, hoops=np.floor((yy-14)/width)%2, halves=xx>50,
@@ -806,8 +938,11 @@ class Studio:
         self.worker = Worker(self.sitting.stopped.set, self.go)
         parts = W.VBox(self._stage_part()).add_class('messi-wide'),W.VBox(self._how_part()).add_class('messi-side')
         tabs = {'Replace': W.Box(parts).add_class('messi-cols')}
-        if customise: self.tailor = TailorTab(self); tabs['Customise'] = self.tailor.box
-        self.words = WordsTab(self); tabs['Words'] = self.words.box
+        if customise:
+            self.tailor = TailorTab(self)
+            tabs['Customise'] = self.tailor.box
+        self.words = WordsTab(self)
+        tabs['Words'] = self.words.box
         self.tabs = W.Tab(list(tabs.values()), titles=tuple(tabs))
         head = W.HTML(STYLE+(PAGE if served else '')+HEAD)
         self.box = W.VBox([head, self.tabs]).add_class('messi')
@@ -824,35 +959,61 @@ def _stage_part(self:Studio)->list: # of widgets
     s = self.sitting
     hint = f'It stays in this page. Up to {s.cfg.max_mb:g} MB and {s.cfg.max_pixels//10**6} million pixels'
     self._welcome = dict(label='Drop a photo here, paste it, or choose a file', hint=hint)
-    self.drop = Drop(self._dropped, most=s.cfg.max_mb*2**20, area='.messi-wide', **self._welcome).add_class('messi-first')
+    self.drop = Drop(self._dropped, most=s.cfg.max_mb * 2**20, area='.messi-wide', **self._welcome).add_class(
+        'messi-first'
+    )
     self.other = Drop(self._dropped, label='Another photo', most=s.cfg.max_mb*2**20).add_class('messi-less')
     self.example = _button('Example', lambda: self._open(s.open_example), 'Take a public-domain portrait')
-    self.path = W.Text(placeholder='or the path of a photo on this machine', continuous_update=False, layout=W.Layout(width='320px'))
+    self.path = W.Text(
+        placeholder='or the path of a photo on this machine', continuous_update=False, layout=W.Layout(width='320px')
+    )
     self.path.observe(lambda c: c['new'].strip() and self._open(lambda: s.open_path(c['new'])), 'value')
     self.worker.starters += [self.drop, self.other, self.example, self.path]
     mask,results = self._mask_part(),self._result_part()
-    self.view = W.ToggleButtons(options=[('People','photo'), ('Result','result')], tooltips=['Choose people', 'What came of it'])
+    self.view = W.ToggleButtons(
+        options=[('People', 'photo'), ('Result', 'result')], tooltips=['Choose people', 'What came of it']
+    )
     self.view.observe(lambda c: self._stage(c['new']), 'value')
     front = W.VBox([self.drop, self.canvas, self.compare]).add_class('messi-front')
-    return [front, self.worker.line, _row(self.view, self.other, self.example, *([self.path] if s.paths else [])), *results, *mask]
+    return [
+        front,
+        self.worker.line,
+        _row(self.view, self.other, self.example, *([self.path] if s.paths else [])),
+        *results,
+        *mask,
+    ]
 
 @patch
 def _stage(self:Studio, what:str): # 'empty', 'photo' or 'result'
     "Show what there is, and what can be done with it"
     show = lambda o, yes: setattr(o.layout, 'display', None if yes else 'none')
-    show(self.drop, what=='empty'); show(self.other, what!='empty')
-    show(self.canvas, what=='photo'); show(self.editor, what=='photo')
-    show(self.compare, what=='result'); show(self.results, what=='result')
+    show(self.drop, what=='empty')
+    show(self.other, what!='empty')
+    show(self.canvas, what=='photo')
+    show(self.editor, what=='photo')
+    show(self.compare, what=='result')
+    show(self.results, what=='result')
     show(self.view, self.run is not None)
     if what!='empty': self.view.value = what
 
 @patch
 def _dropped(self:Studio, name, data, last):
-    if data is None: return self.worker.line.say(f'{name[:80]} is larger than the {self.sitting.cfg.max_mb:g} MB that a photo may have: scale it down, or save it as JPEG', True)
+    if data is None:
+        return self.worker.line.say(
+            f'{name[:80]} is larger than the {self.sitting.cfg.max_mb:g} MB that a photo may have: scale it down, or'
+            ' save it as JPEG',
+            True,
+        )
     self._open(lambda: self.sitting.open(data, name))
 
-_stages = {'loading weights': 'Loading', 'segmenter': 'Looking for people', 'mask': 'Drawing outlines', 'faces': 'Looking at faces', 'saving': 'Saving',
-           'generator': 'Painting'}
+_stages = {
+    'loading weights': 'Loading',
+    'segmenter': 'Looking for people',
+    'mask': 'Drawing outlines',
+    'faces': 'Looking at faces',
+    'saving': 'Saving',
+    'generator': 'Painting',
+}
 
 @patch
 def _open(self:Studio, opening):
@@ -860,10 +1021,15 @@ def _open(self:Studio, opening):
     stages = ['reading','loading weights','segmenter','mask']
     self.sitting.heard = lambda o: self.worker.show(_stages.get(o, o), (stages.index(o)+.5)/4 if o in stages else None)
     self.drop.label,self.drop.hint = 'Looking for people ...',''
-    def then(said): self.run = None; self._fresh(); return said
+    def then(said):
+        self.run = None
+        self._fresh()
+        return said
     def work():
         try: return opening()
-        finally: self.drop.set_trait('label', self._welcome['label']); self.drop.hint = self._welcome['hint']
+        finally:
+            self.drop.set_trait('label', self._welcome['label'])
+            self.drop.hint = self._welcome['hint']
     self.worker.start(work, then)
 
 # %% ../nbs/12_studio.ipynb #ba7f1381
@@ -871,14 +1037,26 @@ def _open(self:Studio, opening):
 def _mask_part(self:Studio)->list:
     self.canvas = Canvas()
     self.canvas.on_msg(self._painted)
-    self.tool = W.ToggleButtons(options=[('Choose people','choose'), ('Brush','brush'), ('Eraser','eraser')], description='', tooltips=['Click on a person to choose them or leave them out', 'Paint over what is to be replaced', 'Rub out of the mask'])
+    self.tool = W.ToggleButtons(
+        options=[('Choose people', 'choose'), ('Brush', 'brush'), ('Eraser', 'eraser')],
+        description='',
+        tooltips=[
+            'Click on a person to choose them or leave them out',
+            'Paint over what is to be replaced',
+            'Rub out of the mask',
+        ],
+    )
     self.brush = _field(W.IntSlider, 'Brush size', value=40, min=4, max=200)
     self.tool.observe(lambda c: setattr(self.canvas, 'tool', c['new']), 'value')
     self.brush.observe(lambda c: setattr(self.canvas, 'brush', float(c['new'])), 'value')
     step = lambda: max(1, max(self.sitting.photo.size)//120)
     edit = lambda label,f,tip: _button(label, lambda: self._edit(f), tip)
-    self.edits = [edit('Grow', lambda: self.sitting.grow(step()), 'Make the mask wider'), edit('Shrink', lambda: self.sitting.grow(-step()), 'Make the mask narrower'),
-                  edit('Undo', self.sitting.undo, 'Take back the last change of the mask'), edit('Start over', self.sitting.reset, 'Everybody chosen, nothing painted')]
+    self.edits = [
+        edit('Grow', lambda: self.sitting.grow(step()), 'Make the mask wider'),
+        edit('Shrink', lambda: self.sitting.grow(-step()), 'Make the mask narrower'),
+        edit('Undo', self.sitting.undo, 'Take back the last change of the mask'),
+        edit('Start over', self.sitting.reset, 'Everybody chosen, nothing painted'),
+    ]
     self.persons,self.editor = _row(),W.VBox()
     self.worker.starters += self.edits
     self.editor.children = [self.persons, _fold('Edit the mask', self.tool, self.brush, _row(*self.edits))]
@@ -888,7 +1066,9 @@ def _mask_part(self:Studio)->list:
 def _edit(self:Studio, f):
     "Change the mask, and show it"
     if self.worker.busy: return
-    try: f(); self.worker.line.say('')
+    try:
+        f()
+        self.worker.line.say('')
     except MessiError as e: self.worker.line.say(sentence(e), True)
     self._masked()
 
@@ -899,8 +1079,15 @@ def _painted(self:Studio, _, m, buffers):
     if s.photo is None or not isinstance(m, dict): return
     k = s.photo.width/s.view_size()[0]
     try:
-        if 'click' in m: x,y = m['click']; self._edit(lambda: s.click(float(x)*k, float(y)*k))
-        elif 'stroke' in m: self._edit(lambda: s.stroke([(x*k, y*k) for x,y in m['stroke']], self.brush.value*k/2, self.tool.value=='eraser'))
+        if 'click' in m:
+            x,y = m['click']
+            self._edit(lambda: s.click(float(x)*k, float(y)*k))
+        elif 'stroke' in m:
+            self._edit(
+                lambda: s.stroke(
+                    [(x * k, y * k) for x, y in m['stroke']], self.brush.value * k / 2, self.tool.value == 'eraser'
+                )
+            )
         elif 'person' in m: self._edit(lambda: s.toggle(int(m['person'])))
         elif 'undo' in m: self._edit(s.undo)
     except (TypeError, ValueError, OverflowError): pass
@@ -913,9 +1100,12 @@ def _fresh(self:Studio):
     self._stage('empty' if s.photo is None else 'photo')
     self.go.disabled = s.photo is None
     if s.photo is None: return
-    with self.canvas.hold_sync(): self.canvas.size,self.canvas.over,self.canvas.photo = list(s.view_size()),b'',_shown(s.photo)
+    with self.canvas.hold_sync():
+        self.canvas.size,self.canvas.over,self.canvas.photo = list(s.view_size()),b'',_shown(s.photo)
     def one(i):
-        b = W.ToggleButton(True, description=f'Person {i+1}', tooltip=f'Replace person {i+1}, counted from the left').add_class('messi-chip')
+        b = W.ToggleButton(
+            True, description=f'Person {i+1}', tooltip=f'Replace person {i+1}, counted from the left'
+        ).add_class('messi-chip')
         b.observe(lambda c: None if self._quiet else self._edit(lambda: s.toggle(i)), 'value')
         return b
     self.persons.children = [one(i) for i in range(s.n)]
@@ -927,10 +1117,14 @@ def _masked(self:Studio):
     s = self.sitting
     if s.photo is None: return
     self._quiet = True
-    for i,b in enumerate(self.persons.children): b.value,b.description = i in s.chosen,f'{"✓" if i in s.chosen else "–"} Person {i+1}'
+    for i,b in enumerate(self.persons.children):
+        b.value,b.description = i in s.chosen,f'{"✓" if i in s.chosen else "–"} Person {i+1}'
     self._quiet = False
     self.canvas.over = png_bytes(s.overlay())
-    self.canvas.label = f'{s.name}: {s.n} people found, {len(s.chosen)} chosen. Arrow keys move a cross, Enter chooses or paints there, Control and Z undoes.'
+    self.canvas.label = (
+        f'{s.name}: {s.n} people found, {len(s.chosen)} chosen. Arrow keys move a cross, Enter chooses or paints'
+        ' there, Control and Z undoes.'
+    )
     self.edits[2].disabled = not s.past
 
 # %% ../nbs/12_studio.ipynb #b1e7d1f1
@@ -961,13 +1155,29 @@ def _how_part(self:Studio)->list:
     self.dice = _button('Another seed', draw, 'Draw a seed')
     self.worker.starters += [self.go]
     self.mode.observe(lambda c: self._moded(), 'value')
-    self._dressed(); self._moded()
+    self._dressed()
+    self._moded()
     def aimed(c):
         if self.mode.value=='remove': self.mode.value = DEFAULT_MODE
-        self._dressed(); self._moded()
+        self._dressed()
+        self._moded()
     self.target.observe(aimed, 'value')
-    says = W.HTML('<p class="messi-dim">The same settings make the same picture. Every picture says in itself that it is synthetic.</p>')
-    more = _fold('More', self.n, self.seed, _row(self.dice), self.text, self.strength, self.steps, self.guidance, self.runs, says)
+    says = W.HTML(
+        '<p class="messi-dim">The same settings make the same picture. Every picture says in itself that it is'
+        ' synthetic.</p>'
+    )
+    more = _fold(
+        'More',
+        self.n,
+        self.seed,
+        _row(self.dice),
+        self.text,
+        self.strength,
+        self.steps,
+        self.guidance,
+        self.runs,
+        says,
+    )
     return [self.target, self.mode, self.kit, self.go, self.worker.row, more]
 
 @patch
@@ -977,7 +1187,10 @@ def _dressed(self:Studio):
     except MessiError: kits = ()
     names = [ANY, *(o.name for o in kits)] if kits else []
     with self.kit.hold_sync():
-        self.kit.pictures = {ANY: kit_tile(Kit('', ('#8fa3b8','#c9d3de'), 'halves')), **{o.name: kit_tile(o) for o in kits}}
+        self.kit.pictures = {
+            ANY: kit_tile(Kit('', ('#8fa3b8', '#c9d3de'), 'halves')),
+            **{o.name: kit_tile(o) for o in kits},
+        }
         self.kit.options,self.kit.value = names,ANY
 
 @patch
@@ -1018,7 +1231,9 @@ def _asked(self:Studio)->dict: # for `Sitting.run`
     said = {} if mode in _silent else dict(text=self.text.value.strip(), guidance=self.guidance.value)
     if mode=='person' and self.kit.value not in ('',ANY): said['kit'] = self.kit.value
     if mode=='image': said['strength'] = self.strength.value
-    return dict(target=self.target.value, mode=mode, steps=self.steps.value, seed=self.seed.value, n=self.n.value, **said)
+    return dict(
+        target=self.target.value, mode=mode, steps=self.steps.value, seed=self.seed.value, n=self.n.value, **said
+    )
 
 # %% ../nbs/12_studio.ipynb #cb5c3f60
 @patch
@@ -1045,10 +1260,21 @@ def _replace(self:Studio):
 def _result_part(self:Studio)->list:
     self.compare,self.each = Compare(),W.HTML()
     self.which = Tiles().add_class('messi-thumbs')
-    self.which.observe(lambda c: None if self._quiet or c['new'] not in self.which.options else self._show(self.run, self.which.options.index(c['new'])), 'value')
+    self.which.observe(
+        lambda c: (
+            None
+            if self._quiet or c['new'] not in self.which.options
+            else self._show(self.run, self.which.options.index(c['new']))
+        ),
+        'value',
+    )
     self.runs = _field(W.Dropdown, 'History', options=[])
-    self.runs.observe(lambda c: None if self._quiet or c['new'] is None else self._show(self.sitting.history[c['new']]), 'value')
-    self.save = Save(self._file, items=[['picture','Picture'], ['mask','Mask'], ['cutout','Cut-out'], ['settings','Settings']])
+    self.runs.observe(
+        lambda c: None if self._quiet or c['new'] is None else self._show(self.sitting.history[c['new']]), 'value'
+    )
+    self.save = Save(
+        self._file, items=[['picture', 'Picture'], ['mask', 'Mask'], ['cutout', 'Cut-out'], ['settings', 'Settings']]
+    )
     self.results = W.VBox([self.which, self.save, self.each])
     self.runs.layout.display = 'none'
     return [self.results]
@@ -1057,7 +1283,8 @@ def _result_part(self:Studio)->list:
 def _made(self:Studio, out)->str:
     run,warned = out
     self._quiet = True
-    self.runs.options = [(f'{i+1}. {r}', i) for i,r in enumerate(self.sitting.history)]; self.runs.value = len(self.sitting.history)-1
+    self.runs.options = [(f'{i+1}. {r}', i) for i,r in enumerate(self.sitting.history)]
+    self.runs.value = len(self.sitting.history)-1
     self.runs.layout.display = None
     self._quiet = False
     self._show(run)
@@ -1069,11 +1296,18 @@ def _show(self:Studio, run, i:int=0):
     self.run,self.variant = run,i
     r = run.made[i]
     self._quiet = True
-    self.which.pictures = {f'seed {o.seed}': _thumb(o.image, o.provenance()) for o in run.made} if len(run.made)>1 else {}
+    self.which.pictures = (
+        {f'seed {o.seed}': _thumb(o.image, o.provenance()) for o in run.made} if len(run.made) > 1 else {}
+    )
     self.which.options,self.which.value = [f'seed {o.seed}' for o in run.made],f'seed {r.seed}'
     self._quiet = False
     self.which.layout.display = None if len(run.made)>1 else 'none'
-    with self.compare.hold_sync(): self.compare.before,self.compare.after,self.compare.alt = _shown(r.original),_shown(r.image, r.provenance() if r.replaced else None),f'the result: {r.note}'
+    with self.compare.hold_sync():
+        self.compare.before, self.compare.after, self.compare.alt = (
+            _shown(r.original),
+            _shown(r.image, r.provenance() if r.replaced else None),
+            f'the result: {r.note}',
+        )
     each = ''.join(f'<li>{html.escape(d)}</li>' for d in r.done)                 # person by person, left to right
     self.each.value = f'<ol>{each}</ol>' if len(r.done)>1 or r.replaced<len(r.done) else ''
     self._stage('result')
@@ -1088,7 +1322,11 @@ def _file(self:Studio, key:str)->tuple: # name, type, bytes
     stem = 'messi_'+(re.sub(r'[^\w.-]+', '_', Path(self.run.name).stem)[:60] or 'photo')
     if key=='settings': return f'{stem}_settings.json', 'application/json', self.run.settings[self.variant].encode()
     prov = r.provenance() if r.replaced else None
-    img,meta = dict(picture=lambda: (r.image, prov), mask=lambda: (mask_to_pil(r.mask), None), cutout=lambda: (cut := r.cutout(), note_of(cut)))[key]()
+    img, meta = dict(
+        picture=lambda: (r.image, prov),
+        mask=lambda: (mask_to_pil(r.mask), None),
+        cutout=lambda: (cut := r.cutout(), note_of(cut)),
+    )[key]()
     return f'{stem}_{f"seed{r.seed}" if key=="picture" else key}.png', 'image/png', png_bytes(img, meta)
 
 # %% ../nbs/12_studio.ipynb #121bb78b
@@ -1100,10 +1338,18 @@ def pictures_in(
     "The pictures in a zip"
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as z:
-            inside = [i for i in z.infolist() if not i.is_dir() and is_image_file(i.filename) and not i.filename.startswith('__MACOSX/') and not i.flag_bits&1]
+            inside = [
+                i
+                for i in z.infolist()
+                if not i.is_dir()
+                and is_image_file(i.filename)
+                and not i.filename.startswith('__MACOSX/')
+                and not i.flag_bits & 1
+            ]
             if len(inside)>most: raise DataError(f'the zip holds {len(inside)} pictures, more than {most}: divide it')
             for i in inside:
-                with z.open(i) as f: one = f.read(int(cfg.max_mb*2**20)+1)   # what an entry says of its size is not asked
+                with z.open(i) as f:   # what an entry says of its size is not asked
+                    one = f.read(int(cfg.max_mb*2**20)+1)
                 yield i.filename, one
     except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, NotImplementedError, ValueError, IndexError, zlib.error) as e:
         if isinstance(e, MessiError): raise
@@ -1114,7 +1360,14 @@ class Tailor:
     "Photos of one person, what is to be said about them, and a target made of them"
     most,most_mb = 1000,2000. # files, and all of them together
     def __init__(self, cfg=ServeCfg(), device:str=None):
-        self.cfg,self.device,self.place,self.report,self.process,self.fitted = cfg,pick_device(device),None,None,None,False
+        self.cfg, self.device, self.place, self.report, self.process, self.fitted = (
+            cfg,
+            pick_device(device),
+            None,
+            None,
+            None,
+            False,
+        )
         self.step,self.last,self.heard,self.names,self.size = '','',lambda said, share: None,set(),0
         atexit.register(self.leave)
 
@@ -1126,14 +1379,23 @@ class Tailor:
     def add(self, name:str, data:bytes)->int: # how many photos came of it
         "Take in a photo, or a zip of them"
         if data[:2]==b'PK': return sum(self.add(*o) for o in pictures_in(data, self.cfg, self.most))
-        if len(data)>self.cfg.max_mb*2**20: raise DataError(f'{Path(name).name[:80]} is larger than the {self.cfg.max_mb:g} MB that a photo may have')
-        if len(self.names)>=self.most or self.size+len(data)>self.most_mb*2**20: raise DataError(f'these are more than {self.most} photos, or more than {self.most_mb:g} MB: choose the best ones')
-        if self.place is None: self.place = Path(tempfile.mkdtemp(prefix='studio-', dir=make_folder(targets_home()/'runs')))
+        if len(data)>self.cfg.max_mb*2**20:
+            raise DataError(f'{Path(name).name[:80]} is larger than the {self.cfg.max_mb:g} MB that a photo may have')
+        if len(self.names)>=self.most or self.size+len(data)>self.most_mb*2**20:
+            raise DataError(
+                f'these are more than {self.most} photos, or more than {self.most_mb:g} MB: choose the best ones'
+            )
+        if self.place is None:
+            self.place = Path(tempfile.mkdtemp(prefix='studio-', dir=make_folder(targets_home()/'runs')))
         stem,tail = os.path.splitext(re.sub(r'[^\w.-]+', '_', Path(name.replace('\\', '/')).name).lstrip('.')[-80:])
         name,k = f'{stem or "photo"}{tail}',1
-        while name.casefold() in self.names: k += 1; name = f'{stem or "photo"}_{k}{tail}'
-        self.names.add(name.casefold()); self.size += len(data)
-        make_folder(self.photos); (self.photos/name).write_bytes(data)
+        while name.casefold() in self.names:
+            k += 1
+            name = f'{stem or "photo"}_{k}{tail}'
+        self.names.add(name.casefold())
+        self.size += len(data)
+        make_folder(self.photos)
+        (self.photos/name).write_bytes(data)
         return 1
 
     def leave(self):
@@ -1152,16 +1414,32 @@ def look(self:Tailor)->str:
     if self.place is None: raise DataError('there are no photos yet: drop some on the frame')
     self.report = target_report(self.photos, self.fit_folder/'photos', progress=False)
     why = ', '.join(f'{n} {k}' for k,n in self.report.why().most_common())
-    return f'{len(self.report.rows)} files: {self.report.count("keep")} kept, {self.report.count("flag")} doubtful, {self.report.count("drop")} dropped'+(f' ({why})' if why else '')
+    return (
+        f'{len(self.report.rows)} files: {self.report.count("keep")} kept, {self.report.count("flag")} doubtful,'
+        f' {self.report.count("drop")} dropped'
+        + (f' ({why})' if why else '')
+    )
 
 @patch
 def sheet(self:Tailor, side:int=110, most:int=200)->str: # HTML
     "Every photo, small, with its verdict and why"
-    rows = sorted((r for r in self.report.rows if r['id'] and r['verdict']!='gone'), key=lambda r: ('drop','flag','keep').index(r['verdict']))
-    cell = lambda r: f'<b>{dict(keep="✓ keep", flag="? doubtful", drop="✗ drop")[r["verdict"]]}</b><br>{html.escape(", ".join(r["reasons"]) or "nothing against it")}'
-    pics = ''.join(f'<div style="width:{side+30}px">{figure(_shown(thumbnail(self.report, r, side)), r["file"], cell(r))}</div>' for r in rows[:most] if self._readable(r))
+    rows = sorted(
+        (r for r in self.report.rows if r['id'] and r['verdict'] != 'gone'),
+        key=lambda r: ('drop', 'flag', 'keep').index(r['verdict']),
+    )
+    cell = lambda r: (
+        f'<b>{dict(keep="✓ keep", flag="? doubtful", drop="✗ drop")[r["verdict"]]}</b><br>{html.escape(", ".join(r["reasons"]) or "nothing against it")}'
+    )
+    pics = ''.join(
+        f'<div style="width:{side+30}px">{figure(_shown(thumbnail(self.report, r, side)), r["file"], cell(r))}</div>'
+        for r in rows[:most]
+        if self._readable(r)
+    )
     rest = [r for r in self.report.rows if not self._readable(r)]
-    lost = ''.join(f'<li>{html.escape(r["file"])}: {html.escape(r.get("why") or ", ".join(r["reasons"]))}</li>' for r in rest[:most])
+    lost = ''.join(
+        f'<li>{html.escape(r["file"])}: {html.escape(r.get("why") or ", ".join(r["reasons"]))}</li>'
+        for r in rest[:most]
+    )
     return f'<div class="messi-sheet">{pics}</div>'+(f'<ul>{lost}</ul>' if lost else '')
 
 @patch
@@ -1190,7 +1468,17 @@ def fit(self:Tailor,
     if consent not in CONSENT: raise ConfigError('say first who the person is to you, and that they agree')
     if self.report is None: self.look()
     code = 'from messi_anything.customize import main_customize; raise SystemExit(main_customize())'
-    cmd = [sys.executable, '-c', code, name, str(self.photos), '--out', str(self.fit_folder), '--consent', consent]+['--flagged']*flagged
+    cmd = [
+        sys.executable,
+        '-c',
+        code,
+        name,
+        str(self.photos),
+        '--out',
+        str(self.fit_folder),
+        '--consent',
+        consent,
+    ] + ['--flagged'] * flagged
     self.step,self.last,self.fitted = 'starting','',True
     self.process = subprocess.Popen(cmd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=self.place,
                                     env={**os.environ, 'PYTHONUNBUFFERED': '1'})
@@ -1216,19 +1504,44 @@ class TailorTab:
     def __init__(self, studio):
         self.studio,self.tailor = studio,Tailor(studio.sitting.cfg, studio.sitting.device)
         self.worker,self.zips,self.lost = Worker(self.tailor.stop),[],[]
-        self.drop = Drop(self._dropped, label='Drop photos of one person here, a folder or a zip of them, or choose files', hint='100 to 200 photos are good, 20 may do', accept='image/*,.zip', many=True, most=500*2**20)
+        self.drop = Drop(
+            self._dropped,
+            label='Drop photos of one person here, a folder or a zip of them, or choose files',
+            hint='100 to 200 photos are good, 20 may do',
+            accept='image/*,.zip',
+            many=True,
+            most=500 * 2**20,
+        )
         self.look,self.forget = _button('Look at the photos', self._look),_button('Remove these photos', self._forget)
         self.sheet,self.review,self.report = W.HTML(),W.VBox(),W.HTML()
         self.name = _field(W.Text, 'Name', placeholder='of the new target')
         said = [('choose: who is the person to you?', '')]+[(f'{k}: {v}', k) for k,v in CONSENT.items()]
         self.consent = _field(W.Dropdown, 'Consent', options=said, value='')
         self.flagged = W.Checkbox(False, description='use doubtful photos as well', indent=False)
-        self.make = _button('Make the target', self._make); self.make.add_class('messi-go')
+        self.make = _button('Make the target', self._make)
+        self.make.add_class('messi-go')
         self.worker.starters += [self.drop, self.look, self.forget, self.make]
-        about = W.HTML('<p>A target can put a face into any photo: make one only of yourself, or of people who know and agree. '
-                       'For people who did not agree there is the target <b>nobody</b>.</p>')
-        self.box = W.VBox([self.worker.box, _title('1. Photos'), self.drop, _row(self.look, self.forget), self.sheet, self.review,
-                           _title('2. The target'), about, self.name, self.consent, self.flagged, _row(self.make), self.report])
+        about = W.HTML(
+            '<p>A target can put a face into any photo: make one only of yourself, or of people who know and agree. '
+            'For people who did not agree there is the target <b>nobody</b>.</p>'
+        )
+        self.box = W.VBox(
+            [
+                self.worker.box,
+                _title('1. Photos'),
+                self.drop,
+                _row(self.look, self.forget),
+                self.sheet,
+                self.review,
+                _title('2. The target'),
+                about,
+                self.name,
+                self.consent,
+                self.flagged,
+                _row(self.make),
+                self.report,
+            ]
+        )
 
 # %% ../nbs/12_studio.ipynb #7c08fbe3
 @patch
@@ -1243,7 +1556,8 @@ def _dropped(self:TailorTab, name, data, last):
 
 @patch
 def _unpack(self:TailorTab):
-    self.worker.show('reading', .1); zips,self.zips = self.zips,[]
+    self.worker.show('reading', .1)
+    zips,self.zips = self.zips,[]
     for o in zips:
         try: self.tailor.add(*o)
         except MessiError as e: self.lost.append(sentence(e))
@@ -1251,13 +1565,18 @@ def _unpack(self:TailorTab):
     return self._look_at()
 
 @patch
-def _look_at(self:TailorTab): self.worker.show('looking at photos', .3); return self.tailor.look()
+def _look_at(self:TailorTab):
+    self.worker.show('looking at photos', .3)
+    return self.tailor.look()
 
 # %% ../nbs/12_studio.ipynb #8b77e812
 @patch
 def _look(self:TailorTab): self.worker.start(self._look_at, self._looked)
 @patch
-def _forget(self:TailorTab): self.tailor.leave(); self.sheet.value,self.review.children = '',(); self.worker.line.say('removed')
+def _forget(self:TailorTab):
+    self.tailor.leave()
+    self.sheet.value,self.review.children = '',()
+    self.worker.line.say('removed')
 
 @patch
 def _looked(self:TailorTab, said):
@@ -1290,31 +1609,73 @@ class WordsTab:
         self.studio,self.worker,self.made = studio,Worker(lambda: None),[]
         self.worker.cancel.layout.display = 'none'                           # it takes a second or two
         s,line = studio.sitting,lambda label,hint: _field(W.Text, label, placeholder=hint)
-        self.text,self.source,self.wanted = line('Description', 'smiling, in a white shirt'),line('It shows', 'what the photo says'),line('It should show', 'smiling, with sunglasses')
+        self.text, self.source, self.wanted = (
+            line('Description', 'smiling, in a white shirt'),
+            line('It shows', 'what the photo says'),
+            line('It should show', 'smiling, with sunglasses'),
+        )
         names = [n for n in sorted(listed_targets()) if n!='nobody']
         self.who = _field(W.Dropdown, 'Target', options=names, value=s.target if s.target in names else names[0])
         self.where = _field(W.Dropdown, 'Where', options=[('the head','head'), ('the mask of the first tab','mask')])
         self.strength = _field(W.FloatSlider, 'Strength', value=1., min=-1.5, max=1.5, step=.1)
-        self.seed,self.n = _field(W.BoundedIntText, 'Seed', value=0, min=0, max=2**31-1),_field(W.IntSlider, 'Pictures', value=4, min=1, max=8)
+        self.seed, self.n = _field(W.BoundedIntText, 'Seed', value=0, min=0, max=2**31 - 1), _field(
+            W.IntSlider, 'Pictures', value=4, min=1, max=8
+        )
         self.paint,self.change = _button('Paint', self._paint),_button('Change the photo', self._change)
-        self.into,self.phrase,self.known = _field(W.Dropdown, 'Add words to', options=[('Description',0), ('It shows',1), ('It should show',2)]),_field(W.Dropdown, 'Words', options=['']),W.HTML()
+        self.into, self.phrase, self.known = (
+            _field(W.Dropdown, 'Add words to', options=[('Description', 0), ('It shows', 1), ('It should show', 2)]),
+            _field(W.Dropdown, 'Words', options=['']),
+            W.HTML(),
+        )
         self.sheet,self.compare = W.HTML(),Compare()
         self.save = Save(lambda k: (f'messi_words_{k}.png', 'image/png', png_bytes(*self.made[int(k)])))
         self.worker.starters += [self.paint, self.change]
-        self.who.observe(lambda c: self._vocabulary(), 'value'); self._vocabulary()
+        self.who.observe(lambda c: self._vocabulary(), 'value')
+        self._vocabulary()
         self.phrase.observe(self._add, 'value')
-        side = W.VBox([_title('A picture from a description'), self.text, self.n, _row(self.paint), _title('The photo of the first tab, changed'), self.source, self.wanted, self.where, self.strength, _row(self.change),
-                       _title('For both'), self.who, self.seed, self.into, self.phrase, self.known]).add_class('messi-side')
-        self.box = W.VBox([self.worker.box, W.Box([side, W.VBox([self.sheet, self.compare, self.save]).add_class('messi-wide')]).add_class('messi-cols')])
+        side = W.VBox(
+            [
+                _title('A picture from a description'),
+                self.text,
+                self.n,
+                _row(self.paint),
+                _title('The photo of the first tab, changed'),
+                self.source,
+                self.wanted,
+                self.where,
+                self.strength,
+                _row(self.change),
+                _title('For both'),
+                self.who,
+                self.seed,
+                self.into,
+                self.phrase,
+                self.known,
+            ]
+        ).add_class('messi-side')
+        self.box = W.VBox(
+            [
+                self.worker.box,
+                W.Box([side, W.VBox([self.sheet, self.compare, self.save]).add_class('messi-wide')]).add_class(
+                    'messi-cols'
+                ),
+            ]
+        )
 
 # %% ../nbs/12_studio.ipynb #570f7e74
 @patch
 def _vocabulary(self:WordsTab):
     "Show the words that the target knows"
     try: known = {str(k): list(v) for k,v in vocabulary(self.who.value).items() if v}
-    except MessiError as e: known = {}; self.worker.line.say(sentence(e), True)
+    except MessiError as e:
+        known = {}
+        self.worker.line.say(sentence(e), True)
     self.phrase.options = ['']+[o for v in known.values() for o in v]
-    self.known.value = '<details><summary>All words that are known</summary>'+''.join(f'<p><b>{html.escape(k)}</b>: {html.escape(", ".join(v))}</p>' for k,v in known.items())+'</details>'
+    self.known.value = (
+        '<details><summary>All words that are known</summary>'
+        + ''.join(f'<p><b>{html.escape(k)}</b>: {html.escape(", ".join(v))}</p>' for k, v in known.items())
+        + '</details>'
+    )
 
 @patch
 def _add(self:WordsTab, c):
@@ -1328,17 +1689,28 @@ def _work(self:WordsTab, f, then):
     "Paint in the thread; the words that were not known are named"
     def work():
         with warnings.catch_warnings(record=True) as seen:
-            warnings.simplefilter('always'); out = f()
+            warnings.simplefilter('always')
+            out = f()
         return out,[str(w.message) for w in seen if w.category is UserWarning]
-    self.worker.show('generator', .3); self.worker.start(work, lambda o: '; '.join([then(o[0]), *o[1]]))
+    self.worker.show('generator', .3)
+    self.worker.start(work, lambda o: '; '.join([then(o[0]), *o[1]]))
 
 # %% ../nbs/12_studio.ipynb #fdcdd210
 @patch
 def _paint(self:WordsTab):
     a = dict(text=self.text.value.strip(), n=self.n.value, seed=self.seed.value, target=self.who.value)
     def then(imgs):
-        self.made = [(im, dict(target=a['target'], seed=str(a['seed']+i), text=a['text'], mode='words', kind='generated')) for i,im in enumerate(imgs)]
-        self.sheet.value = '<div class="messi-sheet">'+''.join(figure(png_bytes(im, m), f'painted from: {a["text"]}', f'seed {m["seed"]}') for im,m in self.made)+'</div>'
+        self.made = [
+            (im, dict(target=a['target'], seed=str(a['seed'] + i), text=a['text'], mode='words', kind='generated'))
+            for i, im in enumerate(imgs)
+        ]
+        self.sheet.value = (
+            '<div class="messi-sheet">'
+            + ''.join(
+                figure(png_bytes(im, m), f'painted from: {a["text"]}', f'seed {m["seed"]}') for im, m in self.made
+            )
+            + '</div>'
+        )
         self.compare.after,self.save.items = b'',[[str(i), f'seed {m["seed"]}'] for i,(_,m) in enumerate(self.made)]
         return imgs.note
     self._work(lambda: generate(**a), then)
@@ -1353,8 +1725,17 @@ def _change(self:WordsTab):
         only = s.painted() if self.where.value=='mask' else None
         return edit_photo(s.photo, where=only, people=people, **a, device=s.device, segmenter=lambda _: s.found)
     def then(r):
-        self.made,self.sheet.value,self.save.items = [(r.image, r.provenance() if r.replaced else None)],'',[['0','Picture']]
-        with self.compare.hold_sync(): self.compare.before,self.compare.after,self.compare.alt = _shown(r.original),_shown(r.image, r.provenance()),f'the photo, changed: {r.note}'
+        self.made, self.sheet.value, self.save.items = (
+            [(r.image, r.provenance() if r.replaced else None)],
+            '',
+            [['0', 'Picture']],
+        )
+        with self.compare.hold_sync():
+            self.compare.before, self.compare.after, self.compare.alt = (
+                _shown(r.original),
+                _shown(r.image, r.provenance()),
+                f'the photo, changed: {r.note}',
+            )
         return r.note
     self._work(work, then)
 
@@ -1392,7 +1773,10 @@ def door(
         if not any_host and not known_host(request.host, host, cfg):
             said = dict(why='This page does not answer to that name: ask for localhost, or start it with --hosts.')
         elif not same_origin(request.headers, cfg):
-            said = dict(why='Another site has sent you here.', link='<p><a href="">Open the Studio</a></p>'*(request.method=='GET'))
+            said = dict(
+                why='Another site has sent you here.',
+                link='<p><a href="">Open the Studio</a></p>' * (request.method == 'GET'),
+            )
         else: return find(request, **kw)
         return app.get_handler_delegate(request, Shut, said)
     app.find_handler = find_handler
@@ -1427,9 +1811,25 @@ def page_folder(
     import nbformat
     folder = Path(folder)
     kernel = make_folder(folder/'jupyter'/'kernels'/'messi-studio')
-    (kernel/'kernel.json').write_text(json.dumps(dict(argv=[sys.executable, '-m', 'ipykernel_launcher', '-f', '{connection_file}'], display_name='Studio', language='python')))
-    code = f'import warnings; warnings.simplefilter("ignore")\nfrom messi_anything.studio import studio\nstudio(**{asked!r})'
-    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)], metadata=dict(title='Messi-Anything', kernelspec=dict(name='messi-studio', display_name='Studio', language='python')))
+    (kernel / 'kernel.json').write_text(
+        json.dumps(
+            dict(
+                argv=[sys.executable, '-m', 'ipykernel_launcher', '-f', '{connection_file}'],
+                display_name='Studio',
+                language='python',
+            )
+        )
+    )
+    code = (
+        'import warnings; warnings.simplefilter("ignore")\nfrom messi_anything.studio import'
+        f' studio\nstudio(**{asked!r})'
+    )
+    nb = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(code)],
+        metadata=dict(
+            title='Messi-Anything', kernelspec=dict(name='messi-studio', display_name='Studio', language='python')
+        ),
+    )
     look = make_folder(folder/'jupyter'/'voila'/'templates'/'messi')
     (look/'conf.json').write_text(json.dumps(dict(base_template='lab')))
     (look/'index.html.j2').write_text(_template.replace('PAGE', STYLE+PAGE).replace('HEAD', HEAD), encoding='utf-8')
@@ -1437,21 +1837,47 @@ def page_folder(
     nbformat.write(nb, path)
     return path
 
-_only_us = "default-src 'self' 'unsafe-inline' 'unsafe-eval' blob: data:; frame-ancestors 'self'; form-action 'none'; base-uri 'self'" # nothing is loaded from elsewhere
+# nothing is loaded from elsewhere
+_only_us = (
+    "default-src 'self' 'unsafe-inline' 'unsafe-eval' blob: data:; frame-ancestors 'self'; form-action 'none';"
+    " base-uri 'self'"
+)
 
 def voila_config(
     host:str, port:int, base_url:str, browser:bool, visitors:int, token:str, folder,
 )->dict:
     "Voila's settings: one process for each visitor, no file handed out, no errors' insides"
     return dict(
-        Voila=dict(ip=host, port=port, base_url=base_url, open_browser=browser, token=token, connection_dir_root=str(folder), port_retries=0, log_level=40, config_file_paths=[], tornado_settings=dict(headers={'X-Content-Type-Options': 'nosniff', 'Content-Security-Policy': _only_us})),
-        VoilaConfiguration=dict(template='messi', file_allowlist=[], show_tracebacks=False, strip_sources=True, allow_template_override='NO', allow_theme_override='NO', prelaunch_hook=_room(visitors), attempt_fix_notebook=False),
-        MappingKernelManager=dict(cull_idle_timeout=900, cull_interval=60, cull_connected=False))
+        Voila=dict(
+            ip=host,
+            port=port,
+            base_url=base_url,
+            open_browser=browser,
+            token=token,
+            connection_dir_root=str(folder),
+            port_retries=0,
+            log_level=40,
+            config_file_paths=[],
+            tornado_settings=dict(headers={'X-Content-Type-Options': 'nosniff', 'Content-Security-Policy': _only_us}),
+        ),
+        VoilaConfiguration=dict(
+            template='messi',
+            file_allowlist=[],
+            show_tracebacks=False,
+            strip_sources=True,
+            allow_template_override='NO',
+            allow_theme_override='NO',
+            prelaunch_hook=_room(visitors),
+            attempt_fix_notebook=False,
+        ),
+        MappingKernelManager=dict(cull_idle_timeout=900, cull_interval=60, cull_connected=False),
+    )
 
 def _room(visitors): # no more processes than so many
     def hook(handler, notebook=None, cwd=None):
         from tornado.web import HTTPError
-        if len(handler.kernel_manager.list_kernel_ids())>=visitors: raise HTTPError(503, reason=f'All {visitors} places are taken: try again in some minutes')
+        if len(handler.kernel_manager.list_kernel_ids())>=visitors:
+            raise HTTPError(503, reason=f'All {visitors} places are taken: try again in some minutes')
     return hook
 
 # %% ../nbs/12_studio.ipynb #05220ad8
@@ -1465,19 +1891,33 @@ def messi_studio(
     visitors:int=8,        # at a time; each has a process of their own
     no_customise:bool=False, # leave out the tab that makes targets
     no_browser:bool=False, # do not open a browser
-    hosts:str='',          # names under which others reach it, with commas between; * behind a proxy that checks who comes
+    # names under which others reach it, with commas between; * behind a proxy that checks who comes
+    hosts:str='',
 )->int:
     "Serve the Studio as a web page; stop with Ctrl-C"
     need_studio('voila', 'anywidget')
     Sitting(target, device, cfg=ServeCfg(max_mb=max_mb))                     # an error now rather than for each visitor
-    if not re.fullmatch(r'/([\w.~@%-]+/)*', base := '/'+base_url.strip('/')+'/'*bool(base_url.strip('/')), re.A): raise ConfigError(f'base_url={base_url!r}: give the prefix with slashes around it, such as /messi/')
+    if not re.fullmatch(r'/([\w.~@%-]+/)*', base := '/'+base_url.strip('/')+'/'*bool(base_url.strip('/')), re.A):
+        raise ConfigError(f'base_url={base_url!r}: give the prefix with slashes around it, such as /messi/')
     names = tuple(o.strip() for o in hosts.split(',') if o.strip())
     cfg = ServeCfg(token=os.environ.get('MESSI_TOKEN', ''), hosts=tuple(o for o in names if o!='*'))
     with _socket(host, port) as s: port = s.getsockname()[1]
     token = os.environ.get('MESSI_TOKEN', '')
-    if not token and not loopback(host): print(f'warning: whoever reaches {host}:{port} can use this page: set MESSI_TOKEN, or leave --host out', file=sys.stderr)
+    if not token and not loopback(host):
+        print(
+            f'warning: whoever reaches {host}:{port} can use this page: set MESSI_TOKEN, or leave --host out',
+            file=sys.stderr,
+        )
     with tempfile.TemporaryDirectory(prefix='messi-studio-') as d:
-        nb = page_folder(d, target=target, device=None if device=='auto' else device, max_mb=max_mb, paths=False, customise=not no_customise, served=True)
+        nb = page_folder(
+            d,
+            target=target,
+            device=None if device == 'auto' else device,
+            max_mb=max_mb,
+            paths=False,
+            customise=not no_customise,
+            served=True,
+        )
         os.environ['JUPYTER_PATH'] = os.pathsep.join([f'{d}/jupyter', *filter(None, [os.environ.get('JUPYTER_PATH')])])
         from traitlets.config import Config
         from voila.app import Voila
@@ -1498,6 +1938,28 @@ def launcher(
     **options # of `messi_studio`, such as target='messi'
 )->dict:      # for `c.ServerProxy.servers`
     "A tile in JupyterLab's launcher, by jupyter-server-proxy"
-    more = [o for k,v in options.items() for o in ([f'--{k.replace("_","-")}']*bool(v) if isinstance(v, bool) else [f'--{k.replace("_","-")}', str(v)])]
-    cmd = [sys.executable, '-c', 'from messi_anything.studio import main_studio; raise SystemExit(main_studio())', '--no-browser', '--hosts', '*', '--port', '{port}', '--base-url', '{base_url}messi-studio/', *more]
-    return {'messi-studio': dict(command=cmd, absolute_url=True, timeout=60, launcher_entry=dict(title='Messi-Anything', enabled=True))}
+    more = [
+        o
+        for k, v in options.items()
+        for o in (
+            [f'--{k.replace("_","-")}'] * bool(v) if isinstance(v, bool) else [f'--{k.replace("_","-")}', str(v)]
+        )
+    ]
+    cmd = [
+        sys.executable,
+        '-c',
+        'from messi_anything.studio import main_studio; raise SystemExit(main_studio())',
+        '--no-browser',
+        '--hosts',
+        '*',
+        '--port',
+        '{port}',
+        '--base-url',
+        '{base_url}messi-studio/',
+        *more,
+    ]
+    return {
+        'messi-studio': dict(
+            command=cmd, absolute_url=True, timeout=60, launcher_entry=dict(title='Messi-Anything', enabled=True)
+        )
+    }

@@ -11,8 +11,36 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 from fastcore.basics import patch
-from .images import Box, MessiError, ImageError, DataError, ConfigError, load_image, save_image, crop, open_picture, image_suffixes, atomic_write, command, is_service_folder, made_here, read_json, reason, regular_file, user_path
-from .data import content_hash, photo_hashes, near_groups, split_photos, face_frame, centre_frame, write_csv, _parallel
+from messi_anything.images import (
+    Box,
+    MessiError,
+    ImageError,
+    DataError,
+    ConfigError,
+    load_image,
+    save_image,
+    crop,
+    open_picture,
+    image_suffixes,
+    atomic_write,
+    command,
+    is_service_folder,
+    made_here,
+    read_json,
+    reason,
+    regular_file,
+    user_path,
+)
+from messi_anything.data import (
+    content_hash,
+    photo_hashes,
+    near_groups,
+    split_photos,
+    face_frame,
+    centre_frame,
+    write_csv,
+    _parallel,
+)
 from .training import make_folder, only_run
 from .faces import Face
 
@@ -28,11 +56,16 @@ class Checks:
     "What a photo must be to be kept; brightness runs from 0 to 255"
     min_side:int=96        # pixels of the photo's shorter side
     min_face:int=32        # pixels of the face's longer side: below it a crop of head and shoulders has fewer than 83
-    dark:float=30.         # brightness of the face (without one: of the tenth that is brightest) below this: nearly black
+    # brightness of the face (without one: of the tenth that is brightest) below this: nearly black
+    dark:float=30.
     bright:float=235.      # brightness of the face (without one: of the tenth that is darkest) above this: blown out
-    blur:float=.6          # softness of the face at no more than 96 pixels (without one: of the photo at 256), 0 sharp to 1 blurred
-    colours:int=100        # fewer colours than this (16 steps of red, green and blue each) cover 99 % of it: drawing, poster, or black and white
-    sharp:float=.25        # softness of the whole photo at 256 pixels below this: sharp lines everywhere, as no lens makes them
+    # softness of the face at no more than 96 pixels (without one: of the photo at 256), 0 sharp to 1 blurred
+    blur:float=.6
+    # fewer colours than this (16 steps of red, green and blue each) cover 99 % of it: drawing, poster, or black and
+    # white
+    colours:int=100
+    # softness of the whole photo at 256 pixels below this: sharp lines everywhere, as no lens makes them
+    sharp:float=.25
     lines:float=1.4        # more hard edges than this for each soft one: a drawing
     seam_down:float=.5     # a straight seam along this share of the height: a collage
     seam_across:float=.6   # the same along the width; advertising boards and crossbars are long, so more is asked
@@ -42,7 +75,9 @@ class Checks:
 # %% ../nbs/03b_target.ipynb #7537b2a4
 def _grey(img, side=256): # -> (h,w) float, 0 to 255, the longer side at most `side`
     k = min(1, side/max(img.size))
-    return np.asarray(img.convert('L').resize((max(1,round(img.width*k)), max(1,round(img.height*k))), Image.BOX), float)
+    return np.asarray(
+        img.convert('L').resize((max(1, round(img.width * k)), max(1, round(img.height * k))), Image.BOX), float
+    )
 
 def brightness(
     img:Image.Image,
@@ -122,7 +157,8 @@ def _sure(scores): # indices of the faces that are as good as certain, beside th
 def photo_facts(
     path,        # a picture
     detect,      # picture -> list of `Face`, largest first
-    embed=None,  # (picture, `Face`) -> (d,) numbers that are near for faces of the same person; for the three largest faces
+    # (picture, `Face`) -> (d,) numbers that are near for faces of the same person; for the three largest faces
+    embed=None,
 )->dict:         # numbers, lists and strings only
     "What the checks want to know about a photo; raises `MessiError` where it cannot be read"
     img = load_image(path)
@@ -131,22 +167,53 @@ def photo_facts(
     main = found[at].box if found else None
     down,across = seams(img)
     light,dim = brightness(img, main)
-    return dict(format=_format(path), width=img.width, height=img.height, light=round(light,1), dim=round(dim,1), blur=round(softness(img, main),3), soft=round(softness(img),3),
-                colours=colours(img), lines=round(lines(img),2), down=round(down,2), across=round(across,2), detail=detail(img), main=at, hashes=[f'{int(o):016x}' for o in photo_hashes(img)],
-                faces=[[*(round(float(o),1) for o in f.box.astuple()), round(float(f.score),3), None if f.landmarks is None else np.round(np.asarray(f.landmarks, float),1).tolist()] for f in found],
-                vectors=[np.round(np.asarray(embed(img, f), float),5).tolist() for f in found[:3]] if embed else None)
+    return dict(
+        format=_format(path),
+        width=img.width,
+        height=img.height,
+        light=round(light, 1),
+        dim=round(dim, 1),
+        blur=round(softness(img, main), 3),
+        soft=round(softness(img), 3),
+        colours=colours(img),
+        lines=round(lines(img), 2),
+        down=round(down, 2),
+        across=round(across, 2),
+        detail=detail(img),
+        main=at,
+        hashes=[f'{int(o):016x}' for o in photo_hashes(img)],
+        faces=[
+            [
+                *(round(float(o), 1) for o in f.box.astuple()),
+                round(float(f.score), 3),
+                None if f.landmarks is None else np.round(np.asarray(f.landmarks, float), 1).tolist(),
+            ]
+            for f in found
+        ],
+        vectors=[np.round(np.asarray(embed(img, f), float), 5).tolist() for f in found[:3]] if embed else None,
+    )
 
 def _format(path): # what the file is, whatever its name says
     with open_picture(path) as im: return 'JPEG' if im.format=='MPO' else im.format or ''
 
 # %% ../nbs/03b_target.ipynb #ca6a860c
-reasons = {'unreadable': ('drop', 'it cannot be opened'), 'not a picture': ('drop', 'neither its name nor its content says that it is one'), 'made here': ('drop', 'this program painted it: it is no photo of anybody'),
-           'too small': ('drop', 'its shorter side has fewer than `min_side` pixels'), 'too dark': ('drop', 'the face, or without one all of it, is nearly black'),
-           'blown out': ('drop', 'the face, or without one all of it, is nearly white'), 'blurred': ('drop', 'the face, or without one all of it, is blurred'),
-           'no face': ('drop', 'the finder saw none: from behind, far away, hidden, or missed'), 'face too small': ('drop', 'its longer side has fewer than `min_face` pixels'),
-           'duplicate': ('drop', 'another file has the same bytes'), 'near-duplicate': ('drop', 'a better copy of the same photo is kept'),
-           'drawing or poster': ('flag', 'few colours, sharp lines everywhere, or hard edges only'), 'collage': ('flag', 'a straight seam runs through it'),
-           'several faces': ('flag', 'another face is nearly as large as the main one'), 'not the target': ('flag', 'its face is unlike the one that most photos show')}
+reasons = {
+    'unreadable': ('drop', 'it cannot be opened'),
+    'not a picture': ('drop', 'neither its name nor its content says that it is one'),
+    'made here': ('drop', 'this program painted it: it is no photo of anybody'),
+    'too small': ('drop', 'its shorter side has fewer than `min_side` pixels'),
+    'too dark': ('drop', 'the face, or without one all of it, is nearly black'),
+    'blown out': ('drop', 'the face, or without one all of it, is nearly white'),
+    'blurred': ('drop', 'the face, or without one all of it, is blurred'),
+    'no face': ('drop', 'the finder saw none: from behind, far away, hidden, or missed'),
+    'face too small': ('drop', 'its longer side has fewer than `min_face` pixels'),
+    'duplicate': ('drop', 'another file has the same bytes'),
+    'near-duplicate': ('drop', 'a better copy of the same photo is kept'),
+    'drawing or poster': ('flag', 'few colours, sharp lines everywhere, or hard edges only'),
+    'collage': ('flag', 'a straight seam runs through it'),
+    'several faces': ('flag', 'another face is nearly as large as the main one'),
+    'not the target': ('flag', 'its face is unlike the one that most photos show'),
+}
 
 # %% ../nbs/03b_target.ipynb #d312a0f6
 def own_reasons(
@@ -159,11 +226,17 @@ def own_reasons(
     sure = {main, *_sure([o[4] for o in f['faces']])}
     sides = [max(o[2]-o[0], o[3]-o[1]) for o in f['faces']]
     soft = f['blur']>c.blur
-    out = {'too small': min(f['width'], f['height'])<c.min_side, 'too dark': f['light']<c.dark, 'blown out': f['dim']>c.bright, 'blurred': soft,
-           'no face': not sides, 'face too small': bool(sides) and sides[main]<c.min_face,
-           'several faces': any(sides[i]>=c.second_face*sides[main] for i in sure if i!=main),
-           'drawing or poster': f['colours']<c.colours or f['soft']<c.sharp or f['lines']>c.lines,
-           'collage': f['down']>c.seam_down or f['across']>c.seam_across}
+    out = {
+        'too small': min(f['width'], f['height']) < c.min_side,
+        'too dark': f['light'] < c.dark,
+        'blown out': f['dim'] > c.bright,
+        'blurred': soft,
+        'no face': not sides,
+        'face too small': bool(sides) and sides[main] < c.min_face,
+        'several faces': any(sides[i] >= c.second_face * sides[main] for i in sure if i != main),
+        'drawing or poster': f['colours'] < c.colours or f['soft'] < c.sharp or f['lines'] > c.lines,
+        'collage': f['down'] > c.seam_down or f['across'] > c.seam_across,
+    }
     return [k for k,v in out.items() if v]
 
 def verdict_of(found:list)->str: # keys of `reasons`
@@ -179,7 +252,11 @@ def target_centre(
     v = np.asarray(vectors, float).reshape(len(vectors), -1 if len(vectors) else 0)
     d = np.sqrt(np.maximum((v**2).sum(1)[:,None]+(v**2).sum(1)-2*v@v.T, 0))
     near = d<=same
-    if near.sum(1).max(initial=0)<3: raise DataError(f'no three of {len(v)} faces are within {same:g} of each other: the embedding does not fit, the threshold is too strict, or the photos show different people')
+    if near.sum(1).max(initial=0)<3:
+        raise DataError(
+            f'no three of {len(v)} faces are within {same:g} of each other: the embedding does not fit, the threshold'
+            ' is too strict, or the photos show different people'
+        )
     i = np.lexsort((np.where(near, d, 0).sum(1), -near.sum(1)))[0]
     return v[near[i]].mean(0)
 
@@ -191,14 +268,21 @@ def list_files(
     "Every file in a folder and the folders in it, hidden ones left out"
     from messi_anything.images import _natural
     folder,ours = user_path(folder, DataError),{os.path.realpath(o) for o in leave_out}
-    if not folder.is_dir(): raise DataError(f'{folder}: ' + ('is a file, not a folder' if folder.exists() else 'no such folder: check the path'))
+    if not folder.is_dir():
+        raise DataError(
+            f'{folder}: ' + ('is a file, not a folder' if folder.exists() else 'no such folder: check the path')
+        )
     files,bad = [],{}
     def unreadable(e): bad[Path(e.filename)] = f'the folder may not be read ({e.strerror}): check its permissions'
     for root,dirs,names in os.walk(folder, onerror=unreadable):
         here = Path(root)
         for d in dirs:
             if (here/d).is_symlink(): bad[here/d] = 'a link to a folder, which is not followed'
-        dirs[:] = [d for d in dirs if not is_service_folder(d) and here/d not in bad and os.path.realpath(here/d) not in ours]
+        dirs[:] = [
+            d
+            for d in dirs
+            if not is_service_folder(d) and here / d not in bad and os.path.realpath(here / d) not in ours
+        ]
         files += [here/n for n in names if not n.startswith('.') and os.path.realpath(here/n) not in ours]
     if folder in bad: raise DataError(f'{folder}: {bad[folder]}')
     if not files and not bad: raise DataError(f'{folder}: the folder is empty')
@@ -218,16 +302,23 @@ def _look(path, detect, embed, known:dict): # -> (id, facts or None, reason or '
         if not _looks_like_picture(path): return '', None, 'not a picture', ''
         if not path.is_file(): load_image(path)                      # says what it is instead
         if made_here(path): return '', None, 'made here', ''
-        key = 'c'+content_hash(path)[:16]                            # a letter first, or a spreadsheet takes some for numbers
+        # a letter first, or a spreadsheet takes some for numbers
+        key = 'c'+content_hash(path)[:16]
         if key not in known: known[key] = photo_facts(path, detect, embed)
         return key, known[key], '', ''
-    except (ImageError, DataError, OSError) as e: return '', None, 'unreadable', str(e).removeprefix(f'{path}').lstrip(': ')
+    except (ImageError, DataError, OSError) as e:
+        return '', None, 'unreadable', str(e).removeprefix(f'{path}').lstrip(': ')
 
 # %% ../nbs/03b_target.ipynb #a8ae3937
 _version = 1 # of the facts; another number, and photos are looked at again
 
 def _name_of(f):
-    return '' if f is None else getattr(f, 'name', None) or f'{getattr(f,"__module__","")}.{getattr(f,"__qualname__",type(f).__qualname__)}'
+    return (
+        ''
+        if f is None
+        else getattr(f, 'name', None)
+        or f'{getattr(f,"__module__","")}.{getattr(f,"__qualname__",type(f).__qualname__)}'
+    )
 
 class _Facts(dict):
     "Facts by content, kept in a file"
@@ -235,7 +326,8 @@ class _Facts(dict):
         self.path,self.about,self.saved,self.lock = Path(path),about,0,threading.Lock()
         try: d = json.loads(self.path.read_text(encoding='utf-8')) if self.path.exists() else {}
         except (OSError, ValueError): d = {}                         # only a cache: what cannot be read is made again
-        if isinstance(d, dict) and d.get('about')==about and isinstance(d.get('photos'), dict): super().__init__(d['photos'])
+        if isinstance(d, dict) and d.get('about')==about and isinstance(d.get('photos'), dict):
+            super().__init__(d['photos'])
         self.saved = len(self)
     def __setitem__(self, k, v):
         with self.lock:
@@ -244,7 +336,9 @@ class _Facts(dict):
     def save(self):
         with self.lock:
             if len(self)!=self.saved: self._write()
-    def _write(self): atomic_write(self.path, json.dumps(dict(about=self.about, photos=self))); self.saved = len(self)
+    def _write(self):
+        atomic_write(self.path, json.dumps(dict(about=self.about, photos=self)))
+        self.saved = len(self)
 
 # %% ../nbs/03b_target.ipynb #acfb860d
 def _text_of(data:bytes)->str: # as spreadsheets write it
@@ -258,26 +352,69 @@ def read_overrides(
     "What was said by hand"
     path = Path(path)
     if not path.exists(): return {}
-    try: text = _text_of(regular_file(path).read_bytes())
-    except OSError as e: raise DataError(f'{path}: cannot be read ({e.strerror}): mend that, or move it away; what was said by hand is in it') from None
+    try:
+        text = _text_of(regular_file(path).read_bytes())
+    except OSError as e:
+        raise DataError(
+            f'{path}: cannot be read ({e.strerror}): mend that, or move it away; what was said by hand is in it'
+        ) from None
     if text.lower().startswith('sep='): text = text.partition('\n')[2]
     table = list(csv.reader(io.StringIO(text, newline=''), delimiter=max(',;\t', key=text.partition('\n')[0].count)))
     head = [o.strip().lower() for o in table[0]] if table else []
-    if not {'id','override'}<=set(head): raise DataError(f'{path}: has no columns `id` and `override`: put them back, or move the file away; what was said by hand is in it')
+    if not {'id','override'}<=set(head):
+        raise DataError(
+            f'{path}: has no columns `id` and `override`: put them back, or move the file away; what was said by hand'
+            ' is in it'
+        )
     out = {}
     for n,values in enumerate(table[1:], 2):
         r = dict(zip(head, (o.strip() for o in values)))
         said,key,file = r.get('override','').lower(),r.get('id',''),r.get('file','')
         if not said: continue
-        if said not in ('keep','drop'): raise DataError(f'{path}, line {n} ({file}): override is {said!r}: write keep or drop, or leave it empty')
-        if not key: raise DataError(f'{path}, line {n} ({file}): a row without an id cannot be overruled: the file could not be read')
-        if key in out and out[key][0]!=said: raise DataError(f'{path}, line {n} ({file}): has the same content as {out[key][1]}, but another override: say the same for both')
+        if said not in ('keep','drop'):
+            raise DataError(f'{path}, line {n} ({file}): override is {said!r}: write keep or drop, or leave it empty')
+        if not key:
+            raise DataError(
+                f'{path}, line {n} ({file}): a row without an id cannot be overruled: the file could not be read'
+            )
+        if key in out and out[key][0]!=said:
+            raise DataError(
+                f'{path}, line {n} ({file}): has the same content as {out[key][1]}, but another override: say the'
+                ' same for both'
+            )
         out.setdefault(key, (said, file))
     return out
 
 # %% ../nbs/03b_target.ipynb #e6ffafda
-_suffixes = dict(JPEG='.jpg', PNG='.png', WEBP='.webp', GIF='.gif', TIFF='.tif', BMP='.bmp', HEIF='.heic', AVIF='.avif', JPEG2000='.jp2', JXL='.jxl', PPM='.ppm', ICO='.ico', TGA='.tga')
-_means = {'.jpeg': '.jpg', '.jpe': '.jpg', '.jfif': '.jpg', '.mpo': '.jpg', '.tiff': '.tif', '.apng': '.png', '.dib': '.bmp', '.heif': '.heic', '.j2k': '.jp2', '.pgm': '.ppm', '.pbm': '.ppm', '.pnm': '.ppm'}
+_suffixes = dict(
+    JPEG='.jpg',
+    PNG='.png',
+    WEBP='.webp',
+    GIF='.gif',
+    TIFF='.tif',
+    BMP='.bmp',
+    HEIF='.heic',
+    AVIF='.avif',
+    JPEG2000='.jp2',
+    JXL='.jxl',
+    PPM='.ppm',
+    ICO='.ico',
+    TGA='.tga',
+)
+_means = {
+    '.jpeg': '.jpg',
+    '.jpe': '.jpg',
+    '.jfif': '.jpg',
+    '.mpo': '.jpg',
+    '.tiff': '.tif',
+    '.apng': '.png',
+    '.dib': '.bmp',
+    '.heif': '.heic',
+    '.j2k': '.jp2',
+    '.pgm': '.ppm',
+    '.pbm': '.ppm',
+    '.pnm': '.ppm',
+}
 
 def naming(
     name:str,         # of the file, without its folder
@@ -288,21 +425,37 @@ def naming(
     "What is wrong with a file's name, and a safe one"
     stem,suffix = os.path.splitext(name)
     should,same = _suffixes.get(format, suffix.lower()),[o for o in others if o!=name and o.casefold()==name.casefold()]
-    found = {'blanks': re.search(r'\s', name), 'brackets': re.search(r'[()\[\]{}<>]', name), 'not ASCII': not name.isascii(), f'{len(name)} characters': len(stem)>most,
-             'signs that shells and web pages trip over': re.search(r'''[^\w\s()\[\]{}<>.-]|^[-.]''', name), 'no suffix': not suffix, f'is {format}, ends in {suffix}': suffix and _means.get(suffix.lower(), suffix.lower())!=should,
-             'a name that Windows keeps for itself': re.fullmatch(r'con|prn|aux|nul|com\d|lpt\d', stem, re.I), 'only case tells it from '+', '.join(same): same}
+    found = {
+        'blanks': re.search(r'\s', name),
+        'brackets': re.search(r'[()\[\]{}<>]', name),
+        'not ASCII': not name.isascii(),
+        f'{len(name)} characters': len(stem) > most,
+        'signs that shells and web pages trip over': re.search(r'''[^\w\s()\[\]{}<>.-]|^[-.]''', name),
+        'no suffix': not suffix,
+        f'is {format}, ends in {suffix}': suffix and _means.get(suffix.lower(), suffix.lower()) != should,
+        'a name that Windows keeps for itself': re.fullmatch(r'con|prn|aux|nul|com\d|lpt\d', stem, re.I),
+        'only case tells it from ' + ', '.join(same): same,
+    }
     plain = unicodedata.normalize('NFKD', stem).encode('ascii', 'ignore').decode()
     safe = re.sub(r'[^A-Za-z0-9.-]+', '_', plain).strip('._-')[:most] or 'photo'
     if re.fullmatch(r'con|prn|aux|nul|com\d|lpt\d', safe, re.I): safe += '_'
     return [k for k,v in found.items() if v], safe+should
 
-def _unique(names:list, keys:list)->list: # the same names, with the first digits of a key where two differ by case or suffix only, or not at all
-    stem = lambda o: os.path.splitext(o)[0].casefold()                               # the crops of a.jpg and a.png would both be called a.png
+# the same names, with the first digits of a key where two differ by case or suffix only, or not at all
+def _unique(names:list, keys:list)->list:
+    # the crops of a.jpg and a.png would both be called a.png
+    stem = lambda o: os.path.splitext(o)[0].casefold()
     n = Counter(map(stem, names))
-    return [o if n[stem(o)]==1 else f'{os.path.splitext(o)[0]}_{k[1:9]}{os.path.splitext(o)[1]}' for o,k in zip(names, keys)]
+    return [
+        o if n[stem(o)] == 1 else f'{os.path.splitext(o)[0]}_{k[1:9]}{os.path.splitext(o)[1]}'
+        for o, k in zip(names, keys)
+    ]
 
 # %% ../nbs/03b_target.ipynb #65ed04ae
-columns = 'file verdict reasons override like why distance format width height faces face second score light dim blur soft colours lines down across detail problems safe_name id'.split()
+columns = (
+    'file verdict reasons override like why distance format width height faces face second score light dim blur soft'
+    ' colours lines down across detail problems safe_name id'.split()
+)
 
 @dataclass
 class TargetReport:
@@ -314,7 +467,12 @@ class TargetReport:
     groups:list    # lists of ids that look the same
 
     def count(self, verdict:str)->int: return sum(r['verdict']==verdict for r in self.rows)
-    def __repr__(self): return f'{len(self.rows)} files: '+', '.join(f'{n} {v}' for v in ('keep','flag','drop','gone') if (n := self.count(v)))+f'; why is in {self.path.name}'
+    def __repr__(self):
+        return (
+            f'{len(self.rows)} files: '
+            + ', '.join(f'{n} {v}' for v in ('keep', 'flag', 'drop', 'gone') if (n := self.count(v)))
+            + f'; why is in {self.path.name}'
+        )
     def only(self, verdict:str=None, reason:str=None)->list: # rows
         return [r for r in self.rows if verdict in (None, r['verdict']) and (reason is None or reason in r['reasons'])]
     def why(self)->Counter: # reason -> how many files
@@ -322,8 +480,21 @@ class TargetReport:
 
 # %% ../nbs/03b_target.ipynb #06c11eda
 def _best(keys, rows, facts): # which of the photos that look the same stays; '' if none is good enough
-    ok = [k for k in keys if rows[k]['override']=='keep' or (rows[k]['override']!='drop' and verdict_of(rows[k]['own'])!='drop')]
-    return max(ok, key=lambda k: (rows[k]['override']=='keep', verdict_of(rows[k]['own'])=='keep', facts[k]['detail'], -facts[k]['blur']), default='')
+    ok = [
+        k
+        for k in keys
+        if rows[k]['override'] == 'keep' or (rows[k]['override'] != 'drop' and verdict_of(rows[k]['own']) != 'drop')
+    ]
+    return max(
+        ok,
+        key=lambda k: (
+            rows[k]['override'] == 'keep',
+            verdict_of(rows[k]['own']) == 'keep',
+            facts[k]['detail'],
+            -facts[k]['blur'],
+        ),
+        default='',
+    )
 
 def _judge(self): # `self` is a TargetReport; sets verdict, reasons and like of each row
     first = {}
@@ -334,9 +505,12 @@ def _judge(self): # `self` is a TargetReport; sets verdict, reasons and like of 
     for keys in self.groups:
         best = _best(keys, first, self.facts)
         for k in keys:
-            if best and k!=best and first[k]['override']!='keep': first[k]['reasons'].append('near-duplicate'); first[k]['like'] = first[best]['file']
+            if best and k!=best and first[k]['override']!='keep':
+                first[k]['reasons'].append('near-duplicate')
+                first[k]['like'] = first[best]['file']
     for r in self.rows:
-        if r['verdict']!='gone': r['verdict'] = 'drop' if 'duplicate' in r['reasons'] else r['override'] or verdict_of(r['reasons'])
+        if r['verdict']!='gone':
+            r['verdict'] = 'drop' if 'duplicate' in r['reasons'] else r['override'] or verdict_of(r['reasons'])
     return self
 
 # %% ../nbs/03b_target.ipynb #bdd0ce58
@@ -351,14 +525,28 @@ def save(self:TargetReport):
 
 # %% ../nbs/03b_target.ipynb #9d778e1a
 def _row(name, key, facts, reason, why, checks, centre, same): # one file
-    r = dict(file=name, id=key, verdict='', override='', own=[reason] if reason else [], why=why, main=facts['main'] if facts else 0)
+    r = dict(
+        file=name,
+        id=key,
+        verdict='',
+        override='',
+        own=[reason] if reason else [],
+        why=why,
+        main=facts['main'] if facts else 0,
+    )
     if facts is None: return r
     if centre is not None and facts['vectors']:
         d = [float(np.linalg.norm(np.asarray(v)-centre)) for v in facts['vectors']]
-        r['main'] = int(np.argmin(d)); r['distance'] = round(min(d), 3)
-    r['own'] += own_reasons(facts, checks, r['main']) + (['not the target'] if same and r.get('distance', 0)>same else [])
+        r['main'] = int(np.argmin(d))
+        r['distance'] = round(min(d), 3)
+    r['own'] += own_reasons(facts, checks, r['main']) + (
+        ['not the target'] if same and r.get('distance', 0) > same else []
+    )
     sides = [max(o[2]-o[0], o[3]-o[1]) for o in facts['faces']]
-    r.update({k: facts[k] for k in 'format width height light dim blur soft colours lines down across detail'.split()}, faces=len(sides))
+    r.update(
+        {k: facts[k] for k in 'format width height light dim blur soft colours lines down across detail'.split()},
+        faces=len(sides),
+    )
     if sides:
         others = [s for i,s in enumerate(sides) if i!=r['main']]
         r.update(face=sides[r['main']], second=max(others, default=0.), score=facts['faces'][r['main']][4])
@@ -368,7 +556,10 @@ def _add_names(rows): # what is wrong with each name, and a safe one
     by = {}
     for r in rows: by.setdefault(os.path.dirname(r['file']), []).append(os.path.basename(r['file']))
     for r in rows:
-        if r['id']: r['problems'],r['safe_name'] = naming(os.path.basename(r['file']), r['format'], by[os.path.dirname(r['file'])])
+        if r['id']:
+            r['problems'], r['safe_name'] = naming(
+                os.path.basename(r['file']), r['format'], by[os.path.dirname(r['file'])]
+            )
     have = [r for r in rows if r['id']]
     for r,n in zip(have, _unique([r['safe_name'] for r in have], [r['id'] for r in have])): r['safe_name'] = n
 
@@ -386,15 +577,40 @@ def target_report(
     "Look at every file in a folder and say what to keep; writes the report and nothing else"
     folder,out = user_path(folder, DataError),user_path(out)
     _check_workers(workers)
-    if os.path.realpath(out)==os.path.realpath(folder): raise ConfigError(f'{out}: is the folder of photos itself: choose another one for the report, such as {folder/"report"}')
+    if os.path.realpath(out)==os.path.realpath(folder):
+        raise ConfigError(
+            f'{out}: is the folder of photos itself: choose another one for the report, such as {folder/"report"}'
+        )
     files,bad = list_files(folder, (out,))
     detect,same = detect or _default_finder(),_threshold(embed, same)
-    read_overrides(make_folder(out)/'report.csv')                                   # what is wrong in it should be said now, not in an hour
+    # what is wrong in it should be said now, not in an hour
+    read_overrides(make_folder(out)/'report.csv')
     facts = _Facts(out/'facts.json', dict(version=_version, detect=_name_of(detect), embed=_name_of(embed)))
-    try: seen = list(_parallel(lambda p: _look(p, detect, embed, facts), files, workers or min(8, os.cpu_count() or 1), progress, 'photo'))
+    try:
+        seen = list(
+            _parallel(
+                lambda p: _look(p, detect, embed, facts),
+                files,
+                workers or min(8, os.cpu_count() or 1),
+                progress,
+                'photo',
+            )
+        )
     finally: facts.save()
-    if not bad and all(o[2]=='not a picture' for o in seen): raise DataError(f'{folder}: {len(files)} files and no picture among them')
-    return _report(folder, out/'report.csv', files, bad, seen, facts, read_overrides(out/'report.csv'), checks, same if embed else None) # read last: it may be edited meanwhile
+    if not bad and all(o[2]=='not a picture' for o in seen):
+        raise DataError(f'{folder}: {len(files)} files and no picture among them')
+    # read last: it may be edited meanwhile
+    return _report(
+        folder,
+        out / 'report.csv',
+        files,
+        bad,
+        seen,
+        facts,
+        read_overrides(out / 'report.csv'),
+        checks,
+        same if embed else None,
+    )
 
 # %% ../nbs/03b_target.ipynb #ef87ec71
 def _default_finder():
@@ -407,7 +623,8 @@ def _check_workers(n):
 def _threshold(embed, same):
     if embed is None: return None
     same = getattr(embed, 'same', None) if same is None else same
-    if same is None or not same>0: raise ConfigError(f'same={same}: an embedding needs the distance up to which two faces are of one person')
+    if same is None or not same>0:
+        raise ConfigError(f'same={same}: an embedding needs the distance up to which two faces are of one person')
     return same
 
 def _report(folder, path, files, bad, seen, facts, said, checks, same): # -> TargetReport, written
@@ -415,12 +632,28 @@ def _report(folder, path, files, bad, seen, facts, said, checks, same): # -> Tar
     faces = [f['vectors'][min(f['main'], 2)] for f in here.values() if f['vectors']]
     centre = target_centre(faces, same) if same else None
     name = lambda p: p.relative_to(folder).as_posix()
-    rows = [_row(name(p), *o, checks, centre, same) for p,o in zip(files, seen)] + [_row(name(p), '', None, 'unreadable', why, checks, None, same) for p,why in bad.items()]
+    rows = [_row(name(p), *o, checks, centre, same) for p, o in zip(files, seen)] + [
+        _row(name(p), '', None, 'unreadable', why, checks, None, same) for p, why in bad.items()
+    ]
     for r in rows: r['override'] = said.get(r['id'], ('',))[0]
     _add_names(rows)
-    rows += [dict(file=f, id=k, verdict='gone', override=o, own=[], why='not in the folder any more; what you said is remembered') for k,(o,f) in said.items() if k not in here]
+    rows += [
+        dict(
+            file=f,
+            id=k,
+            verdict='gone',
+            override=o,
+            own=[],
+            why='not in the folder any more; what you said is remembered',
+        )
+        for k, (o, f) in said.items()
+        if k not in here
+    ]
     keys = list(here)
-    tops = near_groups(np.array([[int(h, 16) for h in here[k]['hashes']] for k in keys], np.uint64).reshape(len(keys), 7), checks.near)
+    tops = near_groups(
+        np.array([[int(h, 16) for h in here[k]['hashes']] for k in keys], np.uint64).reshape(len(keys), 7),
+        checks.near,
+    )
     groups = {}
     for k,t in zip(keys, tops): groups.setdefault(int(t), []).append(k)
     r = _judge(TargetReport(folder, path, rows, here, [g for g in groups.values() if len(g)>1]))
@@ -434,12 +667,17 @@ def override(self:TargetReport,
     verdict:str='', # 'keep', 'drop', or '' to leave it to the checks
 ):
     "Say yourself what becomes of a photo, and of every file with the same content; written at once"
-    if verdict not in ('keep','drop',''): raise ConfigError(f'verdict={verdict!r}: say keep or drop, or nothing to leave it to the checks')
+    if verdict not in ('keep','drop',''):
+        raise ConfigError(f'verdict={verdict!r}: say keep or drop, or nothing to leave it to the checks')
     row = next((r for r in self.rows if r['file']==file), None)
-    if self.path.exists():                                                          # the table may have been edited since: what it says holds
+    # the table may have been edited since: what it says holds
+    if self.path.exists():
         said = read_overrides(self.path)
         for r in self.rows: r['override'] = said.get(r['id'], ('',))[0]
-    if row is None or not row['id']: raise DataError(f'{file}: ' + ('is not in the report' if row is None else f'cannot be overruled, it is {row["own"][0]}'))
+    if row is None or not row['id']:
+        raise DataError(
+            f'{file}: ' + ('is not in the report' if row is None else f'cannot be overruled, it is {row["own"][0]}')
+        )
     for r in self.rows:
         if r['id']==row['id']: r['override'] = verdict
     if row['verdict']=='gone' and not verdict: self.rows.remove(row)
@@ -459,11 +697,24 @@ class Review:
         self.report,self.side,self.at,self.rows = report,side,0,[]
         self.filter = W.Dropdown(options=['flag','keep','drop','all'], value=show, description='Show')
         self.picture,self.text,self.count = W.Image(format='png'),W.HTML(),W.Label()
-        self.field = W.Text(placeholder='k d n b u', description='Keys', continuous_update=True, layout=W.Layout(width='170px'))
-        self.buttons = {k: W.Button(description=f'{v} ({k})', button_style=dict(keep='success', drop='danger').get(v, '')) for k,v in self.keys.items()}
+        self.field = W.Text(
+            placeholder='k d n b u', description='Keys', continuous_update=True, layout=W.Layout(width='170px')
+        )
+        self.buttons = {
+            k: W.Button(description=f'{v} ({k})', button_style=dict(keep='success', drop='danger').get(v, ''))
+            for k, v in self.keys.items()
+        }
         for k,b in self.buttons.items(): b.on_click(lambda _, k=k: self.press(k))
-        self.field.observe(self._typed, 'value'); self.filter.observe(lambda _: self.choose(), 'value')
-        self.box = W.VBox([W.HBox([self.filter, self.count, self.field]), W.HBox(list(self.buttons.values())), self.text, self.picture])
+        self.field.observe(self._typed, 'value')
+        self.filter.observe(lambda _: self.choose(), 'value')
+        self.box = W.VBox(
+            [
+                W.HBox([self.filter, self.count, self.field]),
+                W.HBox(list(self.buttons.values())),
+                self.text,
+                self.picture,
+            ]
+        )
         self.choose()
 
     def _ipython_display_(self):
@@ -475,7 +726,8 @@ class Review:
 def choose(self:Review):
     "Take the rows that the filter asks for, and show the first"
     v = self.filter.value
-    self.rows = [r for r in self.report.rows if r['id'] and r['verdict']!='gone' and v in ('all', r['verdict'])] # an answer does not take a photo out of the row: back finds it again
+    # an answer does not take a photo out of the row: back finds it again
+    self.rows = [r for r in self.report.rows if r['id'] and r['verdict']!='gone' and v in ('all', r['verdict'])]
     self.at = 0
     self._show()
 
@@ -485,7 +737,8 @@ def press(self:Review,
 ):
     "What a button or a key does"
     what,end = self.keys[key],len(self.rows)
-    if what in ('keep','drop','undo') and self.at<end: self.report.override(self.rows[self.at]['file'], '' if what=='undo' else what)
+    if what in ('keep','drop','undo') and self.at<end:
+        self.report.override(self.rows[self.at]['file'], '' if what=='undo' else what)
     if what in ('keep','drop','next'): self.at = min(self.at+1, end)
     if what=='back': self.at = max(self.at-1, 0)
     self._show()
@@ -503,14 +756,22 @@ def _show(self:Review):
     import html
     done = sum(bool(r['override']) for r in self.rows)
     self.count.value = f'{min(self.at+1, len(self.rows))} of {len(self.rows)}, {done} answered'
-    if self.at>=len(self.rows): self.text.value,self.picture.value = 'That was the last one.' if self.rows else 'Nothing to show.',_png(Image.new('RGB', (1,1), 'white')); return
+    if self.at>=len(self.rows):
+        self.text.value, self.picture.value = 'That was the last one.' if self.rows else 'Nothing to show.', _png(
+            Image.new('RGB', (1, 1), 'white')
+        )
+        return
     r = self.rows[self.at]
     said = {'': 'left to the checks'}.get(r['override'], f'you said {r["override"]}')
-    self.text.value = f'<b>{html.escape(r["file"])}</b><br>{r["verdict"]} ({said}): {html.escape("; ".join(r["reasons"]) or "nothing against it")}{" of "+html.escape(r["like"]) if r["like"] else ""}'
+    self.text.value = (
+        f'<b>{html.escape(r["file"])}</b><br>{r["verdict"]} ({said}):'
+        f' {html.escape("; ".join(r["reasons"]) or "nothing against it")}{" of "+html.escape(r["like"]) if r["like"] else ""}'
+    )
     self.picture.value = _png(thumbnail(self.report, r, self.side))
 
 def _png(im): # bytes
-    f = io.BytesIO(); im.save(f, 'PNG')
+    f = io.BytesIO()
+    im.save(f, 'PNG')
     return f.getvalue()
 
 def thumbnail(
@@ -559,7 +820,9 @@ def draw_groups(
             px,py = (x,y) if j==0 else (x+math.cos(a), y+math.sin(a))
             ax.plot([x,px], [y,py], color='silver', zorder=1)
             ax.scatter([px], [py], s=40 if j==0 else 18, color=_colours.get(r['verdict'], 'grey'), zorder=2)
-    ax.set_title(f'{len(found)} photos with {sum(len(g)-1 for g in found)} copies'); ax.set_aspect('equal'); ax.axis('off')
+    ax.set_title(f'{len(found)} photos with {sum(len(g)-1 for g in found)} copies')
+    ax.set_aspect('equal')
+    ax.axis('off')
     return ax
 
 # %% ../nbs/03b_target.ipynb #128c8272
@@ -571,11 +834,27 @@ def draw_report(
     import matplotlib.pyplot as plt
     fig,axes = plt.subplots(2, 3, figsize=(11,6.4), layout='constrained')
     read = [r for r in rows if r.get('width')]
-    bins = {'light': (np.linspace(0, 255, 18), 'brightness of the face, or of the brightest tenth', (checks.dark, checks.bright)),
-            'face': (np.geomspace(8, 1024, 22), 'longer side of the face, pixels', (checks.min_face,)), 'shape': (np.linspace(.3, 2.4, 22), 'width / height', ())}
+    bins = {
+        'light': (
+            np.linspace(0, 255, 18),
+            'brightness of the face, or of the brightest tenth',
+            (checks.dark, checks.bright),
+        ),
+        'face': (np.geomspace(8, 1024, 22), 'longer side of the face, pixels', (checks.min_face,)),
+        'shape': (np.linspace(0.3, 2.4, 22), 'width / height', ()),
+    }
     rows_of = lambda v: [r for r in read if r['verdict']==v]
-    for v,c in _colours.items(): axes[0,0].scatter([r['width'] for r in rows_of(v)], [r['height'] for r in rows_of(v)], s=9, color=c, label=f'{v}: {sum(r["verdict"]==v for r in rows)}', alpha=.6)
-    axes[0,0].set(xlabel='width, pixels', ylabel='height, pixels'); axes[0,0].legend(fontsize=8)
+    for v,c in _colours.items():
+        axes[0, 0].scatter(
+            [r['width'] for r in rows_of(v)],
+            [r['height'] for r in rows_of(v)],
+            s=9,
+            color=c,
+            label=f'{v}: {sum(r["verdict"]==v for r in rows)}',
+            alpha=0.6,
+        )
+    axes[0,0].set(xlabel='width, pixels', ylabel='height, pixels')
+    axes[0,0].legend(fontsize=8)
     for ax,(k,(b,label,marks)) in zip((axes[0,1], axes[0,2], axes[1,0]), bins.items()):
         value = (lambda r: r['width']/r['height']) if k=='shape' else (lambda r: r.get(k) or np.nan)
         ax.hist([[value(r) for r in rows_of(v)] for v in _colours], b, stacked=True, color=list(_colours.values()))
@@ -583,22 +862,39 @@ def draw_report(
         ax.set(xlabel=label, ylabel='photos')
         if k=='face': ax.set_xscale('log')
     n = Counter(k for r in rows for k in r['reasons']).most_common()[::-1]
-    axes[1,1].barh([k for k,_ in n], [v for _,v in n], color=[_colours[reasons[k][0]] for k,_ in n]); axes[1,1].set(xlabel='files (one may have several reasons)')
+    axes[1,1].barh([k for k,_ in n], [v for _,v in n], color=[_colours[reasons[k][0]] for k,_ in n])
+    axes[1,1].set(xlabel='files (one may have several reasons)')
     draw_groups(rows, axes[1,2])
     return fig
 
 # %% ../nbs/03b_target.ipynb #a167587e
-_face_columns = 'path score x y w h'.split()+[f'{p}_{a}' for p in ('right_eye','left_eye','nose','mouth','right_ear','left_ear') for a in 'xy']
+_face_columns = 'path score x y w h'.split() + [
+    f'{p}_{a}' for p in ('right_eye', 'left_eye', 'nose', 'mouth', 'right_ear', 'left_ear') for a in 'xy'
+]
 _photo_columns = 'file side source id size scale x y width angle key'.split()
 
 def _plan(row, facts, size, scale, enlarge, format, level): # what is to be cut out of one photo
     dims,f = (facts['width'],facts['height']),facts['faces'][row['main']] if facts['faces'] else None
-    frame = face_frame(dims, Box(*f[:4]), f[5] if level else None, scale) if f else centre_frame(dims)   # kept by hand, though no face was found
+    # kept by hand, though no face was found
+    frame = face_frame(dims, Box(*f[:4]), f[5] if level else None, scale) if f else centre_frame(dims)
     side = max(1, int(min(size, frame.side*enlarge)))
     name = f'photos/{os.path.splitext(row["safe_name"])[0]}.{format}'
     what = [row['id'], frame.x, frame.y, frame.side, frame.angle, side]
-    return dict(file=name, source=row['file'], id=row['id'], size=side, scale=round(side/frame.side,3), x=round(frame.x,1), y=round(frame.y,1), width=round(frame.side,1), angle=round(frame.angle,1),
-                key=hashlib.sha1(repr(what).encode()).hexdigest()[:12]), frame
+    return (
+        dict(
+            file=name,
+            source=row['file'],
+            id=row['id'],
+            size=side,
+            scale=round(side / frame.side, 3),
+            x=round(frame.x, 1),
+            y=round(frame.y, 1),
+            width=round(frame.side, 1),
+            angle=round(frame.angle, 1),
+            key=hashlib.sha1(repr(what).encode()).hexdigest()[:12],
+        ),
+        frame,
+    )
 
 def _faces_in(facts, plan, frame, folder): # rows of the table of faces: those whose middle is in the crop
     k = plan['size']/frame.side
@@ -607,7 +903,12 @@ def _faces_in(facts, plan, frame, folder): # rows of the table of faces: those w
         if not (0<=x<plan['size'] and 0<=y<plan['size']): continue
         w,h = (r-l)*k,(b-t)*k
         points = [''] * 12 if marks is None else frame.points(marks, plan['size']).ravel().round(1).tolist()
-        yield dict(zip(_face_columns, [f'{folder}/{plan["file"]}', score, *(round(o,1) for o in (x-w/2, y-h/2, w, h)), *points]))
+        yield dict(
+            zip(
+                _face_columns,
+                [f'{folder}/{plan["file"]}', score, *(round(o, 1) for o in (x - w / 2, y - h / 2, w, h)), *points],
+            )
+        )
 
 # %% ../nbs/03b_target.ipynb #33e9db38
 @dataclass
@@ -618,40 +919,59 @@ class CleanSet:
     report:TargetReport   # what became of each file
     def __repr__(self):
         sides = Counter(p['side'] for p in self.photos)
-        return f'{len(self.photos)} crops ({", ".join(f"{v} {k}" for k,v in sorted(sides.items()))}) of {len(self.report.rows)} files; {self.report.count("flag")} wait for you'
+        return (
+            f'{len(self.photos)} crops ({", ".join(f"{v} {k}" for k,v in sorted(sides.items()))}) of'
+            f' {len(self.report.rows)} files; {self.report.count("flag")} wait for you'
+        )
 
 # %% ../nbs/03b_target.ipynb #a2766f37
 def _read_plan(path): # file -> key, of what an earlier run wrote
     try:
         with open(path, newline='', encoding='utf-8') as f: return {r['file']: r['key'] for r in csv.DictReader(f)}
     except FileNotFoundError: return {}
-    except (OSError, KeyError, ValueError) as e: raise DataError(f'{path}: is not the table of an earlier run ({reason(e)}): restore it, or choose another folder, and the crops are cut again') from None
+    except (OSError, KeyError, ValueError) as e:
+        raise DataError(
+            f'{path}: is not the table of an earlier run ({reason(e)}): restore it, or choose another folder, and the'
+            ' crops are cut again'
+        ) from None
 
 def _cut(report, plan, frame, out): # one crop
     try: img = load_image(report.folder/plan['source'])
     except MessiError as e: raise DataError(f'{e}: the photo changed since it was looked at; run again') from None
-    save_image(frame.cut(img, plan['size'], enlarge=math.inf), out/plan['file'])                # `_plan` has seen to the limit
+    # `_plan` has seen to the limit
+    save_image(frame.cut(img, plan['size'], enlarge=math.inf), out/plan['file'])
 
 def _write_crops(report, plans, out, workers, progress): # `plans`: (plan, frame); only what is not there yet
     old = _read_plan(out/'photos.csv')
     make_folder(out/'photos')
     new = {p['file']: p for p,_ in plans}
     todo = [(p,f) for p,f in plans if old.get(p['file'])!=p['key'] or not (out/p['file']).exists()]
-    unfinished = [dict(p, key='' if any(p is q for q,_ in todo) else p['key']) for p,_ in plans] + [dict(file=k) for k in old if k not in new]
-    write_csv(out/'photos.csv', unfinished, _photo_columns)                            # a killed run leaves word of what it was about to write
+    unfinished = [dict(p, key='' if any(p is q for q, _ in todo) else p['key']) for p, _ in plans] + [
+        dict(file=k) for k in old if k not in new
+    ]
+    # a killed run leaves word of what it was about to write
+    write_csv(out/'photos.csv', unfinished, _photo_columns)
     for _ in _parallel(lambda o: _cut(report, *o, out), todo, workers, progress, 'crop'): pass
     for k in old:
-        if k not in new and k.startswith('photos/') and '..' not in k: (out/k).unlink(missing_ok=True)   # ours, and not wanted any more
+        if k not in new and k.startswith('photos/') and '..' not in k:   # ours, and not wanted any more
+            (out/k).unlink(missing_ok=True)
     return len(todo)
 
 # %% ../nbs/03b_target.ipynb #167d8bb5
 def _check_place(folder, out):
     "Refuse a folder where crops would be written over something that is not ours"
     source,photos = os.path.realpath(user_path(folder, DataError)),os.path.realpath(out/'photos')
-    if source==photos or source.startswith(photos+os.sep): raise ConfigError(f'{out}: the crops would be written to {out/"photos"}, among the photos themselves: choose another folder')
+    if source==photos or source.startswith(photos+os.sep):
+        raise ConfigError(
+            f'{out}: the crops would be written to {out/"photos"}, among the photos themselves: choose another folder'
+        )
     if (out/'photos.csv').exists(): return
     for o in (out/'photos', out/'face_boxes.csv'):
-        if o.is_file() or (o.is_dir() and os.listdir(o)): raise DataError(f'{o}: is there, and no photos.csv beside it says that an earlier run wrote it: choose another folder, or move it away')
+        if o.is_file() or (o.is_dir() and os.listdir(o)):
+            raise DataError(
+                f'{o}: is there, and no photos.csv beside it says that an earlier run wrote it: choose another'
+                ' folder, or move it away'
+            )
 
 # %% ../nbs/03b_target.ipynb #e1e7ae39
 def prep_target(
@@ -673,17 +993,31 @@ def prep_target(
 )->CleanSet:
     "Make a clean set from a folder of photos; a second run does only what is new"
     if format not in ('png','jpg'): raise ConfigError(f'format={format!r}: say png or jpg')
-    if not (size>0 and scale>0 and enlarge>0 and 0<=held_out<1): raise ConfigError(f'size={size}, scale={scale} and enlarge={enlarge} must be above 0, held_out={held_out} from 0 to less than 1')
+    if not (size>0 and scale>0 and enlarge>0 and 0<=held_out<1):
+        raise ConfigError(
+            f'size={size}, scale={scale} and enlarge={enlarge} must be above 0, held_out={held_out} from 0 to less'
+            ' than 1'
+        )
     _check_workers(workers)
     out,workers = user_path(out),workers or min(8, os.cpu_count() or 1)
     _check_place(folder, out)
     with only_run(make_folder(out)):
         report = target_report(folder, out, checks, detect, embed, same, workers, progress)
         use = [r for r in report.rows if r['verdict'] in (('keep','flag') if flagged else ('keep',))]
-        if not use: raise DataError(f'{folder}: no photo is left: {report.count("flag")} wait for your word and {report.count("drop")} are dropped, {out/"report.csv"} says why')
+        if not use:
+            raise DataError(
+                f'{folder}: no photo is left: {report.count("flag")} wait for your word and {report.count("drop")}'
+                f' are dropped, {out/"report.csv"} says why'
+            )
         plans = [_plan(r, report.facts[r['id']], size, scale, enlarge, format, level) for r in use]
         paths = [report.folder/r['file'] for r in use]
-        sides = split_photos(paths, out/'split.csv', dict(train=1-held_out, val=held_out) if held_out else dict(train=1.), workers=workers, progress=False)
+        sides = split_photos(
+            paths,
+            out / 'split.csv',
+            dict(train=1 - held_out, val=held_out) if held_out else dict(train=1.0),
+            workers=workers,
+            progress=False,
+        )
         for (p,_),path in zip(plans, paths): p['side'] = sides[path]
         _write_crops(report, plans, out, workers, progress)
         faces = [o for p,f in plans for o in _faces_in(report.facts[p['id']], p, f, Path(os.path.abspath(out)).name)]
@@ -706,7 +1040,19 @@ def messi_prep_target(
     workers:int=0,        # threads; 0 for one each processor, at most 8
 ):
     "Sort a folder of one person's photos and write a clean set: crops, a table of faces, and a report that says why each file was kept, flagged or dropped"
-    c = prep_target(folder, out, size, scale, enlarge, format, level, flagged, held_out, embed=FaceEmbedding() if identity else None, workers=workers or None)
+    c = prep_target(
+        folder,
+        out,
+        size,
+        scale,
+        enlarge,
+        format,
+        level,
+        flagged,
+        held_out,
+        embed=FaceEmbedding() if identity else None,
+        workers=workers or None,
+    )
     for k,n in c.report.why().most_common(): print(f'{n:5} {k}: {reasons[k][1]}')
     print(f'{c}; report in {c.report.path}')
 
@@ -723,7 +1069,8 @@ class FaceEmbedding:
         how = 'pip install "messi-anything[faces]", or pip install dlib-bin face_recognition_models'
         try: import dlib
         except ImportError as e: raise ConfigError(f'a face embedding needs dlib ({e}): {how}') from None
-        spec = find_spec('face_recognition_models')                                  # not imported: it asks for pkg_resources, which is gone
+        # not imported: it asks for pkg_resources, which is gone
+        spec = find_spec('face_recognition_models')
         if spec is None: raise ConfigError(f'a face embedding needs the weights in face_recognition_models: {how}')
         folder = Path(next(iter(spec.submodule_search_locations)))/'models'
         self.same,self.lock,self._box = same,threading.Lock(),dlib.rectangle
@@ -734,7 +1081,11 @@ class FaceEmbedding:
         img:Image.Image,
         face:Face,
     )->np.ndarray: # (128,)
-        w = _whole(face.box.scaled(2), img.size)                                     # enough around it for the network's own window
+        # enough around it for the network's own window
+        w = _whole(face.box.scaled(2), img.size)
         a,b = np.ascontiguousarray(crop(img, w)),face.box.moved(-w.left, -w.top)
-        with self.lock:                                                              # one at a time: dlib's network is not for several threads
-            return np.array(self._net.compute_face_descriptor(a, self._points(a, self._box(*(round(o) for o in b.astuple())))))
+        # one at a time: dlib's network is not for several threads
+        with self.lock:
+            return np.array(
+                self._net.compute_face_descriptor(a, self._points(a, self._box(*(round(o) for o in b.astuple()))))
+            )

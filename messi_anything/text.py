@@ -12,8 +12,17 @@ from torch import nn, Tensor
 from fastcore.basics import patch
 from .images import ConfigError, WeightsError, read_json, reason
 from .captions import split_words, all_words
-from .training import (Pretrained, build_within, check_modest, find_weights, save_weights, load_weights, load_into,
-                                     weight_shapes, write_json)
+from messi_anything.training import (
+    Pretrained,
+    build_within,
+    check_modest,
+    find_weights,
+    save_weights,
+    load_weights,
+    load_into,
+    weight_shapes,
+    write_json,
+)
 from .unet import UNet, attend, with_context
 
 # %% auto #0
@@ -33,10 +42,15 @@ class TextCfg:
 
     def __post_init__(self):
         object.__setattr__(self, 'words', tuple(self.words))
-        if not self.words or len(set(self.words))<len(self.words) or not all(isinstance(o, str) and split_words(o)==[o] for o in self.words):
+        if (
+            not self.words
+            or len(set(self.words)) < len(self.words)
+            or not all(isinstance(o, str) and split_words(o) == [o] for o in self.words)
+        ):
             raise ConfigError('words must list different single words in small letters, at least one')
         for k in ('dim','layers','heads','length'):
-            if isinstance(getattr(self, k), bool) or not isinstance(getattr(self, k), int) or getattr(self, k)<1: raise ConfigError(f'{k}={getattr(self, k)!r} must be a whole number of at least 1')
+            if isinstance(getattr(self, k), bool) or not isinstance(getattr(self, k), int) or getattr(self, k)<1:
+                raise ConfigError(f'{k}={getattr(self, k)!r} must be a whole number of at least 1')
         if not isinstance(self.target, str): raise ConfigError(f'target={self.target!r} must be a word')
         if self.dim%self.heads: raise ConfigError(f'dim={self.dim} cannot be shared by {self.heads} heads')
 
@@ -76,7 +90,8 @@ class TextEncoder(nn.Module, Pretrained):
         ids:Tensor, # (b,n) numbers of words, 0 for none; a row of zeros is no text
     )->Tensor:      # (b,n,dim)
         mask = ids>0
-        mask = mask|~mask.any(1, keepdim=True)               # attention needs something to look at; what comes of it is left out later
+        # attention needs something to look at; what comes of it is left out later
+        mask = mask|~mask.any(1, keepdim=True)
         x = self.word(ids)*math.sqrt(self.cfg.dim/4)+self.place[:ids.shape[1]]
         for b in self.blocks: x = b(x, mask)
         return self.norm(x)
@@ -88,7 +103,8 @@ def check_text(
 )->str:
     "A text that is one, without blanks at its ends"
     if not isinstance(text, str): raise ConfigError(f'a description is a text, not {type(text).__name__}')
-    if len(text)>most: raise ConfigError(f'this description has {len(text)} letters, more than {most}: say it in one sentence')
+    if len(text)>most:
+        raise ConfigError(f'this description has {len(text)} letters, more than {most}: say it in one sentence')
     return text.strip()
 
 def unknown_words(
@@ -108,9 +124,18 @@ def heard(
     "What of a text will be heard; the rest is named in a warning"
     text = check_text(text)
     every,known = split_words(text),[w for w in split_words(text) if w in words]
-    if text and not known: raise ConfigError(f'none of the words in {text[:60]!r} is known: this generator has learned {len(words)} words, among them {", ".join(sorted(words)[::max(1, len(words)//8)][:8])}; `vocabulary()` lists what can be said')
+    if text and not known:
+        raise ConfigError(
+            f'none of the words in {text[:60]!r} is known: this generator has learned {len(words)} words, among them'
+            f' {", ".join(sorted(words)[::max(1, len(words)//8)][:8])}; `vocabulary()` lists what can be said'
+        )
     if strange := unknown_words(text, words):
-        warnings.warn('not known, and left out: '+', '.join(w+(f' (did you mean {n}?)' if n else '') for w,n in strange[:8])+('...' if len(strange)>8 else ''), stacklevel=3)
+        warnings.warn(
+            'not known, and left out: '
+            + ', '.join(w + (f' (did you mean {n}?)' if n else '') for w, n in strange[:8])
+            + ('...' if len(strange) > 8 else ''),
+            stacklevel=3,
+        )
     if len(known)>length: warnings.warn(f'only the first {length} of {len(known)} words are heard', stacklevel=3)
     return known[:length]
 
@@ -141,7 +166,8 @@ def call(self:TextEncoder,
     name:str, # of a target, one word or several
 ):
     "Hear this name as the target's: whoever the generator was customised to"
-    if self.cfg.target in self.index: self.index.update({w: self.index[self.cfg.target] for w in split_words(name) if w not in self.index})
+    if self.cfg.target in self.index:
+        self.index.update({w: self.index[self.cfg.target] for w in split_words(name) if w not in self.index})
 
 # %% ../nbs/05a_text.ipynb #d39b2cba
 class Worded(nn.Module):
@@ -151,7 +177,11 @@ class Worded(nn.Module):
         words:TextEncoder,
     ):
         super().__init__()
-        if net.cfg.context!=(words.channels,): raise ConfigError(f'the network looks at tokens of width {net.cfg.context}, the encoder gives {words.channels}: build it by `listening`')
+        if net.cfg.context!=(words.channels,):
+            raise ConfigError(
+                f'the network looks at tokens of width {net.cfg.context}, the encoder gives {words.channels}: build'
+                ' it by `listening`'
+            )
         self.net,self.words = net,words
     @property
     def cfg(self): return self.net.cfg
@@ -171,7 +201,14 @@ def listening(
 )->Worded:        # gives what `net` gives until it is trained
     "A network that can learn to listen"
     words = words or TextEncoder(TextCfg(all_words(name), next(iter(split_words(name)), name), width))
-    return Worded(net if net.cfg.context==(words.channels,) else with_context(net, (words.channels,), words.channels, pool=True), words)
+    return Worded(
+        (
+            net
+            if net.cfg.context == (words.channels,)
+            else with_context(net, (words.channels,), words.channels, pool=True)
+        ),
+        words,
+    )
 
 # %% ../nbs/05a_text.ipynb #f54cbadd
 def save_words(
@@ -195,8 +232,10 @@ def read_words(
     if not (d/'words.json').is_file(): return None
     said = read_json(d/'words.json', WeightsError)
     check_modest(said, d/'words.json')
-    try: cfg = TextCfg(**said)
-    except (ValueError, TypeError, OverflowError) as e: raise WeightsError(f'{d/"words.json"} does not describe a text encoder ({reason(e)})') from None
+    try:
+        cfg = TextCfg(**said)
+    except (ValueError, TypeError, OverflowError) as e:
+        raise WeightsError(f'{d/"words.json"} does not describe a text encoder ({reason(e)})') from None
     words = build_within(lambda: TextEncoder(cfg), weight_shapes(d/'words.safetensors'), d)
     load_into(words, load_weights(d/'words.safetensors'), d/'words.safetensors')
     return words.eval()
@@ -212,7 +251,8 @@ class CLIPText:
         self.model,self.tokenizer,self.device = model.eval().requires_grad_(False).to(device),tokenizer,device
         self.open = hasattr(model, 'token_embedding')          # open_clip
     @property
-    def channels(self): return self.model.token_embedding.weight.shape[1] if self.open else self.model.config.hidden_size
+    def channels(self):
+        return self.model.token_embedding.weight.shape[1] if self.open else self.model.config.hidden_size
     def knows(self): return None                               # everything
 
     @classmethod
@@ -220,7 +260,11 @@ class CLIPText:
         name,     # hub id or folder for `transformers`; 'open_clip:ViT-B-32/laion2b_s34b_b79k' for `open_clip`
         device='cpu',
     ):
-        return cls(*_open_clip(name.removeprefix('open_clip:')), device) if str(name).startswith('open_clip:') else cls(*_transformers_clip(name), device)
+        return (
+            cls(*_open_clip(name.removeprefix('open_clip:')), device)
+            if str(name).startswith('open_clip:')
+            else cls(*_transformers_clip(name), device)
+        )
 
     @torch.no_grad()
     def tokens(self, texts:list)->tuple: # (b,n,channels), (b,n) bool
@@ -233,7 +277,13 @@ class CLIPText:
 # %% ../nbs/05a_text.ipynb #5bedae41
 @patch
 def _hf(self:CLIPText, texts):
-    b = self.tokenizer(texts, padding='max_length', truncation=True, max_length=self.model.config.max_position_embeddings, return_tensors='pt').to(self.device)
+    b = self.tokenizer(
+        texts,
+        padding='max_length',
+        truncation=True,
+        max_length=self.model.config.max_position_embeddings,
+        return_tensors='pt',
+    ).to(self.device)
     return self.model(**b).last_hidden_state, b['attention_mask'].bool()
 
 @patch
@@ -241,18 +291,35 @@ def _open(self:CLIPText, texts):
     m,ids = self.model,self.tokenizer(texts).to(self.device)
     x = m.token_embedding(ids)+m.positional_embedding[:ids.shape[1]]
     x = m.transformer(x, attn_mask=m.attn_mask[:ids.shape[1],:ids.shape[1]]) # texts first, in all versions since 2.24
-    return m.ln_final(x), torch.arange(ids.shape[1], device=ids.device)<=ids.argmax(1, keepdim=True) # the end of a text has the largest number
+    # the end of a text has the largest number
+    return m.ln_final(x), torch.arange(ids.shape[1], device=ids.device)<=ids.argmax(1, keepdim=True)
 
 # %% ../nbs/05a_text.ipynb #4fc8491a
 def _transformers_clip(name):
-    try: from transformers import CLIPTextModel, AutoTokenizer
-    except ImportError: raise ConfigError("CLIP's text model needs the package transformers: pip install 'messi-anything[words]'") from None
-    try: return CLIPTextModel.from_pretrained(name), AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as e: raise WeightsError(f'{name} is neither a folder with a CLIP text model nor reachable on the hub ({str(e).splitlines()[0][:120]}): check the name and the connection, or give a local folder') from None
+    try:
+        from transformers import CLIPTextModel, AutoTokenizer
+    except ImportError:
+        raise ConfigError(
+            "CLIP's text model needs the package transformers: pip install 'messi-anything[words]'"
+        ) from None
+    try:
+        return CLIPTextModel.from_pretrained(name), AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as e:
+        raise WeightsError(
+            f'{name} is neither a folder with a CLIP text model nor reachable on the hub'
+            f' ({str(e).splitlines()[0][:120]}): check the name and the connection, or give a local folder'
+        ) from None
 
 def _open_clip(name):
-    try: import open_clip
-    except ImportError: raise ConfigError("this text model needs the package open_clip: pip install 'messi-anything[words]'") from None
+    try:
+        import open_clip
+    except ImportError:
+        raise ConfigError("this text model needs the package open_clip: pip install 'messi-anything[words]'") from None
     arch,_,weights = name.partition('/')
-    try: return open_clip.create_model(arch, pretrained=weights or None), open_clip.get_tokenizer(arch)
-    except Exception as e: raise WeightsError(f'{name} could not be had from open_clip ({type(e).__name__}: {str(e)[:120]}): check the name (architecture/weights) and the connection') from None
+    try:
+        return open_clip.create_model(arch, pretrained=weights or None), open_clip.get_tokenizer(arch)
+    except Exception as e:
+        raise WeightsError(
+            f'{name} could not be had from open_clip ({type(e).__name__}: {str(e)[:120]}): check the name'
+            ' (architecture/weights) and the connection'
+        ) from None

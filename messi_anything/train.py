@@ -37,19 +37,29 @@ def target_photos(
 # %% ../nbs/09a_train.ipynb #a603ac16
 def _cached(path, photos, make, kind=None): # a packed dataset from its file, made once for these photos
     from messi_anything.data import Packed
-    key = hashlib.sha1(repr([(str(p.path), p.size, p.label, p.path.stat().st_mtime_ns) for p in photos]).encode()).hexdigest()[:12]
+    key = hashlib.sha1(
+        repr([(str(p.path), p.size, p.label, p.path.stat().st_mtime_ns) for p in photos]).encode()
+    ).hexdigest()[:12]
     path = path.with_name(f'{path.stem}_{key}.npz')
-    if not path.exists(): make_folder(path.parent); make().save(path)
+    if not path.exists():
+        make_folder(path.parent)
+        make().save(path)
     return (kind or Packed).load(path)
 
 # %% ../nbs/09a_train.ipynb #e6e32b49
 def _marks(root, *names)->dict: # path -> (6,2) landmarks of the largest face, where the tables have them
     from messi_anything.faces import read_face_table
     tables = ((n, Path(root)/n/'face_boxes.csv') for n in names)
-    return {Path(root)/k: v[0].landmarks for n,f in tables for k,v in read_face_table(f).items() if v and v[0].landmarks is not None}
+    return {
+        Path(root) / k: v[0].landmarks
+        for n, f in tables
+        for k, v in read_face_table(f).items()
+        if v and v[0].landmarks is not None
+    }
 
 # %% ../nbs/09a_train.ipynb #21bfb56d
-def generator_views(root, cache, size=72, bodies=4, outfits=6): # -> `recipe.Views`, and the target's photos that are kept apart
+# -> `recipe.Views`, and the target's photos that are kept apart
+def generator_views(root, cache, size=72, bodies=4, outfits=6):
     "What the generator learns from: a close view and some wide ones of each photo of the target, a close one of each other face, two wide ones of each other person; the faces once more with hats, sunglasses and masks on"
     from messi_anything.data import coco_people, split_photos
     from messi_anything.recipe import Views, pack_views
@@ -57,14 +67,22 @@ def generator_views(root, cache, size=72, bodies=4, outfits=6): # -> `recipe.Vie
     side = split_photos([p for p in photos if p.label==1], progress=False)
     apart = [p for p in photos if side.get(p.path, 'train')!='train']
     target,faces = ([p for p in photos if p.label==l and p not in apart] for l in (1,0))
-    people = coco_people(Path(root)/'people/annotations/person_train.json', Path(root)/'people/images', union=False, min_area=.04)
-    make = lambda: Views.join(pack_views(target, size, bodies, marks=marks, outfits=outfits), pack_views(faces, size, 0, seed=1, marks=marks, outfits=min(1, outfits)), pack_views(people, size, 2, heads=False, seed=2))
+    people = coco_people(
+        Path(root) / 'people/annotations/person_train.json', Path(root) / 'people/images', union=False, min_area=0.04
+    )
+    make = lambda: Views.join(
+        pack_views(target, size, bodies, marks=marks, outfits=outfits),
+        pack_views(faces, size, 0, seed=1, marks=marks, outfits=min(1, outfits)),
+        pack_views(people, size, 2, heads=False, seed=2),
+    )
     return _cached(Path(cache)/f'views_{size}_{outfits}.npz', target+faces+people, make, Views), apart
 
 # %% ../nbs/09a_train.ipynb #460726ba
 def _whole(photos, cache, side): # photos scaled into squares, once: Packed and sizes
     from messi_anything.data import pack_photos, letterbox
-    return _cached(cache, photos, lambda: pack_photos(photos, side)[0]), np.array([letterbox(p.size, side) for p in photos])
+    return _cached(cache, photos, lambda: pack_photos(photos, side)[0]), np.array(
+        [letterbox(p.size, side) for p in photos]
+    )
 
 # %% ../nbs/09a_train.ipynb #538e0fc0
 def segmenter_photos(root, cache, side=224): # -> {name: (Packed, sizes)}, {name: photos}
@@ -83,13 +101,21 @@ def segmenter_photos(root, cache, side=224): # -> {name: (Packed, sizes)}, {name
 def _clear(root, photos): # those with one listed face and a mask of some size, where machine-made masks are good
     from messi_anything.data import photo_mask
     from messi_anything.faces import read_face_table
-    faces = {Path(root)/k: v for o in ('messi','faces') for k,v in read_face_table(Path(root)/o/'face_boxes.csv').items()}
+    faces = {
+        Path(root) / k: v
+        for o in ('messi', 'faces')
+        for k, v in read_face_table(Path(root) / o / 'face_boxes.csv').items()
+    }
     return [p for p in photos if len(faces.get(p.path, ()))==1 and photo_mask(p).mean()>.08]
 
-def segmenter_weights(people)->np.ndarray: # `people` of `segmenter_photos` -> how often each of 'train' and 'soft' is drawn
+# `people` of `segmenter_photos` -> how often each of 'train' and 'soft' is drawn
+def segmenter_weights(people)->np.ndarray:
     "The share of each source in what the segmenter sees; a photo's source stands before the first underscore of its name"
     shares = dict(coco=.48, ccp=.2, vik=.12, target=.1, faces=.1)
-    kind = np.array([p.path.name.split('_')[0] for p in people['train']]+['target' if p.label==1 else 'faces' for p in people['soft']])
+    kind = np.array(
+        [p.path.name.split('_')[0] for p in people['train']]
+        + ['target' if p.label == 1 else 'faces' for p in people['soft']]
+    )
     n = {k: max(1, (kind==k).sum()) for k in shares}
     return np.array([shares.get(k, .1)/n.get(k, len(kind)) for k in kind])
 
@@ -102,26 +128,43 @@ def _no_mask(size): # an empty mask as COCO writes it
 def score_segmenter(net, root, people)->dict: # numbers for the record; `net.cfg` gets its calibration
     "Scores on the validation photos, and on the half of the scenes that was not learned from. The calibration's two numbers are fitted on these, and on `second_target`; what they are worth is measured by fitting them on either half and looking at the other"
     from messi_anything.segment import Segmenter, evaluate_photos, score_table, calibrate
-    scenes,second = _scenes(root, 1),list_images(Path(root)/'second_target') if (Path(root)/'second_target').is_dir() else []
+    scenes, second = _scenes(root, 1), (
+        list_images(Path(root) / 'second_target') if (Path(root) / 'second_target').is_dir() else []
+    )
     out = {}
     if net.cfg.presence:
         net.cfg = dataclasses.replace(net.cfg, calibration=(1.,0.))
         seg = Segmenter(net, split=False, somebody=0)
-        look = lambda photos: [(seg.net.presence(maps).item(), float((p>seg.threshold).float().mean())) for _,p,maps in (seg.look(load_image(o)) for o in photos)]
-        some,others,none = (np.array(look(o)).reshape(-1,2) for o in ([p.load() for p in people['val']], second, scenes))
+        look = lambda photos: [
+            (seg.net.presence(maps).item(), float((p > seg.threshold).float().mean()))
+            for _, p, maps in (seg.look(load_image(o)) for o in photos)
+        ]
+        some, others, none = (
+            np.array(look(o)).reshape(-1, 2) for o in ([p.load() for p in people['val']], second, scenes)
+        )
         def fit(k):
             try: return calibrate([*some[k,0], *others[k,0]], none[k,0])
             except DataError: return 1.,0. # hardly trained: its answers mean nothing yet
         sure = lambda x, ab: 1/(1+np.exp(-ab[0]*x-ab[1]))>=Segmenter(net).somebody
         halves = [(fit(slice(i, None, 2)), slice(1-i, None, 2)) for i in (0,1)]
-        out['by_the_other_half'] = dict(people_overlooked=round(float(np.concatenate([~sure(some[k,0], ab) for ab,k in halves]).mean()), 4),
-                                        scenes_marked=round(float(np.concatenate([sure(none[k,0], ab)&(none[k,1]>.01) for ab,k in halves]).mean()), 4))
+        out['by_the_other_half'] = dict(
+            people_overlooked=round(float(np.concatenate([~sure(some[k, 0], ab) for ab, k in halves]).mean()), 4),
+            scenes_marked=round(
+                float(np.concatenate([sure(none[k, 0], ab) & (none[k, 1] > 0.01) for ab, k in halves]).mean()), 4
+            ),
+        )
         net.cfg = dataclasses.replace(net.cfg, calibration=tuple(round(o, 4) for o in fit(slice(None))))
     find = lambda **kw: Segmenter(net, split=False, **kw)
     rows,mirrored = evaluate_photos(find(), people['val']),evaluate_photos(find(flip=True), people['val'])
     marked = [find()(load_image(p)).mask.mean().item()>.01 for p in scenes]
-    return dict(validation=score_table(rows), with_flip=score_table(mirrored)['all'], scenes=dict(photos=len(scenes), marked=round(float(np.mean(marked)), 4)),
-                people_overlooked=round(float(np.mean([r['people']==0 for r in rows])), 4), calibration=net.cfg.calibration, **out)
+    return dict(
+        validation=score_table(rows),
+        with_flip=score_table(mirrored)['all'],
+        scenes=dict(photos=len(scenes), marked=round(float(np.mean(marked)), 4)),
+        people_overlooked=round(float(np.mean([r['people'] == 0 for r in rows])), 4),
+        calibration=net.cfg.calibration,
+        **out
+    )
 
 # %% ../nbs/09a_train.ipynb #e839344d
 def face_photos(root, name='messi')->dict: # 'train' and 'val' -> {path: [Face]}
@@ -131,12 +174,19 @@ def face_photos(root, name='messi')->dict: # 'train' and 'val' -> {path: [Face]}
     root,listed = Path(root),{}
     for o in (name, 'faces'):
         out = _flagged(root, name)
-        listed.update({root/k: v for k,v in read_face_table(root/o/'face_boxes.csv').items() if k not in out and (root/k).is_file()})
+        listed.update(
+            {
+                root / k: v
+                for k, v in read_face_table(root / o / 'face_boxes.csv').items()
+                if k not in out and (root / k).is_file()
+            }
+        )
     side = split_photos(list(listed), progress=False)
     return {k: {p: v for p,v in listed.items() if side[p]==k} for k in ('train','val')}
 
 # %% ../nbs/09a_train.ipynb #a5054a4f
-def _scenes(root, half): # the half of the scenes that is learned from (0), or measured on (1); by a hash of their content
+# the half of the scenes that is learned from (0), or measured on (1); by a hash of their content
+def _scenes(root, half):
     return [p for p in list_images(Path(root)/'scenes') if int(hashlib.sha1(p.read_bytes()).hexdigest(), 16)%2==half]
 
 def faceless_places(root, faces:dict)->list: # of (path, box), see `other_windows`
@@ -156,16 +206,22 @@ def faceless_places(root, faces:dict)->list: # of (path, box), see `other_window
     return out
 
 # %% ../nbs/09a_train.ipynb #97a64595
-def face_sets(root, cache): # -> FaceCrops, weights of its faces, (n,80,80,3) windows without faces, {path: [Face]} kept apart
+# -> FaceCrops, weights of its faces, (n,80,80,3) windows without faces, {path: [Face]} kept apart
+def face_sets(root, cache):
     "What the landmark network learns from and is judged by"
     from messi_anything.faces import FaceCrops, pack_faces, other_windows
     sides = face_photos(root)
-    train,f = sides['train'],make_folder(cache)/f"faces_{hashlib.sha1(repr(sorted(map(str, sides['train']))).encode()).hexdigest()[:12]}.npz"
+    train, f = (
+        sides['train'],
+        make_folder(cache)
+        / f"faces_{hashlib.sha1(repr(sorted(map(str, sides['train']))).encode()).hexdigest()[:12]}.npz",
+    )
     pairs = [(p,o) for p,fs in train.items() for o in fs if o.landmarks is not None]
     if not f.exists():
         from messi_anything.images import atomic_path
         c,others = pack_faces(pairs),other_windows(faceless_places(root, train))
-        with atomic_path(f) as tmp, open(tmp, 'wb') as g: np.savez(g, image=c.image, box=c.box, landmarks=c.landmarks, others=others)
+        with atomic_path(f) as tmp, open(tmp, 'wb') as g:
+            np.savez(g, image=c.image, box=c.box, landmarks=c.landmarks, others=others)
     with np.load(f) as z: crops,others = FaceCrops(z['image'], z['box'], z['landmarks']),z['others']
     portrait = np.array([Path(root)/'faces' in p.parents for p,_ in pairs])
     return crops, np.where(portrait, .7/portrait.sum(), .3/(~portrait).sum()), others, sides['val']
@@ -179,14 +235,25 @@ def score_face_finder(find, listed:dict, root)->dict: # name -> numbers, see `sc
     def alone(img):
         k = min(1, 480/max(img.size))
         im = img.resize((round(img.width*k), round(img.height*k)), Image.BILINEAR)
-        return [Face(Box(*(o/k for o in (x-s/2, y-s/2, x+s/2, y+s/2)))) for x,y,s,_ in cascade_candidates(im, neighbours=4)]
+        return [
+            Face(Box(*(o / k for o in (x - s / 2, y - s / 2, x + s / 2, y + s / 2))))
+            for x, y, s, _ in cascade_candidates(im, neighbours=4)
+        ]
     kinds = {'portraits': {p: v for p,v in listed.items() if Path(root)/'faces' in p.parents}}
     kinds['target'] = {p: v for p,v in listed.items() if p not in kinds['portraits']}
-    out = {f'{n}, {how}': score_faces(f, o, progress=False) for n,o in kinds.items() for how,f in (('cascade alone',alone), ('with the network',find))}
+    out = {
+        f'{n}, {how}': score_faces(f, o, progress=False)
+        for n, o in kinds.items()
+        for how, f in (('cascade alone', alone), ('with the network', find))
+    }
     scenes = _scenes(root, 1)
     for how,f in (('cascade alone',alone), ('with the network',find)):
         n = [len(f(load_image(p))) for p in scenes]
-        out[f'scenes, {how}'] = dict(photos=len(n), with_a_false_face=round(float(np.mean(np.array(n)>0)),4), false_a_photo=round(float(np.mean(n)),4))
+        out[f'scenes, {how}'] = dict(
+            photos=len(n),
+            with_a_false_face=round(float(np.mean(np.array(n) > 0)), 4),
+            false_a_photo=round(float(np.mean(n)), 4),
+        )
     return out
 
 # %% ../nbs/09a_train.ipynb #4c745458
@@ -197,30 +264,37 @@ def _finished(run, steps): # whether the stage in `run` has done all its steps; 
     if done<steps: print(f'stopped after {done} of {steps} steps: run the same command again to go on', file=sys.stderr)
     return done>=steps
 
-def _first()->bool: # of several processes: it alone judges and writes, since batch statistics differ from one to the other
+# of several processes: it alone judges and writes, since batch statistics differ from one to the other
+def _first()->bool:
     return int(os.environ.get('RANK', 0))==0
 
 # %% ../nbs/09a_train.ipynb #8ffca84b
 def _joined(*sets): # (Packed, dims) of several
     from messi_anything.data import Packed
-    return Packed(*(np.concatenate([getattr(o,k) for o,_ in sets]) for k in ('image','mask','label'))),np.concatenate([d for _,d in sets])
+    return Packed(
+        *(np.concatenate([getattr(o, k) for o, _ in sets]) for k in ('image', 'mask', 'label'))
+    ), np.concatenate([d for _, d in sets])
 
-def segmenter_sets(data, cache, side, teacher='', unlabelled='', device='cpu')->tuple: # (Packed, dims), how often each is drawn, and the sets and photos of `segmenter_photos`
+# (Packed, dims), how often each is drawn, and the sets and photos of `segmenter_photos`
+def segmenter_sets(data, cache, side, teacher='', unlabelled='', device='cpu')->tuple:
     "All that the segmenter learns from"
     from messi_anything.segment import Segmenter, soft_labels
-    if bool(teacher)!=bool(unlabelled): raise ConfigError('a teacher and unlabelled photos go together: give both --teacher and --unlabelled')
+    if bool(teacher)!=bool(unlabelled):
+        raise ConfigError('a teacher and unlabelled photos go together: give both --teacher and --unlabelled')
     sets,people = segmenter_photos(data, cache, side)
     parts,weights = [sets['train'], sets['soft']],segmenter_weights(people)
     if teacher:
         packed,dims,kept = soft_labels(Segmenter.from_pretrained(teacher, device), list_images(unlabelled), side)
-        parts.append((packed, dims)); weights = np.concatenate([weights*.85, np.full(len(kept), .15/len(kept))])
+        parts.append((packed, dims))
+        weights = np.concatenate([weights*.85, np.full(len(kept), .15/len(kept))])
     return *_joined(*parts), weights, sets, people
 
 # %% ../nbs/09a_train.ipynb #04cf56ce
 @dataclasses.dataclass(frozen=True)
 class SegmentHow:
     "What a run of the segmenter may do otherwise; the defaults are those of the weights that ship"
-    epochs:int=0            # so often over all photos, instead of a number of steps; then the IoU is measured after each
+    # so often over all photos, instead of a number of steps; then the IoU is measured after each
+    epochs:int=0
     loss:str='bce+dice'     # see `mask_loss`
     lr:float=0.             # peak learning rate; 0 for the recipe's
     weight_decay:float=-1.  # of AdamW; 0 is Adam, -1 the recipe's
@@ -229,8 +303,12 @@ class SegmentHow:
     def __post_init__(self):
         from messi_anything.segment import mask_losses
         bad = [o for o in self.loss.split('+') if o not in mask_losses]
-        if bad: raise ConfigError(f'no mask loss {bad[0]!r}: there are {", ".join(mask_losses)}, and sums of them such as bce+dice')
-        if self.epochs<0 or self.judge<0 or self.lr<0: raise ConfigError(f'epochs={self.epochs}, judge={self.judge} and lr={self.lr} must not be negative')
+        if bad:
+            raise ConfigError(
+                f'no mask loss {bad[0]!r}: there are {", ".join(mask_losses)}, and sums of them such as bce+dice'
+            )
+        if self.epochs<0 or self.judge<0 or self.lr<0:
+            raise ConfigError(f'epochs={self.epochs}, judge={self.judge} and lr={self.lr} must not be negative')
 
     def said(self)->dict: # what differs from the recipe, for the record
         plain = SegmentHow()
@@ -244,41 +322,124 @@ def _some(judged, n): # (Packed, dims) -> n of them, spread evenly
     return Packed(packed.image[i], packed.mask[i], packed.label[i]), dims[i]
 
 # %% ../nbs/09a_train.ipynb #996684b5
-def train_segment(data, out, preset, steps, bs, encoder='', pretrain=0, teacher='', unlabelled='', device='cpu', how=None, accumulate=1, more=None): # the network, or None when it was stopped
+# the network, or None when it was stopped
+def train_segment(
+    data,
+    out,
+    preset,
+    steps,
+    bs,
+    encoder='',
+    pretrain=0,
+    teacher='',
+    unlabelled='',
+    device='cpu',
+    how=None,
+    accumulate=1,
+    more=None,
+):
     "The whole recipe, with one record"
-    from messi_anything.segment import HieraFPN, segment_cfg, fixed_size, load_encoder, pretrain_encoder, train_segmenter, evaluate_masks
+    from messi_anything.segment import (
+        HieraFPN,
+        segment_cfg,
+        fixed_size,
+        load_encoder,
+        pretrain_encoder,
+        train_segmenter,
+        evaluate_masks,
+    )
     from messi_anything.images import atomic_path
     from messi_anything.training import TrainCfg, plot_curve, write_json
     cfg,run = segment_cfg(preset),Path(out)/f'segment-{preset}'
     free,more = not fixed_size(cfg),more or SegmentHow()
-    packed,dims,weights,sets,people = segmenter_sets(data, Path(out)/'cache', max(224, round(cfg.size/38.4)*32), teacher, unlabelled, device)
+    packed, dims, weights, sets, people = segmenter_sets(
+        data, Path(out) / 'cache', max(224, round(cfg.size / 38.4) * 32), teacher, unlabelled, device
+    )
     epoch = math.ceil(len(packed)/bs)
     steps = more.epochs*epoch or steps
     each = dict(eval_every=epoch, log_every=min(25, epoch)) if more.epochs else {}
     lr = dict(lr=more.lr) if more.lr else {}
-    common = dict(bs=bs, accumulate=accumulate, schedule='cosine', weight_decay=.05 if more.weight_decay<0 else more.weight_decay, save_every=100, log_every=25)
-    everybody = np.array([i for i,p in enumerate(people['train']) if p.path.name.startswith('coco_')]) # elsewhere people in the background are not marked
+    common = dict(
+        bs=bs,
+        accumulate=accumulate,
+        schedule='cosine',
+        weight_decay=0.05 if more.weight_decay < 0 else more.weight_decay,
+        save_every=100,
+        log_every=25,
+    )
+    # elsewhere people in the background are not marked
+    everybody = np.array([i for i,p in enumerate(people['train']) if p.path.name.startswith('coco_')])
     judged = _some(sets['val'], more.judge)
     check = lambda n: dict(mean_iou=evaluate_masks(n, *judged).mean())
     torch.manual_seed(0)
     net = load_encoder(HieraFPN(segment_cfg(preset, pretrained=False)), encoder) if encoder else None
     if pretrain:
-        net = pretrain_encoder(packed, dims, run/'masked', cfg, TrainCfg(steps=pretrain, lr=1e-3, warmup=100, ema=(.99,), **common), net, device=device, command=how)
+        net = pretrain_encoder(
+            packed,
+            dims,
+            run / 'masked',
+            cfg,
+            TrainCfg(steps=pretrain, lr=1e-3, warmup=100, ema=(0.99,), **common),
+            net,
+            device=device,
+            command=how,
+        )
         if not _finished(run/'masked', pretrain): return
-    train = lambda size, out, net, **kw: train_segmenter(packed, dims, out, segment_cfg(preset, size=size), TrainCfg(**{**common, **kw, **each, **lr}), sets['scenes0'], weights, check, net, more.loss, complete=everybody, device=device, command=how, about=dict(encoder=Path(encoder).name, pretrain=pretrain, teacher=str(teacher), after=steps, **more.said()))
+    train = lambda size, out, net, **kw: train_segmenter(
+        packed,
+        dims,
+        out,
+        segment_cfg(preset, size=size),
+        TrainCfg(**{**common, **kw, **each, **lr}),
+        sets['scenes0'],
+        weights,
+        check,
+        net,
+        more.loss,
+        complete=everybody,
+        device=device,
+        command=how,
+        about=dict(encoder=Path(encoder).name, pretrain=pretrain, teacher=str(teacher), after=steps, **more.said()),
+    )
     if free:
-        net = train(cfg.size//64*32, run/'low', net, steps=steps, lr=7e-4, warmup=100, ema=(.995,), eval_every=max(200, steps//5))
+        net = train(
+            cfg.size // 64 * 32,
+            run / 'low',
+            net,
+            steps=steps,
+            lr=7e-4,
+            warmup=100,
+            ema=(0.995,),
+            eval_every=max(200, steps // 5),
+        )
         if not _finished(run/'low', steps): return
         last = max(1, steps//10)
-        net = train(round(cfg.size/38.4)*32, run, net, steps=last, lr=2e-4, warmup=10, ema=(.97,), eval_every=max(50, last//3))
-    else: net,last = train(cfg.size, run, net, steps=steps, lr=1e-3, warmup=60, ema=(.99,), eval_every=max(100, steps//5)),steps
+        net = train(
+            round(cfg.size / 38.4) * 32,
+            run,
+            net,
+            steps=last,
+            lr=2e-4,
+            warmup=10,
+            ema=(0.97,),
+            eval_every=max(50, last // 3),
+        )
+    else:
+        net, last = (
+            train(cfg.size, run, net, steps=steps, lr=1e-3, warmup=60, ema=(0.99,), eval_every=max(100, steps // 5)),
+            steps,
+        )
     if not _finished(run, last): return
     if not _first(): return net
     net = net.cpu()
     net.cfg = cfg
     rec = {**json.loads((run/'record.json').read_text()), 'scores': score_segmenter(net, data, people)}
     rec['net'] = dataclasses.asdict(net.cfg)
-    rec['before'] = {o: json.loads((run/o/'record.json').read_text()) for o in ('masked','low') if (run/o/'record.json').exists()}
+    rec['before'] = {
+        o: json.loads((run / o / 'record.json').read_text())
+        for o in ('masked', 'low')
+        if (run / o / 'record.json').exists()
+    }
     write_json(run/'record.json', rec)
     fig = plot_curve(rec)
     with atomic_path(run/'curve.png') as tmp: fig.savefig(tmp, format='png', dpi=100)
@@ -290,25 +451,36 @@ def mesh_rows(root)->list: # of (photo's path, (478,3) points in pixels)
     root,rows = Path(root),[]
     for name in ('messi','faces','people'):
         if (f := root/name/'mesh.npz').exists():
-            with np.load(f) as z: rows += [(root/p, q.astype(np.float32)/10) for p,q in zip(z['path'].tolist(), z['points'])]
-    if not rows: raise DataError(f'{root}: no table of dense landmarks: messi/mesh.npz, faces/mesh.npz or people/mesh.npz')
+            with np.load(f) as z:
+                rows += [(root/p, q.astype(np.float32)/10) for p,q in zip(z['path'].tolist(), z['points'])]
+    if not rows:
+        raise DataError(f'{root}: no table of dense landmarks: messi/mesh.npz, faces/mesh.npz or people/mesh.npz')
     return rows
 
 def validation_photos(root)->set: # paths
     "The photos of people that the segmenter is judged by: nothing learns from them"
     f = Path(root)/'people/annotations/person_val.json'
-    return {Path(root)/'people/images'/o['file_name'] for o in json.loads(f.read_text())['images']} if f.exists() else set()
+    return (
+        {Path(root) / 'people/images' / o['file_name'] for o in json.loads(f.read_text())['images']}
+        if f.exists()
+        else set()
+    )
 
 
 # %% ../nbs/09a_train.ipynb #ada8e1d2
-def landmark_faces(root, apart=400, seed=0)->dict: # 'train', 'val' and 'people_val' -> list of (photo's path, (478,3) points in pixels)
+# 'train', 'val' and 'people_val' -> list of (photo's path, (478,3) points in pixels)
+def landmark_faces(root, apart=400, seed=0)->dict:
     "The faces of the tables `mesh.npz`, split"
     rows,val = mesh_rows(root),validation_photos(root)
     people = [p in val for p,_ in rows]
     free = np.flatnonzero(~np.array(people))
     held = set(np.random.default_rng(seed).permutation(free)[:min(apart, len(free)//5)].tolist())
     photos = {rows[i][0] for i in held}
-    return dict(train=[o for o,v in zip(rows, people) if not v and o[0] not in photos], val=[rows[i] for i in sorted(held)], people_val=[o for o,v in zip(rows, people) if v])
+    return dict(
+        train=[o for o, v in zip(rows, people) if not v and o[0] not in photos],
+        val=[rows[i] for i in sorted(held)],
+        people_val=[o for o, v in zip(rows, people) if v],
+    )
 
 # %% ../nbs/09a_train.ipynb #56f0ddfe
 def score_landmarks(net, faces, seed=0)->dict: # numbers, in distances between the eyes as they are seen
@@ -317,11 +489,20 @@ def score_landmarks(net, faces, seed=0)->dict: # numbers, in distances between t
     rng,off,sure = np.random.default_rng(seed),[],[]
     for path,q in faces:
         low,high = q[:468,:2].min(0),q[:468,:2].max(0)
-        side,middle = (high-low).max()*.69*3.8/2.05*np.exp(rng.normal(0, .1)),(low+high)/2+rng.normal(0, .08, 2)*(high-low).max()
-        points,logit = find_landmarks(Windows(load_image(path), net.cfg.size), windows_of([(*(middle-side/2), *(middle+side/2))]), net)
+        side, middle = (high - low).max() * 0.69 * 3.8 / 2.05 * np.exp(rng.normal(0, 0.1)), (
+            low + high
+        ) / 2 + rng.normal(0, 0.08, 2) * (high - low).max()
+        points, logit = find_landmarks(
+            Windows(load_image(path), net.cfg.size), windows_of([(*(middle - side / 2), *(middle + side / 2))]), net
+        )
         off.append(float((np.linalg.norm(points[0,:,:2].numpy()-q[:,:2], axis=1).mean()/eye_distance(q[None,:,:2]))[0]))
         sure.append(float(logit[0]))
-    return dict(faces=len(off), error_median=round(float(np.median(off)), 4), error_p90=round(float(np.quantile(off, .9)), 4), logit_median=round(float(np.median(sure)), 2))
+    return dict(
+        faces=len(off),
+        error_median=round(float(np.median(off)), 4),
+        error_p90=round(float(np.quantile(off, 0.9)), 4),
+        logit_median=round(float(np.median(sure)), 2),
+    )
 
 # %% ../nbs/09a_train.ipynb #3946fc61
 def train_landmarks(data, run, steps, bs, command=''): # the network, its record in `run`
@@ -335,8 +516,15 @@ def train_landmarks(data, run, steps, bs, command=''): # the network, its record
     torch.manual_seed(0)
     net = LandmarkNet().to(memory_format=torch.channels_last)
     for k,v in dict(mean=mean, basis=basis, mirror=mirror).items(): getattr(net, k).copy_(v)
-    crops,others = pack_landmarks(sides['train'], mean),other_windows([(p, None) for p in _scenes(data, 0)], size=160, progress=False)
-    batches,average,opt,curve = LandmarkBatches(crops, others, mirror),EMA(net, (.998,)),torch.optim.AdamW(net.parameters(), lr=2.5e-3, weight_decay=.02),[]
+    crops, others = pack_landmarks(sides['train'], mean), other_windows(
+        [(p, None) for p in _scenes(data, 0)], size=160, progress=False
+    )
+    batches, average, opt, curve = (
+        LandmarkBatches(crops, others, mirror),
+        EMA(net, (0.998,)),
+        torch.optim.AdamW(net.parameters(), lr=2.5e-3, weight_decay=0.02),
+        [],
+    )
     for i in range(steps):
         for g in opt.param_groups: g['lr'] = 2.5e-3*min(1, (i+1)/150)*(.01+.495*(1+np.cos(np.pi*i/steps)))
         loss,parts = landmark_loss(net.train(), batches(bs, (0,i)))
@@ -349,7 +537,19 @@ def train_landmarks(data, run, steps, bs, command=''): # the network, its record
     net.load_state_dict(average.avgs[0])
     net = net.eval()
     scores = {k: score_landmarks(net, sides[k]) for k in ('val','people_val') if sides[k]}
-    write_json(make_folder(run)/'record.json', dict(command=command, faces=len(crops), steps=steps, windows=steps*bs, hardware=hardware(torch.device('cpu')), wall_seconds=round(time.time()-start), curve=curve, scores=scores))
+    write_json(
+        make_folder(run) / 'record.json',
+        dict(
+            command=command,
+            faces=len(crops),
+            steps=steps,
+            windows=steps * bs,
+            hardware=hardware(torch.device('cpu')),
+            wall_seconds=round(time.time() - start),
+            curve=curve,
+            scores=scores,
+        ),
+    )
     return net
 
 # %% ../nbs/09a_train.ipynb #c1557c43
@@ -358,9 +558,18 @@ def photo_parts(root, path)->np.ndarray: # (h,w) uint8, see `pixels.HeadPack`
     from messi_anything.images import open_picture
     from messi_anything.pixels import OTHER, HEAD, UNSURE
     root,path = Path(root),Path(path).relative_to(root).as_posix()
-    beside = (lambda k: path.replace('messi/', f'messi/{k}/', 1)) if path.startswith('messi/') else (lambda k: path.replace('/images/', f'/{k}/'))
-    read = lambda k, mode: np.asarray(open_picture((root/beside(k)).with_suffix('.png')).convert(mode) if mode else open_picture((root/beside(k)).with_suffix('.png')))
-    if not (root/beside('parts')).with_suffix('.png').exists(): return np.where(read('masks', 'L')>127, UNSURE, OTHER).astype(np.uint8)
+    beside = (
+        (lambda k: path.replace('messi/', f'messi/{k}/', 1))
+        if path.startswith('messi/')
+        else (lambda k: path.replace('/images/', f'/{k}/'))
+    )
+    read = lambda k, mode: np.asarray(
+        open_picture((root / beside(k)).with_suffix('.png')).convert(mode)
+        if mode
+        else open_picture((root / beside(k)).with_suffix('.png'))
+    )
+    if not (root/beside('parts')).with_suffix('.png').exists():
+        return np.where(read('masks', 'L')>127, UNSURE, OTHER).astype(np.uint8)
     p = read('parts', None)
     return np.where(np.isin(p, (1,2)), HEAD, np.where(np.isin(p, (3,4,255)), UNSURE, OTHER)).astype(np.uint8)
 
@@ -375,7 +584,8 @@ def head_photos(
     from messi_anything.data import split_photos
     root,out_of = Path(root),validation_photos(root)|{Path(root)/o for o in _flagged(root, 'messi')}
     if (f := root/'messi/embedding_distance.csv').exists():
-        with open(f, newline='', encoding='utf-8') as g: out_of |= {root/r['path'] for r in csv.DictReader(g) if float(r['distance'])>farthest}
+        with open(f, newline='', encoding='utf-8') as g:
+            out_of |= {root/r['path'] for r in csv.DictReader(g) if float(r['distance'])>farthest}
     heads = []
     for path,mesh in mesh_rows(root):
         if path in out_of or not path.is_file(): continue
@@ -401,12 +611,16 @@ def head_pack(
         pack = pack_heads(heads, lambda p: photo_parts(data, p), size)
         make_folder(out)
         pack.save(path)
-        print(f'{len(pack)} of {len(heads)} heads, {int(pack.label.sum())} of the target, {int(pack.held.sum())} kept apart: {path.stat().st_size/1e6:.1f} MB')
+        print(
+            f'{len(pack)} of {len(heads)} heads, {int(pack.label.sum())} of the target, {int(pack.held.sum())} kept'
+            f' apart: {path.stat().st_size/1e6:.1f} MB'
+        )
     return path
 
 
 # %% ../nbs/09a_train.ipynb #3206dbce
-def train_head_pixels(data, out, run, cfg, start='', minutes=0, device=None, workers=0, command=''): # the network, or None when it was stopped
+# the network, or None when it was stopped
+def train_head_pixels(data, out, run, cfg, start='', minutes=0, device=None, workers=0, command=''):
     "The whole recipe, from a folder or a pack; after each call `preview.png` shows heads that were kept apart"
     from messi_anything.pixels import HeadPack, HeadHoles, pixel_net, preview, train_pixels
     from messi_anything.training import checkpoints, load_checkpoint
@@ -422,14 +636,19 @@ def train_head_pixels(data, out, run, cfg, start='', minutes=0, device=None, wor
         seen = UNet(pixel_net(cfg))
         seen.load_state_dict(load_checkpoint(checkpoints(run/('ect' if few else 'edm'))[-1])['ema'][0])
     preview(seen, HeadHoles(pack, cfg.size), few, device=device).save(run/'preview.png')
-    if net is None: any(_finished(run/k, n) for k,n in (('edm',cfg.steps), ('ect',cfg.tune)) if n and checkpoints(run/k)) # says how far it is
+    if net is None: # says how far it is
+        any(_finished(run/k, n) for k,n in (('edm',cfg.steps), ('ect',cfg.tune)) if n and checkpoints(run/k))
     return net
 
 
 # %% ../nbs/09a_train.ipynb #a6334702
 def _head_card(run, cfg): # the model card of weights made by `train_head_pixels`
     recs = [json.loads((run/k/'record.json').read_text()) for k in ('edm','ect') if (run/k/'record.json').exists()]
-    how = ', then '.join(f"{r['about']['loss']['name']}: {r['images']:,} pictures in {r['wall_seconds']/60:.0f} minutes on {r['hardware']['device']}" for r in recs)
+    how = ', then '.join(
+        f"{r['about']['loss']['name']}: {r['images']:,} pictures in {r['wall_seconds']/60:.0f} minutes on"
+        f" {r['hardware']['device']}"
+        for r in recs
+    )
     return f"""# A generator of upright heads, {cfg.size} pixels
 
 Paints the target's head (label 1) or somebody's (label 0) into a hole, given the outline, the landmarks and eight numbers of light. It never sees the face that was there.
@@ -442,13 +661,18 @@ It knows no more of anybody than those photos show; likenesses of people who hav
 
 # %% ../nbs/09a_train.ipynb #587cf226
 def messi_train(
-    what:str,           # 'segment', 'generator', 'pixels', 'pack', 'faces' or 'landmarks'; 'pack' makes the one file that 'pixels' needs
+    # 'segment', 'generator', 'pixels', 'pack', 'faces' or 'landmarks'; 'pack' makes the one file that 'pixels' needs
+    what:str,
     data:str,           # folder of photos, laid out as the table above says; for 'pixels' also such a file
     out:str='runs',     # folder for checkpoints, records and weights; an interrupted run goes on from there
     preset:str='tiny',  # of the network
-    steps:int=0,        # of the segmenter, of the face finder, or of the generator's first stage (denoising); 0 for 3600, for the generator what its preset says
+    # of the segmenter, of the face finder, or of the generator's first stage (denoising); 0 for 3600, for the
+    # generator what its preset says
+    steps:int=0,
     tune:int=-1,        # of its second stage (consistency); 0 for none, -1 for what its preset says
-    bs:int=0,           # pictures a step (for the faces, three times as many windows, for landmarks twice); 0 for 32, for the generator what its preset says
+    # pictures a step (for the faces, three times as many windows, for landmarks twice); 0 for 32, for the generator
+    # what its preset says
+    bs:int=0,
     accumulate:int=1,   # parts in which a batch is computed, where it does not fit into memory at once
     checkpointing:bool=False, # generator: less memory for a third more time
     start:str='',       # generator: weights to begin with (a name, a folder or a hub id)
@@ -462,7 +686,8 @@ def messi_train(
     teacher:str='',     # segmenter: weights (a name, a folder or a hub id) that mark the photos of --unlabelled
     unlabelled:str='',  # segmenter: folder of photos without masks, to learn from with a teacher's
     device:str='auto',  # cpu, cuda or mps
-    minutes:float=0,    # pixels: stop after about so long, with status 1; the same command again goes on exactly there. 0 for no end
+    # pixels: stop after about so long, with status 1; the same command again goes on exactly there. 0 for no end
+    minutes:float=0,
     workers:int=0,      # pixels: processes that prepare pictures
 ):
     "Train the segmenter, a generator, the face finder's or the landmarks' network, and leave weights that --target or --segmenter can name"
@@ -471,14 +696,42 @@ def messi_train(
     from messi_anything.recipe import recipe_cfg, recipes
     from messi_anything.pixels import pixel_recipes
     cfg,among = None,dict(generator=recipes, pixels=pixel_recipes, pack=pixel_recipes).get(what)
-    if among: cfg = recipe_cfg(preset, among, **{k: v for k,v in (('steps',steps or None), ('tune',None if tune<0 else tune), ('bs',bs or None), ('accumulate',accumulate), ('checkpointing',checkpointing)) if v is not None})
+    if among:
+        cfg = recipe_cfg(
+            preset,
+            among,
+            **{
+                k: v
+                for k, v in (
+                    ('steps', steps or None),
+                    ('tune', None if tune < 0 else tune),
+                    ('bs', bs or None),
+                    ('accumulate', accumulate),
+                    ('checkpointing', checkpointing),
+                )
+                if v is not None
+            }
+        )
     steps,bs = (cfg.steps,cfg.bs) if cfg else (steps or 3600, bs or 32)
-    how = f'messi_train {what} DATA --preset {preset} --steps {steps} --bs {bs}'+(f' --accumulate {accumulate}' if accumulate>1 else '')+' --checkpointing'*checkpointing
+    how = (
+        f'messi_train {what} DATA --preset {preset} --steps {steps} --bs {bs}'
+        + (f' --accumulate {accumulate}' if accumulate > 1 else '')
+        + ' --checkpointing' * checkpointing
+    )
     if what=='segment':
-        how += ''.join(f' --{k} {Path(v).name if isinstance(v, str) else v}' for k,v in dict(encoder=encoder, pretrain=pretrain, teacher=teacher, unlabelled=unlabelled).items() if v)
+        how += ''.join(
+            f' --{k} {Path(v).name if isinstance(v, str) else v}'
+            for k, v in dict(encoder=encoder, pretrain=pretrain, teacher=teacher, unlabelled=unlabelled).items()
+            if v
+        )
         more = SegmentHow(epochs, loss, lr, weight_decay, judge)
-        how += ''.join(f' --{k.replace("_","-")} {v}' for k,v in {**more.said(), **({} if loss=='bce+dice' else dict(loss=loss))}.items())
-        net = train_segment(data, out, preset, steps, bs, encoder, pretrain, teacher, unlabelled, dev, how, accumulate, more)
+        how += ''.join(
+            f' --{k.replace("_","-")} {v}'
+            for k, v in {**more.said(), **({} if loss == 'bce+dice' else dict(loss=loss))}.items()
+        )
+        net = train_segment(
+            data, out, preset, steps, bs, encoder, pretrain, teacher, unlabelled, dev, how, accumulate, more
+        )
         if net is None: return 1
         if not _first(): return
     elif what=='generator':
@@ -486,7 +739,15 @@ def messi_train(
         from messi_anything.text import save_words
         views,apart = generator_views(data, Path(out)/'cache', round(cfg.size*1.125))
         how += f' --tune {cfg.tune}'+(f' --start {Path(start).name}' if start else '')
-        net = train_generator(views, run, cfg, start or None, device=dev, command=how, about=dict(start=Path(start).name, kept_apart=sorted(p.path.relative_to(data).as_posix() for p in apart)))
+        net = train_generator(
+            views,
+            run,
+            cfg,
+            start or None,
+            device=dev,
+            command=how,
+            about=dict(start=Path(start).name, kept_apart=sorted(p.path.relative_to(data).as_posix() for p in apart)),
+        )
         if not all(_finished(run/k, n) for k,n in (('edm',cfg.steps), ('ect',cfg.tune)) if n): return 1
         make_folder(run/'weights')
         write_json(run/'weights'/'target.json', dict(name='messi', label=1, close=True))
@@ -494,12 +755,42 @@ def messi_train(
         from messi_anything.faces import FaceNet, FaceSet, FaceLoss, FaceFinder
         from messi_anything.training import Trainer
         crops,weights,others,val = face_sets(data, Path(out)/'cache')
-        cfg = TrainCfg(steps=steps, bs=3*bs, accumulate=accumulate, lr=2e-3, schedule='cosine', warmup=100, weight_decay=.05, ema=(.995,), save_every=250, log_every=50)
+        cfg = TrainCfg(
+            steps=steps,
+            bs=3 * bs,
+            accumulate=accumulate,
+            lr=2e-3,
+            schedule='cosine',
+            warmup=100,
+            weight_decay=0.05,
+            ema=(0.995,),
+            save_every=250,
+            log_every=50,
+        )
         torch.manual_seed(0)
-        net = Trainer(FaceNet(), FaceLoss(), FaceSet(crops, others), cfg, run, weights, None, dict(faces=len(crops), others=len(others)), 0, dev, how).fit()
+        net = Trainer(
+            FaceNet(),
+            FaceLoss(),
+            FaceSet(crops, others),
+            cfg,
+            run,
+            weights,
+            None,
+            dict(faces=len(crops), others=len(others)),
+            0,
+            dev,
+            how,
+        ).fit()
         if not _finished(run, steps): return 1
         rec = json.loads((run/'record.json').read_text())
-        write_json(run/'record.json', {**rec, 'scores': score_face_finder(FaceFinder(net.cpu()), val, data), 'kept_apart': sorted(p.relative_to(data).as_posix() for p in val)})
+        write_json(
+            run / 'record.json',
+            {
+                **rec,
+                'scores': score_face_finder(FaceFinder(net.cpu()), val, data),
+                'kept_apart': sorted(p.relative_to(data).as_posix() for p in val),
+            },
+        )
     elif what=='pack':
         print(head_pack(data, out, cfg.size))
         return
@@ -511,7 +802,9 @@ def messi_train(
         (run/'weights/README.md').write_text(_head_card(run, cfg), encoding='utf-8')
     elif what=='landmarks': net = train_landmarks(data, run, steps, 2*bs, how)
     else: raise ConfigError(f"what={what!r}: say 'segment', 'generator', 'pixels', 'pack', 'faces' or 'landmarks'")
-    if what=='generator' and cfg.words: save_words(net.words, make_folder(run/'weights')); net = net.net
+    if what=='generator' and cfg.words:
+        save_words(net.words, make_folder(run/'weights'))
+        net = net.net
     if not _first(): return
     net.save_pretrained(run/'weights')
     print(f'weights in {run/"weights"}, record in {run}')

@@ -10,7 +10,16 @@ import numpy as np, torch, torch.nn.functional as F
 from PIL import Image
 from .landmarks import mirror_map
 from .images import DataError, load_image, open_picture
-from .headspace import (VIEWS, N_OUTLINE, HeadSpace, HeadSpaceCfg, HeadTarget, HeadTargetCfg, fit_target_view, fit_view)
+from messi_anything.headspace import (
+    VIEWS,
+    N_OUTLINE,
+    HeadSpace,
+    HeadSpaceCfg,
+    HeadTarget,
+    HeadTargetCfg,
+    fit_target_view,
+    fit_view,
+)
 from .aligned import CLOTHES, HEAD, UNSURE, AlignedHead, align_photo, head_set
 from .identity import fit_identity
 
@@ -20,7 +29,11 @@ __all__ = ['heads_in', 'fit_head_space', 'fit_head_target', 'fit_nobody', 'rebui
 # %% ../nbs/09b_train_heads.ipynb #5b356fbd
 def _labels(root, path): # (h,w) uint8 from the parts and masks that lie beside a photo
     name = path.split('/')[0]
-    sub = (lambda k: path.replace('messi/', f'messi/{k}/', 1)) if name=='messi' else (lambda k: path.replace('/images/', f'/{k}/'))
+    sub = (
+        (lambda k: path.replace('messi/', f'messi/{k}/', 1))
+        if name == 'messi'
+        else (lambda k: path.replace('/images/', f'/{k}/'))
+    )
     mask = np.asarray(open_picture((root/sub('masks')).with_suffix('.png')).convert('L'))>127
     parts = (root/sub('parts')).with_suffix('.png')
     if not parts.exists(): return np.where(mask, UNSURE, 0).astype('u1')
@@ -37,7 +50,8 @@ def heads_in(
     root = Path(root)
     try:
         with np.load(root/name/'mesh.npz') as z: paths,meshes = z['path'],z['points'].astype('f4')/10
-    except (OSError, KeyError, ValueError) as e: raise DataError(f'{root/name}: no landmarks to learn from ({e})') from None
+    except (OSError, KeyError, ValueError) as e:
+        raise DataError(f'{root/name}: no landmarks to learn from ({e})') from None
     out_of = set()
     if name=='messi':
         with open(root/'messi/embedding_distance.csv') as f:
@@ -87,7 +101,8 @@ def fit_head_target(
     space:HeadSpace,
     name:str, label:str='',
     least:int=10,    # heads without which there is no fit
-    prior:HeadTarget=None, # everybody's, see `fit_nobody`: ten heads then follow pose and light as well as a hundred would
+    # everybody's, see `fit_nobody`: ten heads then follow pose and light as well as a hundred would
+    prior:HeadTarget=None,
 )->HeadTarget:
     "Learn one person's place in the space of heads"
     sets = {}
@@ -95,15 +110,24 @@ def fit_head_target(
         try: sets[view] = head_set(heads, view, space.mirror, space.views[view].shape, space.cfg.size)
         except DataError: sets[view] = None
     n = tuple(len(s.index) if s else 0 for s in sets.values())
-    if max(n)<least: raise DataError(f'{len(heads)} heads of {name!r} give {n[0]} from the front and {n[1]} from the side: '
-                                     f'{least} of one kind are needed, with the whole of the hair in the photo')
+    if max(n)<least:
+        raise DataError(f'{len(heads)} heads of {name!r} give {n[0]} from the front and {n[1]} from the side: '
+                                         f'{least} of one kind are needed, with the whole of the hair in the photo')
     n = tuple(o if o>=least else 0 for o in n)                             # a view without heads is not used
     latent = tuple(len(space.views[v].basis)+24+N_OUTLINE for v in VIEWS)
     target = HeadTarget(HeadTargetCfg(name, label or name, space.cfg.values, latent, heads=n))
     for v,s in sets.items():
         if s is None or len(s.index)<least: continue
         everybody = None if prior is None else prior.views[v]
-        fit_target_view(target.views[v], space.views[v], s.textures.float()/255, s.seen.float()/255, s.known, s.outline, everybody)
+        fit_target_view(
+            target.views[v],
+            space.views[v],
+            s.textures.float() / 255,
+            s.seen.float() / 255,
+            s.known,
+            s.outline,
+            everybody,
+        )
     return target.eval()
 
 # %% ../nbs/09b_train_heads.ipynb #6abfdd42
@@ -114,8 +138,15 @@ def fit_nobody(
     "Everybody as if they were one person: what [nobody](07l_nobody.ipynb) is drawn from, and how heads in general follow pose and light"
     sets = {v: head_set(heads, v, space.mirror, space.views[v].shape, space.cfg.size) for v in VIEWS}
     ranks = [len(space.views[v].basis) for v in VIEWS]
-    cfg = HeadTargetCfg('nobody', 'somebody who does not exist', space.cfg.values, tuple(r+N_OUTLINE for r in ranks), 0, max(ranks),
-                        tuple(len(s.index) for s in sets.values()))
+    cfg = HeadTargetCfg(
+        'nobody',
+        'somebody who does not exist',
+        space.cfg.values,
+        tuple(r + N_OUTLINE for r in ranks),
+        0,
+        max(ranks),
+        tuple(len(s.index) for s in sets.values()),
+    )
     out = HeadTarget(cfg)
     for v,s in sets.items():
         fit_target_view(out.views[v], space.views[v], s.textures.float()/255, s.seen.float()/255, s.known, s.outline)
@@ -150,11 +181,30 @@ def train_heads(
     space = fit_head_space(people)
     kept,apart = [h for i,h in enumerate(his) if i%held_out],his[::held_out]
     target = fit_head_target(kept, space, 'messi', 'Lionel Messi')
-    rec = dict(command=f'train_heads(data, out)', heads=dict(everybody=len(people), target=len(kept), held_out=len(apart)),
-               fitted=dict(zip(VIEWS, target.cfg.heads)), share_of_time_reading=round(read/(time.perf_counter()-t), 2))
-    rec['decibels'] = {v: dict(held_out=round(rebuilt(apart, space, target, v), 2), learned_from=round(rebuilt(kept, space, target, v), 2))
-                       for v in VIEWS}
-    identity = fit_identity(*({v: head_set(o, v, space.mirror, space.views[v].shape, space.cfg.size) for v in VIEWS} for o in (people, his)))
-    for name,net in {'headspace': space, 'messi/head': target, 'nobody/head': fit_nobody(people, space), 'identity': identity}.items():
+    rec = dict(
+        command=f'train_heads(data, out)',
+        heads=dict(everybody=len(people), target=len(kept), held_out=len(apart)),
+        fitted=dict(zip(VIEWS, target.cfg.heads)),
+        share_of_time_reading=round(read / (time.perf_counter() - t), 2),
+    )
+    rec['decibels'] = {
+        v: dict(
+            held_out=round(rebuilt(apart, space, target, v), 2),
+            learned_from=round(rebuilt(kept, space, target, v), 2),
+        )
+        for v in VIEWS
+    }
+    identity = fit_identity(
+        *(
+            {v: head_set(o, v, space.mirror, space.views[v].shape, space.cfg.size) for v in VIEWS}
+            for o in (people, his)
+        )
+    )
+    for name, net in {
+        'headspace': space,
+        'messi/head': target,
+        'nobody/head': fit_nobody(people, space),
+        'identity': identity,
+    }.items():
         net.save_pretrained(Path(out)/name)
     return rec

@@ -11,8 +11,21 @@ import numpy as np, torch
 from torch import nn
 from fastcore.basics import patch
 from huggingface_hub import ModelHubMixin
-from .images import (MessiError, WeightsError, ConfigError, DataError, atomic_path, home_folder, in_float32, make_folder, read_json,
-                                   regular_file, say, sweep, user_path)
+from messi_anything.images import (
+    MessiError,
+    WeightsError,
+    ConfigError,
+    DataError,
+    atomic_path,
+    home_folder,
+    in_float32,
+    make_folder,
+    read_json,
+    regular_file,
+    say,
+    sweep,
+    user_path,
+)
 
 # %% auto #0
 __all__ = ['MOST_TEXT', 'MOST_WEIGHTS', 'MOST_FILES', 'save_weights', 'load_weights', 'check_modest', 'weight_shapes',
@@ -33,8 +46,13 @@ def save_weights(
     cast = lambda t: t.detach().cpu().to(torch.float16 if half and t.is_floating_point() else t.dtype).contiguous()
     out = {k: cast(v) for k,v in tensors.items()}
     bad = [k for k,v in out.items() if v.is_floating_point() and not v.isfinite().all()]
-    if bad: raise WeightsError(f'{len(bad)} tensors are not finite{" in half precision" if half else ""} (first: {bad[0]}): these weights are not worth saving')
-    with atomic_path(path, sync=True) as tmp: Path(tmp).write_bytes(save(out, metadata={k:str(v) for k,v in (meta or {}).items()}))
+    if bad:
+        raise WeightsError(
+            f'{len(bad)} tensors are not finite{" in half precision" if half else ""} (first: {bad[0]}): these'
+            ' weights are not worth saving'
+        )
+    with atomic_path(path, sync=True) as tmp:
+        Path(tmp).write_bytes(save(out, metadata={k:str(v) for k,v in (meta or {}).items()}))
 
 # %% ../nbs/03_training.ipynb #86790a0b
 def load_weights(
@@ -44,17 +62,48 @@ def load_weights(
     from safetensors.torch import load_file
     path = user_path(path, WeightsError)
     if not path.is_file(): raise WeightsError(f'no weights at {path}: check the name, or train or download them first')
-    try: out = load_file(path)
-    except Exception as e: raise WeightsError(f'{path} is not a readable safetensors file ({type(e).__name__}): it may be cut short; fetch or make it again') from None
+    try:
+        out = load_file(path)
+    except Exception as e:
+        raise WeightsError(
+            f'{path} is not a readable safetensors file ({type(e).__name__}): it may be cut short; fetch or make it'
+            ' again'
+        ) from None
     odd = {str(v.dtype).removeprefix('torch.') for v in out.values()}-_kinds
-    if odd: raise WeightsError(f'{path} holds numbers of the kind {", ".join(sorted(odd))}: store the weights as float16, bfloat16 or float32')
+    if odd:
+        raise WeightsError(
+            f'{path} holds numbers of the kind {", ".join(sorted(odd))}: store the weights as float16, bfloat16 or'
+            ' float32'
+        )
     return out
 
 _kinds = {'float16','bfloat16','float32','float64','int64','int32','int16','int8','uint8','bool'}
 
 # %% ../nbs/03_training.ipynb #6ac3f95a
-_most = dict(size=2048, patch=16, channels=4096, mult=64, blocks=64, layers=64, head_dim=1024, cond=64, classes=100_000, context_dim=4096, context=8192,
-             dim=4096, length=4096, width=4096, detail=4096, widths=8192, hidden=65_536, maps=8192, zoom=100, points=10_000, shapes=10_000) # of a field
+_most = dict(
+    size=2048,
+    patch=16,
+    channels=4096,
+    mult=64,
+    blocks=64,
+    layers=64,
+    head_dim=1024,
+    cond=64,
+    classes=100_000,
+    context_dim=4096,
+    context=8192,
+    # of a field
+    dim=4096,
+    length=4096,
+    width=4096,
+    detail=4096,
+    widths=8192,
+    hidden=65_536,
+    maps=8192,
+    zoom=100,
+    points=10_000,
+    shapes=10_000,
+)
 
 def check_modest(
     said:dict, # of a config file
@@ -67,9 +116,24 @@ def check_modest(
         flat = [o for v in some for o in (v if isinstance(v, list) else [v])]
         most = _most.get(k, 200_000) # textures of a head space have so many numbers
         number = lambda o: isinstance(o, (int,float)) and not isinstance(o, bool)
-        ok = len(some)<=few and len(flat)<=few and all(o is None or isinstance(o, bool) or (isinstance(o, str) and len(o)<=1000) or (number(o) and -200_000<=o<=most) for o in flat)
-        if not ok: raise WeightsError(f'{where}: {str(k)[:60]}={str(v)[:60]} is beyond any network of this package: get or make the weights again')
-    if not re.fullmatch(r'[\w.]{0,100}', str(said.get('backbone', '')), re.A): raise WeightsError(f'{where}: backbone={str(said["backbone"])[:60]!r} is no name of a network')
+        ok = (
+            len(some) <= few
+            and len(flat) <= few
+            and all(
+                o is None
+                or isinstance(o, bool)
+                or (isinstance(o, str) and len(o) <= 1000)
+                or (number(o) and -200_000 <= o <= most)
+                for o in flat
+            )
+        )
+        if not ok:
+            raise WeightsError(
+                f'{where}: {str(k)[:60]}={str(v)[:60]} is beyond any network of this package: get or make the weights'
+                ' again'
+            )
+    if not re.fullmatch(r'[\w.]{0,100}', str(said.get('backbone', '')), re.A):
+        raise WeightsError(f'{where}: backbone={str(said["backbone"])[:60]!r} is no name of a network')
 
 # %% ../nbs/03_training.ipynb #5a5dcd1b
 def weight_shapes(
@@ -81,7 +145,11 @@ def weight_shapes(
     if not path.is_file(): raise WeightsError(f'no weights at {path}: check the name, or train or download them first')
     try:
         with safe_open(path, 'pt') as f: return {k: tuple(f.get_slice(k).get_shape()) for k in f.keys()}
-    except Exception as e: raise WeightsError(f'{path} is not a readable safetensors file ({type(e).__name__}): it may be cut short, or something else under this name; get or make it again') from None
+    except Exception as e:
+        raise WeightsError(
+            f'{path} is not a readable safetensors file ({type(e).__name__}): it may be cut short, or something else'
+            ' under this name; get or make it again'
+        ) from None
 
 class _Budget(torch.overrides.TorchFunctionMode):
     "Tensors of so many numbers may be made inside, and no more"
@@ -93,7 +161,11 @@ class _Budget(torch.overrides.TorchFunctionMode):
         if f in self.makers:
             size = (kwargs or {}).get('size', args[0] if args and not isinstance(args[0], int) else args)
             self.left -= math.prod(int(o) for o in size)
-            if self.left<0: raise WeightsError(f'{self.where}: config.json describes a network of more numbers than the weights hold: they do not belong together; get or make them again')
+            if self.left<0:
+                raise WeightsError(
+                    f'{self.where}: config.json describes a network of more numbers than the weights hold: they do'
+                    ' not belong together; get or make them again'
+                )
         return f(*args, **(kwargs or {}))
 
 def build_within(
@@ -106,7 +178,11 @@ def build_within(
     try:
         with _Budget(int(1.5*most)+1_000_000, where): return build()
     except MessiError: raise
-    except (RuntimeError, OverflowError, MemoryError, RecursionError, TypeError, ValueError) as e: raise WeightsError(f'{where}: config.json describes no network that can be built ({type(e).__name__}): get or make the weights again') from None
+    except (RuntimeError, OverflowError, MemoryError, RecursionError, TypeError, ValueError) as e:
+        raise WeightsError(
+            f'{where}: config.json describes no network that can be built ({type(e).__name__}): get or make the'
+            ' weights again'
+        ) from None
 
 # %% ../nbs/03_training.ipynb #54c7ae6e
 MOST_TEXT,MOST_WEIGHTS,MOST_FILES = 5<<20,8<<30,20 # bytes of a text file and of the weights; number of files
@@ -119,10 +195,15 @@ def check_hub(
     try: files = HfApi(token=token).model_info(repo_id, revision=revision, files_metadata=True).siblings or []
     except Exception: return                                             # offline: what was fetched before may still do
     ours = [f for f in files if '/' not in f.rfilename and f.rfilename.endswith(('.json','.safetensors','.md'))]
-    if len(ours)>MOST_FILES: raise WeightsError(f'{repo_id} holds {len(ours)} files, more than the {MOST_FILES} of any weights here')
+    if len(ours)>MOST_FILES:
+        raise WeightsError(f'{repo_id} holds {len(ours)} files, more than the {MOST_FILES} of any weights here')
     for f in ours:
         most = MOST_WEIGHTS if f.rfilename.endswith('.safetensors') else MOST_TEXT
-        if (f.size or 0)>most: raise WeightsError(f'{repo_id}: {f.rfilename[:80]} has {f.size/2**20:,.0f} MB, more than the {most/2**20:,.0f} MB that such a file may have')
+        if (f.size or 0)>most:
+            raise WeightsError(
+                f'{repo_id}: {f.rfilename[:80]} has {f.size/2**20:,.0f} MB, more than the {most/2**20:,.0f} MB that'
+                ' such a file may have'
+            )
 
 # %% ../nbs/03_training.ipynb #94a23e7c
 class Pretrained(ModelHubMixin):
@@ -144,29 +225,64 @@ class Pretrained(ModelHubMixin):
         "The network saved in a folder, or under a hub id"
         where = user_path(name, WeightsError)
         if where.is_dir(): return cls._from_pretrained(model_id=str(where), **kw)
-        try: return super().from_pretrained(str(name), **kw)
+        try:
+            return super().from_pretrained(str(name), **kw)
         except MessiError: raise
         except Exception as e: # the hub client's own errors: no such id, no connection, a name that cannot be one
-            raise WeightsError(f'{name} is neither a folder with weights nor reachable on the hub ({type(e).__name__}): check the name and the connection, or give a local folder') from None
+            raise WeightsError(
+                f'{name} is neither a folder with weights nor reachable on the hub ({type(e).__name__}): check the'
+                ' name and the connection, or give a local folder'
+            ) from None
 
     @classmethod
     @in_float32
-    def _from_pretrained(cls, *, model_id, revision=None, cache_dir=None, force_download=False, local_files_only=False, token=None, **kw):
-        kw.pop('config', None); kw.pop('proxies', None); kw.pop('resume_download', None)
+    def _from_pretrained(
+        cls,
+        *,
+        model_id,
+        revision=None,
+        cache_dir=None,
+        force_download=False,
+        local_files_only=False,
+        token=None,
+        **kw
+    ):
+        kw.pop('config', None)
+        kw.pop('proxies', None)
+        kw.pop('resume_download', None)
         d = Path(model_id)
         if not d.is_dir():
             from huggingface_hub import snapshot_download
             if not local_files_only: check_hub(str(model_id), revision, token)
-            d = Path(snapshot_download(str(model_id), revision=revision, cache_dir=cache_dir, force_download=force_download, local_files_only=local_files_only,
-                                       token=token, allow_patterns=['*.json','*.safetensors','*.md'], ignore_patterns=['*/*']))
+            d = Path(
+                snapshot_download(
+                    str(model_id),
+                    revision=revision,
+                    cache_dir=cache_dir,
+                    force_download=force_download,
+                    local_files_only=local_files_only,
+                    token=token,
+                    allow_patterns=['*.json', '*.safetensors', '*.md'],
+                    ignore_patterns=['*/*'],
+                )
+            )
         said = read_json(d/'config.json', WeightsError)
         check_modest(said, d/'config.json')
         other = sorted(set(said)-{f.name for f in fields(cls.cfg_class)})
-        if other: raise WeightsError(f'{d/"config.json"} does not describe a {cls.__name__}: it has no {", ".join(other[:5])}')
-        try: cfg = cls.cfg_class(**said)
-        except MessiError as e: raise WeightsError(f'{d/"config.json"} does not describe a {cls.__name__}: {e}') from None
-        except (ValueError, TypeError, OverflowError, AttributeError): raise WeightsError(f'{d/"config.json"} does not describe a {cls.__name__}: its values are of the wrong kind') from None
-        net = build_within(lambda: cls(replace(cfg, pretrained=False) if getattr(cfg, 'pretrained', False) else cfg), # all weights are in the folder: none to download
+        if other:
+            raise WeightsError(
+                f'{d/"config.json"} does not describe a {cls.__name__}: it has no {", ".join(other[:5])}'
+            )
+        try:
+            cfg = cls.cfg_class(**said)
+        except MessiError as e:
+            raise WeightsError(f'{d/"config.json"} does not describe a {cls.__name__}: {e}') from None
+        except (ValueError, TypeError, OverflowError, AttributeError):
+            raise WeightsError(
+                f'{d/"config.json"} does not describe a {cls.__name__}: its values are of the wrong kind'
+            ) from None
+        # all weights are in the folder: none to download
+        net = build_within(lambda: cls(replace(cfg, pretrained=False) if getattr(cfg, 'pretrained', False) else cfg),
                            weight_shapes(d/'model.safetensors'), d)
         net.cfg = cfg
         load_into(net, load_weights(d/'model.safetensors'), d/'model.safetensors')
@@ -183,7 +299,11 @@ def load_into(
     missing,extra = sorted(set(own)-set(tensors)), sorted(set(tensors)-set(own))
     bad = [k for k in own if k in tensors and own[k].shape!=tensors[k].shape]
     if missing or extra or bad:
-        say = [f'{len(l)} {w} (first: {l[0]})' for l,w in ((missing,'missing'),(extra,'unknown'),(bad,'of another shape')) if l]
+        say = [
+            f'{len(l)} {w} (first: {l[0]})'
+            for l, w in ((missing, 'missing'), (extra, 'unknown'), (bad, 'of another shape'))
+            if l
+        ]
         raise WeightsError(f'{where} do not fit {type(net).__name__}: {"; ".join(say)}')
     net.load_state_dict(tensors)
 
@@ -200,11 +320,14 @@ def find_weights(
     homes = [home_folder(), _shipped()]
     for d in homes:
         if re.fullmatch(r'[\w.-]+', str(name)) and of_kind(d/str(name)): return d/str(name)
-    if str(name) and where.is_dir(): raise WeightsError(f'{name} is a folder without config.json: there are no weights in it')
+    if str(name) and where.is_dir():
+        raise WeightsError(f'{name} is a folder without config.json: there are no weights in it')
     if str(name).count('/')!=1:
         have = sorted({o.name for d in homes for o in d.glob('*') if of_kind(o)})
         are,them = 'is' if len(have)==1 else 'are',', '.join(have) or 'none'
-        raise WeightsError(f'no {kind} called {str(name)!r}: there {are} {them}; a folder or a hub id (owner/name) will do as well')
+        raise WeightsError(
+            f'no {kind} called {str(name)!r}: there {are} {them}; a folder or a hub id (owner/name) will do as well'
+        )
     return name
 
 # %% ../nbs/03_training.ipynb #82b16959
@@ -227,7 +350,8 @@ def pick_device(
     try: d = torch.device(name)
     except (RuntimeError, TypeError): raise ConfigError(f'{name!r} is not a device: try cpu, cuda or mps') from None
     have = dict(cpu=1, cuda=torch.cuda.device_count(), mps=int(torch.backends.mps.is_available())).get(d.type, 0)
-    if (d.index or 0)>=have: raise ConfigError(f'there is no device {name} here: leave it out for the fastest there is, or say cpu')
+    if (d.index or 0)>=have:
+        raise ConfigError(f'there is no device {name} here: leave it out for the fastest there is, or say cpu')
     return str(d)
 
 # %% ../nbs/03_training.ipynb #254841c4
@@ -237,7 +361,11 @@ def bf16_is_fast(
     "Whether `device` multiplies matrices in bfloat16 in hardware; elsewhere bfloat16 is slower than float32"
     kind = torch.device(device).type
     if kind=='cuda': return torch.cuda.is_bf16_supported(including_emulation=False)
-    if kind=='cpu':  return getattr(torch.cpu, '_is_avx512_bf16_supported', lambda: False)() or getattr(torch.cpu, '_is_amx_tile_supported', lambda: False)()
+    if kind=='cpu':
+        return (
+            getattr(torch.cpu, '_is_avx512_bf16_supported', lambda: False)()
+            or getattr(torch.cpu, '_is_amx_tile_supported', lambda: False)()
+        )
     return False
 
 # %% ../nbs/03_training.ipynb #58a90f9d
@@ -246,7 +374,8 @@ def precision(
     dtype:str='auto', # 'auto', 'bf16' or 'fp32'
 ):                    # a context manager
     "Run the networks inside in bfloat16 where that is fast (or where asked), else in float32"
-    if dtype not in ('auto','bf16','fp32'): raise ConfigError(f"precision {dtype!r} is not one of 'auto', 'bf16', 'fp32'")
+    if dtype not in ('auto','bf16','fp32'):
+        raise ConfigError(f"precision {dtype!r} is not one of 'auto', 'bf16', 'fp32'")
     on = dtype=='bf16' or (dtype=='auto' and bf16_is_fast(device))
     return torch.autocast(torch.device(device).type, torch.bfloat16) if on else contextlib.nullcontext()
 
@@ -256,7 +385,8 @@ def keep_memory()->bool: # whether that was possible
     import ctypes
     try: mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError): return False                # not glibc: macOS, Windows, Alpine
-    trim,top,mmaps = -1,-2,-4                                                # M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX of malloc.h
+    # M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX of malloc.h
+    trim,top,mmaps = -1,-2,-4
     return all(mallopt(k, v)==1 for k,v in ((trim, 2**31-1), (top, 2**26), (mmaps, 0)))
 
 # %% ../nbs/03_training.ipynb #d17c2ce9
@@ -284,21 +414,30 @@ class TrainCfg:
     save_every:int=500      # steps between checkpoints
     keep:int=2              # checkpoints kept, the newest ones
     history:int=0           # older ones kept beside them, spread over the run
-    best:str=''             # keep the best by this number of the evaluations as well; larger is better, or smaller with a '-' before it
+    # keep the best by this number of the evaluations as well; larger is better, or smaller with a '-' before it
+    best:str=''
     keep_bytes:int=4<<30    # the most room they may take together; the newest is always kept
     explode:float=1e3       # stop when the loss is this many times the lowest so far
 
     def __post_init__(self):
         for k in ('betas','ema'):
-            if not isinstance(getattr(self, k), (tuple,list)): raise ConfigError(f'{k}={getattr(self, k)!r} must be a tuple of numbers')
+            if not isinstance(getattr(self, k), (tuple,list)):
+                raise ConfigError(f'{k}={getattr(self, k)!r} must be a tuple of numbers')
         for k in ('betas','ema'): object.__setattr__(self, k, tuple(getattr(self, k)))
-        if self.schedule not in ('constant','cosine'): raise ConfigError(f"schedule {self.schedule!r} is not 'constant' or 'cosine'")
+        if self.schedule not in ('constant','cosine'):
+            raise ConfigError(f"schedule {self.schedule!r} is not 'constant' or 'cosine'")
         for k in ('steps','bs','keep','accumulate','log_every','save_every'):
             if getattr(self, k)<1: raise ConfigError(f'{k}={getattr(self, k)} must be at least 1')
-        if self.precision not in ('auto','bf16','fp32'): raise ConfigError(f"precision {self.precision!r} is not one of 'auto', 'bf16', 'fp32'")
-        if self.eval_all and not self.best: raise ConfigError("eval_all=True wants `best`, the number by which averages are compared")
-        if not self.ema or not all(0<=d<1 for d in self.ema): raise ConfigError(f'ema={self.ema}: give at least one decay, each from 0 to below 1')
-        if self.history<0 or self.explode<=1: raise ConfigError(f'history={self.history} must not be negative, and explode={self.explode} must be above 1')
+        if self.precision not in ('auto','bf16','fp32'):
+            raise ConfigError(f"precision {self.precision!r} is not one of 'auto', 'bf16', 'fp32'")
+        if self.eval_all and not self.best:
+            raise ConfigError("eval_all=True wants `best`, the number by which averages are compared")
+        if not self.ema or not all(0<=d<1 for d in self.ema):
+            raise ConfigError(f'ema={self.ema}: give at least one decay, each from 0 to below 1')
+        if self.history<0 or self.explode<=1:
+            raise ConfigError(
+                f'history={self.history} must not be negative, and explode={self.explode} must be above 1'
+            )
         if self.bs%self.accumulate: raise ConfigError(f'bs={self.bs} is not a multiple of accumulate={self.accumulate}')
 
 # %% ../nbs/03_training.ipynb #98dcbc0a
@@ -350,7 +489,8 @@ class StepSampler(torch.utils.data.Sampler):
         if n<1: raise DataError('the dataset is empty: there is nothing to train on')
         if bs%world: raise ConfigError(f'bs={bs} cannot be shared by {world} processes: choose a multiple of {world}')
         if weights is not None: weights = torch.as_tensor(weights, dtype=torch.double)
-        if weights is not None and len(weights)!=n: raise ConfigError(f'{len(weights)} weights for {n} pictures: give one for each')
+        if weights is not None and len(weights)!=n:
+            raise ConfigError(f'{len(weights)} weights for {n} pictures: give one for each')
         self.n,self.bs,self.seed,self.weights,self.start,self.rank,self.world = n,bs,seed,weights,start,rank,world
 
     def _rng(self, *key): return np.random.default_rng([self.seed, *key])
@@ -369,7 +509,9 @@ class StepSampler(torch.utils.data.Sampler):
 
     def __iter__(self):
         i = self.start
-        while True: yield self.batch(i); i += 1
+        while True:
+            yield self.batch(i)
+            i += 1
 
 # %% ../nbs/03_training.ipynb #8fb6a946
 def checkpoints(out)->list: # paths, oldest first
@@ -399,11 +541,17 @@ def save_checkpoint(
     history:int=0, best:int=None,
 )->Path:
     "Write the state of a run, then delete the checkpoints beyond the budget; a full disk leaves the last good one"
-    out = Path(out); path = out/f'state_{state["step"]:08d}.pt'
+    out = Path(out)
+    path = out/f'state_{state["step"]:08d}.pt'
     try:
         with atomic_path(path, sync=True) as tmp: torch.save(state, tmp)
-    except MessiError as e: raise MessiError(f'{e}; the last good one is still there. Then run the same command again to go on') from None
-    except (OSError, RuntimeError): raise MessiError(f'could not write the checkpoint {path}; the last good one is still there. Make room and run the same command again to go on') from None
+    except MessiError as e:
+        raise MessiError(f'{e}; the last good one is still there. Then run the same command again to go on') from None
+    except (OSError, RuntimeError):
+        raise MessiError(
+            f'could not write the checkpoint {path}; the last good one is still there. Make room and run the same'
+            ' command again to go on'
+        ) from None
     have,room = {int(o.stem[6:]): o for o in checkpoints(out)},0
     for i,step in enumerate(worth_keeping(sorted(have), keep, history, best)):
         room += have[step].stat().st_size
@@ -423,21 +571,38 @@ def load_checkpoint(path)->dict:
 def hardware(device='cpu')->dict:
     "What a run on `device` ran on, in words"
     name = torch.cuda.get_device_name(device) if torch.device(device).type=='cuda' else _cpu_name()
-    return dict(device=name, cpus=os.cpu_count(), threads=torch.get_num_threads(), python=platform.python_version(), torch=torch.__version__)
+    return dict(
+        device=name,
+        cpus=os.cpu_count(),
+        threads=torch.get_num_threads(),
+        python=platform.python_version(),
+        torch=torch.__version__,
+    )
 
 def _cpu_name():
-    try: return next(l.split(':',1)[1].strip() for l in open('/proc/cpuinfo') if l.startswith('model name'))+', '+torch.backends.cpu.get_cpu_capability()
+    try:
+        return (
+            next(l.split(':', 1)[1].strip() for l in open('/proc/cpuinfo') if l.startswith('model name'))
+            + ', '
+            + torch.backends.cpu.get_cpu_capability()
+        )
     except (OSError, StopIteration): return platform.processor() or platform.machine()
 
 # %% ../nbs/03_training.ipynb #3083fa6f
 def commit_id()->str|None:
     "The commit of the code that runs, with a '+' when there are changes on top; None outside a checkout"
     here = globals().get('__file__') # a copy inside somebody else's checkout is not a file of theirs
-    git = lambda *a: subprocess.run(['git', *a], cwd=Path(here or '.').parent, capture_output=True, text=True, timeout=10)
+    git = lambda *a: subprocess.run(
+        ['git', *a], cwd=Path(here or '.').parent, capture_output=True, text=True, timeout=10
+    )
     try:
         if here and git('ls-files', '--error-unmatch', here).returncode: return None
         r = git('rev-parse', '--short=12', 'HEAD')
-        return None if r.returncode else r.stdout.strip()+('+' if git('status', '--porcelain', '-uno').stdout.strip() else '')
+        return (
+            None
+            if r.returncode
+            else r.stdout.strip() + ('+' if git('status', '--porcelain', '-uno').stdout.strip() else '')
+        )
     except (OSError, subprocess.TimeoutExpired): return None
 
 # %% ../nbs/03_training.ipynb #070c7b1b
@@ -452,7 +617,8 @@ def in_jupyter()->bool:
 
 def write_record(path, obj):
     "Keep the record of a full run. Who runs all cells of a page does not mean to replace it: in Jupyter that takes `MESSI_RECORDS=1`"
-    if Path(path).exists() and in_jupyter() and os.environ.get('MESSI_RECORDS')!='1': say(f'{path} stays as it is: set MESSI_RECORDS=1 to replace it')
+    if Path(path).exists() and in_jupyter() and os.environ.get('MESSI_RECORDS')!='1':
+        say(f'{path} stays as it is: set MESSI_RECORDS=1 to replace it')
     else: write_json(path, obj)
 
 # %% ../nbs/03_training.ipynb #8645fb7c
@@ -461,8 +627,12 @@ def only_run(folder):
     "Hold a folder for one run at a time; a second one is a `ConfigError`"
     from filelock import FileLock, Timeout
     lock = FileLock(Path(folder)/'.lock', timeout=0)
-    try: lock.acquire()
-    except Timeout: raise ConfigError(f'{folder}: another run is at work in this folder: wait for it, or choose another folder') from None
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ConfigError(
+            f'{folder}: another run is at work in this folder: wait for it, or choose another folder'
+        ) from None
     except (OSError, NotImplementedError): pass                    # a share that knows no locks
     try: yield
     finally: lock.release()
@@ -472,10 +642,22 @@ def _accelerator(device):
     from accelerate import Accelerator
     from accelerate.utils import GradientAccumulationPlugin
     for k in ('FSDP','DEEPSPEED','MEGATRON_LM'):
-        if os.environ.get(f'ACCELERATE_USE_{k}', '').lower()=='true': raise ConfigError(f'accelerate is set up for {k}, and this trainer shares batches only: run `accelerate config` and leave it out')
-    plain = dict(mixed_precision='no', gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1), dynamo_backend='no')
-    try: acc = Accelerator(cpu=device=='cpu', **plain)
-    except ValueError: raise ConfigError('accelerate was started in this process with other settings: restart the kernel, or give none of your own') from None
+        if os.environ.get(f'ACCELERATE_USE_{k}', '').lower()=='true':
+            raise ConfigError(
+                f'accelerate is set up for {k}, and this trainer shares batches only: run `accelerate config` and'
+                ' leave it out'
+            )
+    plain = dict(
+        mixed_precision='no',
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+        dynamo_backend='no',
+    )
+    try:
+        acc = Accelerator(cpu=device=='cpu', **plain)
+    except ValueError:
+        raise ConfigError(
+            'accelerate was started in this process with other settings: restart the kernel, or give none of your own'
+        ) from None
     if acc.num_processes>1: atexit.register(_disconnect)
     return acc
 
@@ -507,25 +689,67 @@ class Trainer:
         device:str=None,  # None for the fastest there is
         command:str=None, # for the record
     ):
-        self.cfg,self.loss,self.dataset,self.evaluate,self.about,self.workers = cfg,loss,dataset,evaluate,about or {},workers
+        self.cfg, self.loss, self.dataset, self.evaluate, self.about, self.workers = (
+            cfg,
+            loss,
+            dataset,
+            evaluate,
+            about or {},
+            workers,
+        )
         self.out = make_folder(out)
         dev = device or best_device()
         self.acc = _accelerator(dev)
         net.float()
-        if self.acc.device.type!=torch.device(dev).type: raise ConfigError(f'this process already trains on {self.acc.device}: restart the kernel to train on {dev}')
+        if self.acc.device.type!=torch.device(dev).type:
+            raise ConfigError(f'this process already trains on {self.acc.device}: restart the kernel to train on {dev}')
         if cfg.channels_last: net = net.to(memory_format=torch.channels_last)
         if cfg.keep_memory and self.acc.device.type=='cpu': keep_memory()
-        self.opt = torch.optim.AdamW(net.parameters(), lr=cfg.lr, weight_decay=cfg.weight_decay, betas=cfg.betas, fused=self.acc.device.type in ('cpu','cuda'))
+        self.opt = torch.optim.AdamW(
+            net.parameters(),
+            lr=cfg.lr,
+            weight_decay=cfg.weight_decay,
+            betas=cfg.betas,
+            fused=self.acc.device.type in ('cpu', 'cuda'),
+        )
         self.net,self.opt = self.acc.prepare(torch.compile(net) if cfg.compile else net, self.opt)
         self.raw = net
         self.ema = EMA(net, cfg.ema)
-        self.sampler = lambda start: StepSampler(len(dataset), cfg.bs//cfg.accumulate, cfg.seed, weights, start, self.acc.process_index, self.acc.num_processes)
-        self.done,self.record = 0,dict(command=command or Path(sys.argv[0]).name, cfg=asdict(cfg), about=self.about, commit=commit_id(),
-            hardware=hardware(self.acc.device), processes=self.acc.num_processes, parameters=sum(p.numel() for p in net.parameters()), wall_seconds=0., images=0, curve=[], evaluations=[])
+        self.sampler = lambda start: StepSampler(
+            len(dataset),
+            cfg.bs // cfg.accumulate,
+            cfg.seed,
+            weights,
+            start,
+            self.acc.process_index,
+            self.acc.num_processes,
+        )
+        self.done, self.record = 0, dict(
+            command=command or Path(sys.argv[0]).name,
+            cfg=asdict(cfg),
+            about=self.about,
+            commit=commit_id(),
+            hardware=hardware(self.acc.device),
+            processes=self.acc.num_processes,
+            parameters=sum(p.numel() for p in net.parameters()),
+            wall_seconds=0.0,
+            images=0,
+            curve=[],
+            evaluations=[],
+        )
         self._stop = False
 
     def state(self)->dict: # everything needed to go on
-        return dict(step=self.done, net=self.raw.state_dict(), ema=self.ema.avgs, opt=self.opt.state_dict(), cfg=asdict(self.cfg), about=json.dumps(self.about), record=json.dumps(self.record), **dict(loss=self.loss.state_dict()) if hasattr(self.loss, 'state_dict') else {})
+        return dict(
+            step=self.done,
+            net=self.raw.state_dict(),
+            ema=self.ema.avgs,
+            opt=self.opt.state_dict(),
+            cfg=asdict(self.cfg),
+            about=json.dumps(self.about),
+            record=json.dumps(self.record),
+            **dict(loss=self.loss.state_dict()) if hasattr(self.loss, 'state_dict') else {}
+        )
 
     def resume(self,
         path,
@@ -533,17 +757,44 @@ class Trainer:
     ):
         "Go on from a checkpoint as if there had been no stop"
         s = load_checkpoint(path) if state is None else state
-        mine = {k:v for k,v in asdict(self.cfg).items() if k not in ('steps','log_every','eval_every','save_every','keep','history','best','keep_bytes','explode','eval_all','keep_memory','compile')}
+        mine = {
+            k: v
+            for k, v in asdict(self.cfg).items()
+            if k not in (
+                'steps',
+                'log_every',
+                'eval_every',
+                'save_every',
+                'keep',
+                'history',
+                'best',
+                'keep_bytes',
+                'explode',
+                'eval_all',
+                'keep_memory',
+                'compile',
+            )
+        }
         diff = [k for k,v in mine.items() if s['cfg'].get(k)!=v]
-        if diff: raise ConfigError(f'{path} belongs to a run with another {", ".join(diff)}: give the same settings to go on with it, or another folder to start anew')
-        if json.loads(s['about'])!=json.loads(json.dumps(self.about)): raise ConfigError(f'{path} belongs to a run on another network or other data ({s["about"]}): give another folder to start anew')
+        if diff:
+            raise ConfigError(
+                f'{path} belongs to a run with another {", ".join(diff)}: give the same settings to go on with it, or'
+                ' another folder to start anew'
+            )
+        if json.loads(s['about'])!=json.loads(json.dumps(self.about)):
+            raise ConfigError(
+                f'{path} belongs to a run on another network or other data ({s["about"]}): give another folder to'
+                ' start anew'
+            )
         load_into(self.raw, s['net'], path)
         for a,b in zip(self.ema.avgs, s['ema']):
             for k in a: a[k].copy_(b[k])
         self.opt.load_state_dict(s['opt'])
-        if 'loss' in s and hasattr(self.loss, 'load_state_dict'): self.loss.load_state_dict(s['loss']) # a loss that learns too
+        if 'loss' in s and hasattr(self.loss, 'load_state_dict'): # a loss that learns too
+            self.loss.load_state_dict(s['loss'])
         self.done,old = s['step'],json.loads(s['record'])
-        self.record = {**old, **{k: self.record[k] for k in ('cfg','command','commit','hardware','processes')}} # what goes on now, on top of what was
+        # what goes on now, on top of what was
+        self.record = {**old, **{k: self.record[k] for k in ('cfg','command','commit','hardware','processes')}}
 
     def averaged(self, i:int=0)->nn.Module: # a copy of the network with the averaged weights
         "The network as it is evaluated and shipped"
@@ -555,21 +806,30 @@ class Trainer:
 # %% ../nbs/03_training.ipynb #cbb00c91
 @contextlib.contextmanager
 def _room(cfg, device): # what to do when the memory is full
-    try: yield
+    try:
+        yield
     except torch.OutOfMemoryError as e:
         part = cfg.bs//cfg.accumulate
-        raise MessiError(f'{device} is out of memory with {part} pictures at once (bs={cfg.bs}, accumulate={cfg.accumulate}). In this order: accumulate={2*cfg.accumulate}, '
-                         f'which gives the same result in smaller parts; activation checkpointing (`checkpointing=True` of the network), a third slower; a smaller `size` of the picture; a smaller `bs`') from e
+        raise MessiError(
+            f'{device} is out of memory with {part} pictures at once (bs={cfg.bs}, accumulate={cfg.accumulate}). In'
+            f' this order: accumulate={2*cfg.accumulate}, which gives the same result in smaller parts; activation'
+            ' checkpointing (`checkpointing=True` of the network), a third slower; a smaller `size` of the picture;'
+            ' a smaller `bs`'
+        ) from e
 
 # %% ../nbs/03_training.ipynb #0740133a
-def _layout(cfg, v): return dict(memory_format=torch.channels_last) if cfg.channels_last and v.ndim==4 else {} # a network in one layout and pictures in another costs a copy at every layer
+def _layout(cfg, v): # a network in one layout and pictures in another costs a copy at every layer
+    return dict(memory_format=torch.channels_last) if cfg.channels_last and v.ndim==4 else {}
 
 # %% ../nbs/03_training.ipynb #3d75ba7b
 @patch
 @in_float32
 def step(self:Trainer, batches)->dict: # numbers to log
     "One optimiser step from an iterator of batches"
-    torch.manual_seed(int(np.random.SeedSequence([self.cfg.seed, self.done, self.acc.process_index]).generate_state(1)[0])) # dropout too is a function of the step
+    # dropout too is a function of the step
+    torch.manual_seed(
+        int(np.random.SeedSequence([self.cfg.seed, self.done, self.acc.process_index]).generate_state(1)[0])
+    )
     for g in self.opt.param_groups: g['lr'] = lr_at(self.cfg, self.done)
     if hasattr(self.loss, 'progress'): self.loss.progress = self.done/self.cfg.steps
     logs,k = {},self.cfg.accumulate
@@ -581,7 +841,8 @@ def step(self:Trainer, batches)->dict: # numbers to log
             self.acc.backward(loss/k)
         for n,v in dict(loss=loss.detach(), **extra).items(): logs[n] = logs.get(n, 0)+v/k
     self.acc.clip_grad_norm_(self.net.parameters(), self.cfg.clip)
-    self.opt.step(); self.opt.zero_grad(set_to_none=True)
+    self.opt.step()
+    self.opt.zero_grad(set_to_none=True)
     self.ema.update(self.raw, self.done)
     self.done += 1
     return logs
@@ -591,7 +852,14 @@ def step(self:Trainer, batches)->dict: # numbers to log
 def save(self:Trainer):
     "A checkpoint and the record, by the first process"
     if self.acc.is_main_process:
-        save_checkpoint(self.out, self.state(), self.cfg.keep, self.cfg.keep_bytes, self.cfg.history, self.record.get('best', {}).get('step'))
+        save_checkpoint(
+            self.out,
+            self.state(),
+            self.cfg.keep,
+            self.cfg.keep_bytes,
+            self.cfg.history,
+            self.record.get('best', {}).get('step'),
+        )
         write_json(self.out/'record.json', self.record)
     self.acc.wait_for_everyone()
 
@@ -606,10 +874,16 @@ def _any(self:Trainer, flag)->bool: # true in all processes when it is in one
 def _log(self:Trainer, sums, n, bar):
     vals = {k: float(v)/n for k,v in sums.items()}
     if self._any(not all(math.isfinite(v) for v in vals.values())):
-        raise MessiError(f'the loss is {vals["loss"]} at step {self.done}: lower `lr` or raise `warmup`. The last good state is {(checkpoints(self.out) or ["none"])[-1]}')
+        raise MessiError(
+            f'the loss is {vals["loss"]} at step {self.done}: lower `lr` or raise `warmup`. The last good state is'
+            f' {(checkpoints(self.out) or ["none"])[-1]}'
+        )
     low = min((c[1] for c in self.record['curve']), default=math.inf)
     if self._any(vals['loss']>self.cfg.explode*low>0): # a loss may fall below nothing; then this says nothing
-        raise MessiError(f'the loss has exploded: {vals["loss"]:.4g} at step {self.done}, {low:.4g} at its lowest: lower `lr`, or `clip` the gradient more. The last good state is {(checkpoints(self.out) or ["none"])[-1]}')
+        raise MessiError(
+            f'the loss has exploded: {vals["loss"]:.4g} at step {self.done}, {low:.4g} at its lowest: lower `lr`, or'
+            f' `clip` the gradient more. The last good state is {(checkpoints(self.out) or ["none"])[-1]}'
+        )
     self.record['curve'].append([self.done]+[round(v, 5) for v in vals.values()])
     self.record['curve_names'] = ['step', *vals]
     bar.set_postfix({k: f'{v:.4f}' for k,v in vals.items()})
@@ -633,17 +907,27 @@ def _best(self:Trainer, r, which):
     if name not in r: raise ConfigError(f'best={self.cfg.best!r}: the evaluation gives {", ".join(r)}')
     better = (lambda a,b: a<b) if self.cfg.best[0]=='-' else (lambda a,b: a>b)
     if math.isnan(r[name]): return
-    if 'best' not in self.record or better(r[name], self.record['best'][name]): self.record['best'] = {'step': self.done, **which, name: r[name]}
+    if 'best' not in self.record or better(r[name], self.record['best'][name]):
+        self.record['best'] = {'step': self.done, **which, name: r[name]}
 
 # %% ../nbs/03_training.ipynb #06251668
 @patch
-def chosen(self:Trainer)->int: # index of the average that the last evaluation liked best; the first where it did not compare
+# index of the average that the last evaluation liked best; the first where it did not compare
+def chosen(self:Trainer)->int:
     "Which average `fit` gives"
-    seen,name,i = [e for e in self.record['evaluations'] if e.get('ema') in self.cfg.ema],self.cfg.best.removeprefix('-'),0
+    seen, name, i = (
+        [e for e in self.record['evaluations'] if e.get('ema') in self.cfg.ema],
+        self.cfg.best.removeprefix('-'),
+        0,
+    )
     seen = [e for e in seen if e['step']==seen[-1]['step'] and not math.isnan(e.get(name, math.nan))]
-    if self.cfg.eval_all and seen: i = self.cfg.ema.index((min if self.cfg.best[0]=='-' else max)(seen, key=lambda e: e[name])['ema'])
+    if self.cfg.eval_all and seen:
+        i = self.cfg.ema.index((min if self.cfg.best[0]=='-' else max)(seen, key=lambda e: e[name])['ema'])
     if self.acc.num_processes==1: return i
-    return int(self.acc.reduce(torch.tensor(float(i if self.acc.is_main_process else 0), device=self.acc.device), 'sum')) # only the first process has evaluated
+    # only the first process has evaluated
+    return int(
+        self.acc.reduce(torch.tensor(float(i if self.acc.is_main_process else 0), device=self.acc.device), 'sum')
+    )
 
 # %% ../nbs/03_training.ipynb #87f4a9d7
 @patch
@@ -652,11 +936,17 @@ def _go_on(self:Trainer):
     bad = []
     for path in reversed(checkpoints(self.out)):
         try: state = load_checkpoint(path)
-        except WeightsError: bad.append(path); continue
+        except WeightsError:
+            bad.append(path)
+            continue
         self.resume(path, state)
         break
     else:
-        if bad: raise WeightsError(f'{self.out}: none of its {len(bad)} checkpoints can be read: remove them to start anew, or restore one')
+        if bad:
+            raise WeightsError(
+                f'{self.out}: none of its {len(bad)} checkpoints can be read: remove them to start anew, or'
+                ' restore one'
+            )
     if not self.acc.is_main_process: return
     for path in bad:
         say(f'{path.name} cannot be read, it was cut short: going on from step {self.done}')
@@ -683,24 +973,41 @@ def fit(self:Trainer,
 def _fit(self:Trainer, minutes, progress, callback):
     from tqdm.auto import tqdm
     cfg = self.cfg
-    loader = iter(torch.utils.data.DataLoader(self.dataset, batch_sampler=self.sampler(self.done*cfg.accumulate), num_workers=self.workers, persistent_workers=self.workers>0))
+    loader = iter(
+        torch.utils.data.DataLoader(
+            self.dataset,
+            batch_sampler=self.sampler(self.done * cfg.accumulate),
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+        )
+    )
     start,spent,sums,n = time.time(),self.record['wall_seconds'],{},0
     bar = tqdm(total=cfg.steps, initial=self.done, disable=not (progress and self.acc.is_main_process), mininterval=2)
     self.net.train()
     with _signals(self):
         while self.done<cfg.steps:
             for k,v in self.step(loader).items(): sums[k] = sums.get(k, 0)+v
-            n += 1; bar.update()
+            n += 1
+            bar.update()
             self.record.update(wall_seconds=round(spent+time.time()-start, 1), images=self.done*cfg.bs)
             end = self._any(self._stop or (minutes and time.time()-start>60*minutes))
             if self.done%cfg.log_every==0 or self.done%cfg.save_every==0 or self.done==cfg.steps or end:
-                self._log(sums, n, bar); sums,n = {},0 # before saving: a loss that is no number is never saved
+                self._log(sums, n, bar)
+                sums,n = {},0 # before saving: a loss that is no number is never saved
                 if callback and self.acc.is_main_process: callback(self)
             if cfg.eval_every and self.done%cfg.eval_every==0 and self.done<cfg.steps: self._eval()
-            if self.done%cfg.save_every==0 or (cfg.eval_every and self.done%cfg.eval_every==0 and self._any(self.record.get('best', {}).get('step')==self.done)): self.save()
+            if self.done % cfg.save_every == 0 or (
+                cfg.eval_every
+                and self.done % cfg.eval_every == 0
+                and self._any(self.record.get('best', {}).get('step') == self.done)
+            ):
+                self.save()
             if end: break
     bar.close()
-    if self.done==cfg.steps and len({e.get('ema') for e in self.record['evaluations'] if e['step']==self.done})<(len(set(cfg.ema)) if cfg.eval_all else 1): self._eval()
+    if self.done == cfg.steps and len(
+        {e.get('ema') for e in self.record['evaluations'] if e['step'] == self.done}
+    ) < (len(set(cfg.ema)) if cfg.eval_all else 1):
+        self._eval()
     self.save()
     return self.averaged(self.chosen())
 
@@ -708,7 +1015,9 @@ def _fit(self:Trainer, minutes, progress, callback):
 @contextlib.contextmanager
 def _signals(trainer):
     "SIGTERM (a preempted job) and SIGINT (a stopped kernel) end the loop after the step under way"
-    if threading.current_thread() is not threading.main_thread(): yield; return
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     def stop(sig, frame): trainer._stop = True
     old = {s: signal.signal(s, stop) for s in (signal.SIGTERM, signal.SIGINT)}
     try: yield
@@ -728,7 +1037,12 @@ def plot_curve(
     for k in sorted({k for e in record['evaluations'] for k in e}-{'step','ema'}):
         other = ax.twinx() if len(ax.figure.axes)<2 else ax.figure.axes[1]
         for d in sorted({e.get('ema') for e in record['evaluations']}, key=str):
-            other.plot(*zip(*[(e['step'],e[k]) for e in record['evaluations'] if k in e and e.get('ema')==d]), 'o--', ms=3, label=k if d is None else f'{k}, average of {d:g}')
+            other.plot(
+                *zip(*[(e['step'], e[k]) for e in record['evaluations'] if k in e and e.get('ema') == d]),
+                'o--',
+                ms=3,
+                label=k if d is None else f'{k}, average of {d:g}',
+            )
         other.legend(loc='upper right', fontsize=8)
     return ax.figure
 
@@ -744,9 +1058,13 @@ class LivePlot:
         self.n += 1
         if (self.n-1)%self.every and trainer.done<trainer.cfg.steps: return
         import matplotlib.pyplot as plt
-        fig,axes = plt.subplots(1, 2 if self.sample else 1, figsize=(10 if self.sample else 6, 2.8), layout='constrained', squeeze=False)
+        fig, axes = plt.subplots(
+            1, 2 if self.sample else 1, figsize=(10 if self.sample else 6, 2.8), layout='constrained', squeeze=False
+        )
         plot_curve(trainer.record, axes[0,0])
-        if self.sample: axes[0,1].imshow(self.sample(trainer.averaged())); axes[0,1].axis('off')
+        if self.sample:
+            axes[0,1].imshow(self.sample(trainer.averaged()))
+            axes[0,1].axis('off')
         with atomic_path(trainer.out/'progress.png') as tmp: fig.savefig(tmp, format='png', dpi=80)
         plt.close(fig)
         self.show(fig)

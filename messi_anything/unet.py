@@ -26,8 +26,12 @@ def attend(
 )->Tensor:    # (b, heads, n, d)
     "Softmax attention by PyTorch's SDPA (flash where the device has it); the plain formula is in Vaswani et al. 2017, eq. 1"
     if not q.ndim==k.ndim==v.ndim==4 or q.shape[:2]!=k.shape[:2] or k.shape!=v.shape or q.shape[-1]!=k.shape[-1]:
-        raise ConfigError(f'attend wants q (b,heads,n,d) and k, v (b,heads,m,d); got {tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}')
-    q,k,v = (o if o.stride(-1)==1 else o.contiguous() for o in (q,k,v)) # flash kernels want the numbers of a head side by side
+        raise ConfigError(
+            f'attend wants q (b,heads,n,d) and k, v (b,heads,m,d); got {tuple(q.shape)}, {tuple(k.shape)},'
+            f' {tuple(v.shape)}'
+        )
+    # flash kernels want the numbers of a head side by side
+    q,k,v = (o if o.stride(-1)==1 else o.contiguous() for o in (q,k,v))
     return F.scaled_dot_product_attention(q, k, v, mask)
 
 # %% ../nbs/05_unet.ipynb #ffaf4b20
@@ -50,15 +54,24 @@ class _ConvBF16(torch.autograd.Function):
     "A convolution of bfloat16 numbers, added up in float32, on processors that have no units for it"
     @staticmethod
     def forward(ctx, x, w, b, stride, padding):
-        ctx.save_for_backward(x, w); ctx.args = None if b is None else [len(b)], stride, padding
+        ctx.save_for_backward(x, w)
+        ctx.args = None if b is None else [len(b)], stride, padding
         with torch.autocast('cpu', enabled=False): return F.conv2d(*_f32(x, w, b), stride, padding).bfloat16()
     @staticmethod
     def backward(ctx, g):
         x,w = ctx.saved_tensors
         bias,stride,padding = ctx.args
         mask = [ctx.needs_input_grad[0], ctx.needs_input_grad[1], bias is not None and ctx.needs_input_grad[2]]
-        dx,dw,db = torch.ops.aten.convolution_backward(*_f32(g, x, w), bias, stride, padding, (1,1), False, (0,0), 1, mask)
-        return None if dx is None else dx.bfloat16(), None if dw is None else dw.to(w.dtype), None if db is None else db.to(w.dtype), None, None
+        dx, dw, db = torch.ops.aten.convolution_backward(
+            *_f32(g, x, w), bias, stride, padding, (1, 1), False, (0, 0), 1, mask
+        )
+        return (
+            None if dx is None else dx.bfloat16(),
+            None if dw is None else dw.to(w.dtype),
+            None if db is None else db.to(w.dtype),
+            None,
+            None,
+        )
 
 def _f32(*o): return [None if t is None else t.bfloat16().float() for t in o] # rounded to bfloat16, held in float32
 
@@ -66,7 +79,11 @@ def _f32(*o): return [None if t is None else t.bfloat16().float() for t in o] # 
 def _conv(x, w, b, stride=(1,1), padding=(0,0)):
     "`F.conv2d`, by way of float32 where bfloat16 has no hardware"
     if x.device.type=='cpu' and _emulated:
-        if x.dtype==torch.bfloat16 or torch.is_autocast_enabled('cpu') and torch.get_autocast_dtype('cpu')==torch.bfloat16:
+        if (
+            x.dtype == torch.bfloat16
+            or torch.is_autocast_enabled('cpu')
+            and torch.get_autocast_dtype('cpu') == torch.bfloat16
+        ):
             return _ConvBF16.apply(x.bfloat16(), w, b, stride, padding)
     return F.conv2d(x, w, b, stride, padding)
 
@@ -82,7 +99,11 @@ class FlashAttention(nn.Module):
         head_dim:int=64, # channels of a head; must divide `dim`
     ):
         super().__init__()
-        if head_dim<1 or dim%head_dim: raise ConfigError(f'{dim} channels cannot be cut into heads of {head_dim}: choose a `head_dim` that divides the channels of every level with attention, such as {math.gcd(dim, 64)}')
+        if head_dim<1 or dim%head_dim:
+            raise ConfigError(
+                f'{dim} channels cannot be cut into heads of {head_dim}: choose a `head_dim` that divides the'
+                f' channels of every level with attention, such as {math.gcd(dim, 64)}'
+            )
         self.heads = dim//head_dim
         self.norm,self.qkv,self.proj = _norm(dim), Conv2d(dim, 3*dim, 1), zero_(Conv2d(dim, dim, 1))
 
@@ -112,7 +133,8 @@ def up_conv(
     fold = weight.new_tensor([[[1,0,0],[0,1,1]], [[1,1,0],[0,0,1]]])              # corner, tap of 2, tap of 3
     k = torch.einsum('akr,bls,ocrs->abockl', fold, fold, weight).reshape(4*o, -1, 2, 2)
     y = _conv(x, k, None if bias is None else bias.repeat(4), padding=(1,1))      # (b, 4o, h+1, w+1)
-    if x.is_contiguous():                                                         # stay in the layout of memory that `x` has
+    # stay in the layout of memory that `x` has
+    if x.is_contiguous():
         y = y.unflatten(1, (2,2,o))
         rows = [torch.stack([y[:,i,j,:,i:i+h,j:j+w] for j in (0,1)], 4) for i in (0,1)] # each (b,o,h,w,2)
         return torch.stack(rows, 3).reshape(b, o, 2*h, 2*w)
@@ -184,13 +206,21 @@ class ContextTokens(nn.Module):
         if m.ndim not in (3,4) or m.shape[1 if m.ndim==4 else 2]!=c:
             raise ConfigError(f'context {i} is {tuple(m.shape)}; a map (b,{c},h,w) or tokens (b,n,{c}) are expected')
         if m.ndim==3: return p(m)+self.level[i]
-        return p(m.flatten(2).transpose(1,2)) + place(*m.shape[2:], len(p.weight), m.device).flatten(1).T + self.level[i]
+        return (
+            p(m.flatten(2).transpose(1, 2))
+            + place(*m.shape[2:], len(p.weight), m.device).flatten(1).T
+            + self.level[i]
+        )
 
     def forward(self,
         maps:list,       # for each entry (b,c_i,h_i,w_i), (b,n_i,c_i), or None
-        mask=None,       # None, a bool (b,), or a list with None, (b,), (b,n_i) or (b,h_i,w_i) for each entry: False is left out
+        # None, a bool (b,), or a list with None, (b,), (b,n_i) or (b,h_i,w_i) for each entry: False is left out
+        mask=None,
     ):                   # tokens (b,n,dim) or None, mask (b,n) or None
-        if len(maps)!=len(self.proj): raise ConfigError(f'{len(maps)} context entries given, {len(self.proj)} expected (None for one that is missing)')
+        if len(maps)!=len(self.proj):
+            raise ConfigError(
+                f'{len(maps)} context entries given, {len(self.proj)} expected (None for one that is missing)'
+            )
         masks = mask if isinstance(mask, (list,tuple)) else [mask]*len(maps)
         if len(masks)!=len(maps): raise ConfigError(f'{len(masks)} context masks given for {len(maps)} entries')
         toks = [(self._tokens(i, m), k) for i,(m,k) in enumerate(zip(maps, masks)) if m is not None]
@@ -215,7 +245,11 @@ class CrossAttention(nn.Module):
         head_dim:int=64,
     ):
         super().__init__()
-        if head_dim<1 or dim%head_dim: raise ConfigError(f'{dim} channels cannot be cut into heads of {head_dim}: choose a `head_dim` that divides them, such as {math.gcd(dim, 64)}')
+        if head_dim<1 or dim%head_dim:
+            raise ConfigError(
+                f'{dim} channels cannot be cut into heads of {head_dim}: choose a `head_dim` that divides them, such'
+                f' as {math.gcd(dim, 64)}'
+            )
         self.heads = dim//head_dim
         self.norm,self.q = _norm(dim), Conv2d(dim, dim, 1)
         self.ctx_norm,self.kv = nn.LayerNorm(ctx_dim), nn.Linear(ctx_dim, 2*dim)
@@ -230,7 +264,8 @@ class CrossAttention(nn.Module):
         k,v = self.kv(self.ctx_norm(ctx)).reshape(b, n, 2, self.heads, -1).permute(2,0,3,1,4) # each (b,heads,n,d)
         q = _heads(self.q(self.norm(x) + place(*x.shape[2:], x.shape[1], x.device, x.dtype)), self.heads)
         if mask is None: return x + self._out(attend(q, k.to(q.dtype), v.to(q.dtype)), x)
-        some = mask.any(1)                                   # a picture without any token looks at all, and its answer is dropped
+        # a picture without any token looks at all, and its answer is dropped
+        some = mask.any(1)
         o = self._out(attend(q, k.to(q.dtype), v.to(q.dtype), (mask | ~some[:,None])[:,None,None]), x)
         return torch.where(some[:,None,None,None], x+o, x)
 
@@ -251,7 +286,8 @@ class UNetCfg:
     classes:int=0              # kinds of label; one more is kept for 'not said'
     context:tuple=()           # channels of the context entries; empty for no fusion
     context_dim:int=256        # width of a context token
-    pool:bool=False            # the mean of the context's tokens also joins the noise level's embedding: a text speaks to every layer
+    # the mean of the context's tokens also joins the noise level's embedding: a text speaks to every layer
+    pool:bool=False
     dropout:float=0.
     time_scale:float=32.       # ln(sigma)/4 times this enters the sinusoids; the published consistency models use 1000
     checkpointing:bool=False   # recompute activations in the backward pass: less memory, a third more time
@@ -277,37 +313,79 @@ def _check_numbers(c):
     whole = dict(size=1, patch=1, channels=2, blocks=1, head_dim=1, cond=0, classes=0, context_dim=1)
     for k,low in whole.items():
         v = getattr(c, k)
-        if isinstance(v, bool) or not isinstance(v, int) or v<low: raise ConfigError(f'{k}={v!r} must be a whole number of at least {low}')
-    if not c.mult or not all(isinstance(m, (int,float)) and m>0 for m in c.mult): raise ConfigError(f'mult={c.mult} must list a positive multiple for each level, such as (1,2,3)')
+        if isinstance(v, bool) or not isinstance(v, int) or v<low:
+            raise ConfigError(f'{k}={v!r} must be a whole number of at least {low}')
+    if not c.mult or not all(isinstance(m, (int,float)) and m>0 for m in c.mult):
+        raise ConfigError(f'mult={c.mult} must list a positive multiple for each level, such as (1,2,3)')
     for k in ('attention','context'):
-        if not all(isinstance(o, int) and o>0 for o in getattr(c, k)): raise ConfigError(f'{k}={getattr(c, k)} must list positive whole numbers')
+        if not all(isinstance(o, int) and o>0 for o in getattr(c, k)):
+            raise ConfigError(f'{k}={getattr(c, k)} must list positive whole numbers')
     if not 0<=c.dropout<1: raise ConfigError(f'dropout={c.dropout} must lie in [0,1)')
-    if not c.time_scale>0: raise ConfigError(f'time_scale={c.time_scale} must be positive: 32 for small networks, 1000 for the published ones')
+    if not c.time_scale>0:
+        raise ConfigError(
+            f'time_scale={c.time_scale} must be positive: 32 for small networks, 1000 for the published ones'
+        )
     if c.updown not in ('block','conv'): raise ConfigError(f"updown={c.updown!r} must be 'block' or 'conv'")
-    if c.channels%2: raise ConfigError(f'channels={c.channels} must be even, for as many cosines as sines: try {c.channels+1}')
+    if c.channels%2:
+        raise ConfigError(f'channels={c.channels} must be even, for as many cosines as sines: try {c.channels+1}')
 
 # %% ../nbs/05_unet.ipynb #c3080b2d
 def _check_shape(c):
     "How the fields of a `UNetCfg` fit together"
     step = c.patch*2**(len(c.mult)-1)
-    if c.size%step: raise ConfigError(f'size={c.size} must be a multiple of {step} (patch {c.patch}, {len(c.mult)} levels): try {max(step, round(c.size/step)*step)}')
+    if c.size%step:
+        raise ConfigError(
+            f'size={c.size} must be a multiple of {step} (patch {c.patch}, {len(c.mult)} levels): try'
+            f' {max(step, round(c.size/step)*step)}'
+        )
     for i,m in enumerate(c.mult):
-        if abs(c.channels*m-c.widths[i])>1e-6 or c.widths[i]<1: raise ConfigError(f'level {i} would have {c.channels*m:g} channels: `channels` times each of `mult` must be whole')
+        if abs(c.channels*m-c.widths[i])>1e-6 or c.widths[i]<1:
+            raise ConfigError(
+                f'level {i} would have {c.channels*m:g} channels: `channels` times each of `mult` must be whole'
+            )
     wrong = sorted(set(c.attention)-set(c.sides))
-    if wrong: raise ConfigError(f'attention={c.attention} names a grid that does not occur; the levels have sides {c.sides}')
+    if wrong:
+        raise ConfigError(f'attention={c.attention} names a grid that does not occur; the levels have sides {c.sides}')
     need = [w for s,w in zip(c.sides, c.widths) if s in c.attention]+c.widths[-1:]
     if any(w%c.head_dim for w in need):
         fits = math.gcd(*need)
         good = [d for d in (64,32,16,8,fits) if fits%d==0]
-        raise ConfigError(f'heads of {c.head_dim} do not divide the {sorted(set(need))} channels of the levels with attention (the last one has it always): try head_dim={good[0]}, or change `channels` or `mult`')
+        raise ConfigError(
+            f'heads of {c.head_dim} do not divide the {sorted(set(need))} channels of the levels with attention (the'
+            f' last one has it always): try head_dim={good[0]}, or change `channels` or `mult`'
+        )
 
 # %% ../nbs/05_unet.ipynb #5a34d8d3
 unet_presets = dict(
-    tiny = UNetCfg(),
-    small = UNetCfg(size=128, patch=2, channels=64, mult=(1,1.5,2,2), blocks=2, attention=(16,8), head_dim=64, classes=1),
-    base = UNetCfg(size=256, patch=4, channels=192, mult=(1,2,4), blocks=3, attention=(32,16), head_dim=64, classes=1),
-    paper = UNetCfg(size=256, patch=1, channels=256, mult=(1,1,2,2,4,4), blocks=2, attention=(32,16,8), head_dim=64, cond=4, time_scale=1000.),
-    paper512 = UNetCfg(size=512, patch=1, channels=192, mult=(.5,1,1,2,2,4,4), blocks=2, attention=(32,16,8), head_dim=64, cond=4, time_scale=1000.),
+    tiny=UNetCfg(),
+    small=UNetCfg(
+        size=128, patch=2, channels=64, mult=(1, 1.5, 2, 2), blocks=2, attention=(16, 8), head_dim=64, classes=1
+    ),
+    base=UNetCfg(
+        size=256, patch=4, channels=192, mult=(1, 2, 4), blocks=3, attention=(32, 16), head_dim=64, classes=1
+    ),
+    paper=UNetCfg(
+        size=256,
+        patch=1,
+        channels=256,
+        mult=(1, 1, 2, 2, 4, 4),
+        blocks=2,
+        attention=(32, 16, 8),
+        head_dim=64,
+        cond=4,
+        time_scale=1000.0,
+    ),
+    paper512=UNetCfg(
+        size=512,
+        patch=1,
+        channels=192,
+        mult=(0.5, 1, 1, 2, 2, 4, 4),
+        blocks=2,
+        attention=(32, 16, 8),
+        head_dim=64,
+        cond=4,
+        time_scale=1000.0,
+    ),
 )
 
 def unet_cfg(
@@ -317,7 +395,10 @@ def unet_cfg(
     "A preset, changed"
     if name not in unet_presets: raise ConfigError(f'no U-Net preset {name!r}; there are {", ".join(unet_presets)}')
     bad = set(changes)-set(UNetCfg.__dataclass_fields__)
-    if bad: raise ConfigError(f'unknown field {", ".join(sorted(bad))}; UNetCfg has {", ".join(UNetCfg.__dataclass_fields__)}')
+    if bad:
+        raise ConfigError(
+            f'unknown field {", ".join(sorted(bad))}; UNetCfg has {", ".join(UNetCfg.__dataclass_fields__)}'
+        )
     return replace(unet_presets[name], **changes)
 
 # %% ../nbs/05_unet.ipynb #32e59ef8
@@ -327,14 +408,19 @@ class Resample(nn.Module):
         super().__init__()
         self.resize,self.conv = resize,Conv2d(c, c, 3, stride=2 if resize=='down' else 1, padding=1)
 
-    def forward(self, x, emb=None): return self.conv(x) if self.resize=='down' else up_conv(x, self.conv.weight, self.conv.bias)
+    def forward(self, x, emb=None):
+        return self.conv(x) if self.resize=='down' else up_conv(x, self.conv.weight, self.conv.bias)
 
 # %% ../nbs/05_unet.ipynb #0db2d134
 class _Level(nn.Module):
     "A residual block with what follows it"
     def __init__(self, c_in, c_out, cfg, emb_dim, attn=False, resize=None):
         super().__init__()
-        self.res = Resample(c_out, resize) if resize and cfg.updown=='conv' else ResBlock(c_in, c_out, emb_dim, resize, cfg.dropout, cfg.scale_shift)
+        self.res = (
+            Resample(c_out, resize)
+            if resize and cfg.updown == 'conv'
+            else ResBlock(c_in, c_out, emb_dim, resize, cfg.dropout, cfg.scale_shift)
+        )
         self.attn = FlashAttention(c_out, cfg.head_dim) if attn else None
         self.cross = CrossAttention(c_out, cfg.context_dim, cfg.head_dim) if attn and cfg.context else None
 
@@ -360,21 +446,28 @@ class UNet(nn.Module, Pretrained):
         for i,w in enumerate(ws):                             # the way down: every output is kept for the way up
             for _ in range(cfg.blocks):
                 self.down.append(_Level(c, w, cfg, e, side in cfg.attention))
-                c = w; skips.append(c)
-            if i<len(ws)-1: self.down.append(_Level(c, c, cfg, e, resize='down')); side//=2; skips.append(c)
+                c = w
+                skips.append(c)
+            if i<len(ws)-1:
+                self.down.append(_Level(c, c, cfg, e, resize='down'))
+                side//=2
+                skips.append(c)
         self.mid = nn.ModuleList([_Level(c, c, cfg, e, True), _Level(c, c, cfg, e)])
         for i,w in reversed(list(enumerate(ws))):
             for _ in range(cfg.blocks+1):
                 self.up.append(_Level(c+skips.pop(), w, cfg, e, side in cfg.attention))
                 c = w
-            if i: self.up.append(_Level(c, c, cfg, e, resize='up')); side*=2
+            if i:
+                self.up.append(_Level(c, c, cfg, e, resize='up'))
+                side*=2
         self.out = nn.Sequential(_norm(c), nn.SiLU(), zero_(Conv2d(c, 3*cfg.patch**2, 3, padding=1)))
 
     def forward(self,
         x:Tensor,          # noisy picture, (b,3,h,w), scaled by the preconditioner
         t:Tensor,          # ln(sigma)/4, (b,)
         cond:Tensor=None,  # (b,cond,h,w); needed when the network was built with `cond`
-        label:Tensor=None, # (b,) integers below `classes`, or `classes` or None for 'not said'; a network without labels takes no notice
+        # (b,) integers below `classes`, or `classes` or None for 'not said'; a network without labels takes no notice
+        label:Tensor=None,
         context:list=None, # an entry for each of `cfg.context`, see `ContextTokens`; None for none
         context_mask=None, # which pictures, or which tokens, have their context; see `ContextTokens`
     )->Tensor:             # (b,3,h,w)
@@ -403,7 +496,8 @@ def _embed(self:UNet, t, label, b):
 def _pooled(self:UNet, ctx, mask): # (b,n,d), (b,n) or None -> (b,e): nothing for a picture without tokens
     if mask is None: mask = ctx.new_ones(ctx.shape[:2], dtype=torch.bool)
     n = mask.sum(1, keepdim=True)
-    mean = F.layer_norm((ctx*mask[...,None]).sum(1)/n.clamp(min=1), ctx.shape[2:]) # the mean of many tokens is small, and would be learned from slowly
+    # the mean of many tokens is small, and would be learned from slowly
+    mean = F.layer_norm((ctx*mask[...,None]).sum(1)/n.clamp(min=1), ctx.shape[2:])
     return torch.where(n>0, self.pool(mean), 0.)
 
 @patch
@@ -419,13 +513,31 @@ def _check(self:UNet, x, t, cond, label, context):
     "Inputs that do not fit this network"
     c,step = self.cfg,self.cfg.patch*2**(len(self.cfg.mult)-1)
     if x.ndim!=4 or x.shape[1]!=3: raise ConfigError(f'the noisy picture must be (b,3,h,w); got {tuple(x.shape)}')
-    if x.shape[2]%step or x.shape[3]%step: raise ConfigError(f'picture of {tuple(x.shape[2:])}: both sides must be multiples of {step} (patch {c.patch}, {len(c.mult)} levels)')
-    if t.shape!=x.shape[:1]: raise ConfigError(f't must hold a noise level for each of {len(x)} pictures; got {tuple(t.shape)}')
+    if x.shape[2]%step or x.shape[3]%step:
+        raise ConfigError(
+            f'picture of {tuple(x.shape[2:])}: both sides must be multiples of {step} (patch {c.patch}, {len(c.mult)}'
+            ' levels)'
+        )
+    if t.shape!=x.shape[:1]:
+        raise ConfigError(f't must hold a noise level for each of {len(x)} pictures; got {tuple(t.shape)}')
     if (cond is None) != (not c.cond) or (c.cond and cond.shape!=(len(x), c.cond, *x.shape[2:])):
-        raise ConfigError(f'this network was built for {c.cond} condition channels: {f"cond must be {(len(x), c.cond, *x.shape[2:])}" if c.cond else "cond must be None"}; got {None if cond is None else tuple(cond.shape)}')
-    if context is not None and not c.context: raise ConfigError('this network was built without context: `with_context` gives one that takes it')
-    if label is not None and c.classes and label.device.type=='cpu' and not torch.compiler.is_compiling() and not (label.shape==x.shape[:1] and 0<=label.min() and label.max()<=c.classes):
-        raise ConfigError(f'label must hold for each of {len(x)} pictures one of 0 to {c.classes-1}, or {c.classes} for not said')
+        raise ConfigError(
+            f'this network was built for {c.cond} condition channels:'
+            f' {f"cond must be {(len(x), c.cond, *x.shape[2:])}" if c.cond else "cond must be None"}; got'
+            f' {None if cond is None else tuple(cond.shape)}'
+        )
+    if context is not None and not c.context:
+        raise ConfigError('this network was built without context: `with_context` gives one that takes it')
+    if (
+        label is not None
+        and c.classes
+        and label.device.type == 'cpu'
+        and not torch.compiler.is_compiling()
+        and not (label.shape == x.shape[:1] and 0 <= label.min() and label.max() <= c.classes)
+    ):
+        raise ConfigError(
+            f'label must hold for each of {len(x)} pictures one of 0 to {c.classes-1}, or {c.classes} for not said'
+        )
 
 # %% ../nbs/05_unet.ipynb #11848834
 def adapt(
@@ -437,8 +549,15 @@ def adapt(
     bad = [k for k in changes if k not in can]
     if bad: raise ConfigError(f'{bad[0]} cannot be changed in a trained network; {", ".join(can)} can')
     cfg = replace(net.cfg, **changes)
-    if cfg.cond<net.cfg.cond: raise ConfigError(f'cond={cfg.cond} would drop {net.cfg.cond-cfg.cond} of the condition channels that were trained')
-    if net.cfg.context and (cfg.context,cfg.context_dim)!=(net.cfg.context,net.cfg.context_dim): raise ConfigError(f'this network has a context already, {net.cfg.context} of width {net.cfg.context_dim}; entries may be None, so build it for all kinds at once')
+    if cfg.cond<net.cfg.cond:
+        raise ConfigError(
+            f'cond={cfg.cond} would drop {net.cfg.cond-cfg.cond} of the condition channels that were trained'
+        )
+    if net.cfg.context and (cfg.context,cfg.context_dim)!=(net.cfg.context,net.cfg.context_dim):
+        raise ConfigError(
+            f'this network has a context already, {net.cfg.context} of width {net.cfg.context_dim}; entries may be'
+            ' None, so build it for all kinds at once'
+        )
     new,old = UNet(cfg),net.state_dict()
     own = new.state_dict()
     for k,v in old.items():
@@ -465,14 +584,28 @@ def with_context(
     return adapt(net, context=tuple(channels), context_dim=context_dim, pool=pool)
 
 # %% ../nbs/05_unet.ipynb #63cd6642
-_res = dict(norm1='in_layers.0', conv1='in_layers.2', emb='emb_layers.1', norm2='out_layers.0', conv2='out_layers.3', skip='skip_connection')
+_res = dict(
+    norm1='in_layers.0',
+    conv1='in_layers.2',
+    emb='emb_layers.1',
+    norm2='out_layers.0',
+    conv2='out_layers.3',
+    skip='skip_connection',
+)
 _attn = dict(norm='norm', qkv='qkv', proj='proj_out')
 
 def published_names(
     cfg:UNetCfg, # without `cond` and `context`, which the published networks do not have
 )->dict:         # our name -> published name, of modules with parameters
     "What the published consistency models and guided-diffusion U-Nets call the modules of a `UNet`"
-    names = {'emb.0':'time_embed.0', 'emb.2':'time_embed.2', 'label':'label_emb', 'stem':'input_blocks.0.0', 'out.0':'out.0', 'out.2':'out.2'}
+    names = {
+        'emb.0': 'time_embed.0',
+        'emb.2': 'time_embed.2',
+        'label': 'label_emb',
+        'stem': 'input_blocks.0.0',
+        'out.0': 'out.0',
+        'out.2': 'out.2',
+    }
     def add(ours, theirs, parts): names.update({f'{ours}.{a}':f'{theirs}.{b}' for a,b in parts.items()})
     up = dict(conv='conv') if cfg.updown=='conv' else _res
     down = dict(conv='op') if cfg.updown=='conv' else _res
@@ -480,13 +613,18 @@ def published_names(
     for i in range(n*len(cfg.mult)-1):
         add(f'down.{i}.res', f'input_blocks.{i+1}.0', down if i%n==cfg.blocks else _res)
         add(f'down.{i}.attn', f'input_blocks.{i+1}.1', _attn)
-    for ours,theirs,parts in (('mid.0.res','0',_res), ('mid.0.attn','1',_attn), ('mid.1.res','2',_res)): add(ours, f'middle_block.{theirs}', parts)
+    for ours,theirs,parts in (('mid.0.res','0',_res), ('mid.0.attn','1',_attn), ('mid.1.res','2',_res)):
+        add(ours, f'middle_block.{theirs}', parts)
     j = 0
     for level,side in reversed(list(enumerate(cfg.sides))):
         for i in range(n):
             b = (len(cfg.mult)-1-level)*n+i
-            add(f'up.{j}.res', f'output_blocks.{b}.0', _res); add(f'up.{j}.attn', f'output_blocks.{b}.1', _attn); j += 1
-        if level: add(f'up.{j}.res', f'output_blocks.{b}.{2 if side in cfg.attention else 1}', up); j += 1
+            add(f'up.{j}.res', f'output_blocks.{b}.0', _res)
+            add(f'up.{j}.attn', f'output_blocks.{b}.1', _attn)
+            j += 1
+        if level:
+            add(f'up.{j}.res', f'output_blocks.{b}.{2 if side in cfg.attention else 1}', up)
+            j += 1
     return names
 
 # %% ../nbs/05_unet.ipynb #d3493ab0
@@ -499,7 +637,8 @@ def to_published(
     order:str='new', # of attention channels, 'new' or 'legacy'
 )->dict:             # published name -> tensor
     "A network's tensors under their published names"
-    if net.cfg.cond or net.cfg.context or net.cfg.patch>1: raise ConfigError('the published networks have no condition, context or folded stem; this one has')
+    if net.cfg.cond or net.cfg.context or net.cfg.patch>1:
+        raise ConfigError('the published networks have no condition, context or folded stem; this one has')
     if order not in ('new','legacy'): raise ConfigError(f"order={order!r} must be 'new' or 'legacy'")
     names,out = published_names(net.cfg),{}
     for k,v in net.state_dict().items():
@@ -516,31 +655,57 @@ def published_cfg(
     head_dim:int=64, # channels of an attention head
 )->UNetCfg:
     "Read a network's settings off the names and shapes of its tensors"
-    def count(pre): return 1+max((int(k.split('.')[1]) for k in tensors if k.startswith(pre+'.') and k.split('.')[1].isdigit()), default=-1)
+    def count(pre):
+        return 1 + max(
+            (int(k.split('.')[1]) for k in tensors if k.startswith(pre + '.') and k.split('.')[1].isdigit()),
+            default=-1,
+        )
     has = lambda k: k in tensors
     try:
         c,stem = tensors['time_embed.0.weight'].shape[1], tensors['input_blocks.0.0.weight'].shape
         n,outs = count('input_blocks'),tensors['out.2.weight'].shape[0]
-        ups = [i for i in range(n) if any(has(f'output_blocks.{i}.{j}.{p}.weight') for j in (1,2) for p in ('in_layers.2','conv'))]
+        ups = [
+            i
+            for i in range(n)
+            if any(has(f'output_blocks.{i}.{j}.{p}.weight') for j in (1, 2) for p in ('in_layers.2', 'conv'))
+        ]
         levels = len(ups)+1
         per = n//levels # blocks and one more
         firsts = [1+i*per for i in range(levels)]
         widths = [tensors[f'input_blocks.{i}.0.out_layers.3.weight'].shape[0] for i in firsts]
         attn = [i for i,f in enumerate(firsts) if has(f'input_blocks.{f}.1.qkv.weight')]
         scale_shift = tensors['middle_block.0.emb_layers.1.weight'].shape[0]==2*widths[-1]
-    except (KeyError, IndexError, AttributeError) as e: raise WeightsError(f'not a published U-Net: {e} is not among its {len(tensors)} tensors') from None
-    if stem[1]!=3 or outs!=3: raise WeightsError(f'a network from {stem[1]} to {outs} channels: only those from 3 to 3 can be loaded (6 is a network that also predicts a variance)')
+    except (KeyError, IndexError, AttributeError) as e:
+        raise WeightsError(f'not a published U-Net: {e} is not among its {len(tensors)} tensors') from None
+    if stem[1]!=3 or outs!=3:
+        raise WeightsError(
+            f'a network from {stem[1]} to {outs} channels: only those from 3 to 3 can be loaded (6 is a network that'
+            ' also predicts a variance)'
+        )
     size = size or 32*2**(attn[0] if attn else 0)
     mult = tuple(w//c if w%c==0 else w/c for w in widths)
     conv = any(has(f'output_blocks.{i}.{j}.conv.weight') for i in ups for j in (1,2))
-    return UNetCfg(size, 1, c, mult, per-1, tuple(size//2**i for i in attn), head_dim, 0, len(tensors['label_emb.weight']) if has('label_emb.weight') else 0,
-                   time_scale=1000., scale_shift=scale_shift, updown='conv' if conv else 'block')
+    return UNetCfg(
+        size,
+        1,
+        c,
+        mult,
+        per - 1,
+        tuple(size // 2**i for i in attn),
+        head_dim,
+        0,
+        len(tensors['label_emb.weight']) if has('label_emb.weight') else 0,
+        time_scale=1000.0,
+        scale_shift=scale_shift,
+        updown='conv' if conv else 'block',
+    )
 
 # %% ../nbs/05_unet.ipynb #1c52d5b7
 def from_published(
     tensors:dict,       # published name -> tensor, of any precision
     cfg:UNetCfg=None,   # None to read it off the tensors
-    order:str=None,     # of attention channels: 'new', 'legacy', or None for the consistency models' files, which are new
+    # of attention channels: 'new', 'legacy', or None for the consistency models' files, which are new
+    order:str=None,
 )->UNet:                # in float32
     "A network from tensors under their published names, all of them and nothing else"
     cfg = cfg or published_cfg(tensors)
@@ -548,7 +713,11 @@ def from_published(
     with torch.device('meta'): net = UNet(cfg)
     want = to_published(net)
     flat = {k for k,v in tensors.items() if k.endswith('qkv.weight') and v.ndim==3}
-    if flat and order is None: raise WeightsError("a guided-diffusion file: say order='legacy' (its default) or order='new' (trained with --use_new_attention_order True, as its ImageNet-64)")
+    if flat and order is None:
+        raise WeightsError(
+            "a guided-diffusion file: say order='legacy' (its default) or order='new' (trained with"
+            " --use_new_attention_order True, as its ImageNet-64)"
+        )
     got = {k: v[...,None] if v.ndim==3 and ('.qkv.' in k or '.proj_out.' in k) else v for k,v in tensors.items()}
     _same(want, got)
     names,own = published_names(cfg),{}
@@ -564,9 +733,18 @@ def from_published(
 def _same(want, got):
     "Names and shapes as they should be, or an error that says what is not"
     missing,extra = [k for k in want if k not in got], [k for k in got if k not in want]
-    bad = [f'{k} is {tuple(got[k].shape)}, not {tuple(want[k].shape)}' for k in want if k in got and got[k].shape!=want[k].shape]
-    if any('emb_layers' in k for k in bad): bad.append('half or twice the rows of an emb_layers is the setting scale_shift')
-    say = [f'{len(l)} tensors {w} (first: {l[0]})' for l,w in ((missing,'missing'),(extra,'unknown')) if l]+bad[:1]+bad[-1:][:len(bad)>1]
+    bad = [
+        f'{k} is {tuple(got[k].shape)}, not {tuple(want[k].shape)}'
+        for k in want
+        if k in got and got[k].shape != want[k].shape
+    ]
+    if any('emb_layers' in k for k in bad):
+        bad.append('half or twice the rows of an emb_layers is the setting scale_shift')
+    say = (
+        [f'{len(l)} tensors {w} (first: {l[0]})' for l, w in ((missing, 'missing'), (extra, 'unknown')) if l]
+        + bad[:1]
+        + bad[-1:][: len(bad) > 1]
+    )
     if say: raise WeightsError('these tensors do not fit the settings: '+'; '.join(say))
 
 # %% ../nbs/05_unet.ipynb #f433d670
@@ -576,17 +754,36 @@ def load_published(
     order:str=None,   # of attention channels, see `from_published`
 )->UNet:              # grow it with `adapt`
     "Load published weights, without running any code that the file may hold"
-    try: tensors = torch.load(path, map_location='cpu', weights_only=True)
+    try:
+        tensors = torch.load(path, map_location='cpu', weights_only=True)
     except FileNotFoundError: raise WeightsError(f'no file at {path}') from None
-    except Exception as e: raise WeightsError(f'{path} is not a file of tensors ({type(e).__name__}): it is cut short, or holds more than tensors and is not opened') from None
+    except Exception as e:
+        raise WeightsError(
+            f'{path} is not a file of tensors ({type(e).__name__}): it is cut short, or holds more than tensors and'
+            ' is not opened'
+        ) from None
     if not isinstance(tensors, dict) or not tensors or not all(isinstance(v, Tensor) for v in tensors.values()):
-        raise WeightsError(f'{path} holds {type(tensors).__name__ if not isinstance(tensors, dict) else "more than"} names and tensors: save its state dict alone')
+        raise WeightsError(
+            f'{path} holds {type(tensors).__name__ if not isinstance(tensors, dict) else "more than"} names and'
+            ' tensors: save its state dict alone'
+        )
     try: return from_published(tensors, cfg, order)
     except WeightsError as e: raise WeightsError(f'{path}: {e}') from None
 
 # %% ../nbs/05_unet.ipynb #4fd8b9e3
 published_cfgs = dict(
-    imagenet64 = UNetCfg(size=64, patch=1, channels=192, mult=(1,2,3,4), blocks=3, attention=(32,16,8), head_dim=64, cond=0, classes=1000, time_scale=1000.),
-    plain256 = replace(unet_presets['paper'], cond=0),
-    lsun256 = replace(unet_presets['paper'], cond=0, scale_shift=False),
+    imagenet64=UNetCfg(
+        size=64,
+        patch=1,
+        channels=192,
+        mult=(1, 2, 3, 4),
+        blocks=3,
+        attention=(32, 16, 8),
+        head_dim=64,
+        cond=0,
+        classes=1000,
+        time_scale=1000.0,
+    ),
+    plain256=replace(unet_presets['paper'], cond=0),
+    lsun256=replace(unet_presets['paper'], cond=0, scale_shift=False),
 )

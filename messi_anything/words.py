@@ -11,15 +11,44 @@ import numpy as np, torch, torch.nn.functional as F
 from torch import Tensor
 from PIL import Image, ImageDraw
 from fastcore.basics import patch
-from .images import (ConfigError, check_free, command, image_grid, load_mask, noted, positional, save_image, say, short_name,
-    to_pil, to_tensor, user_path)
+from messi_anything.images import (
+    ConfigError,
+    check_free,
+    command,
+    image_grid,
+    load_mask,
+    noted,
+    positional,
+    save_image,
+    say,
+    short_name,
+    to_pil,
+    to_tensor,
+    user_path,
+)
 from .training import make_folder
 from .landmarks import FACE_OVAL, landmark_net
 from .faces import find_faces
 from .segment import check_choice, choice, from_mask
 from .inpaint import LEFT
-from .headspace import (CROP, EYES_APART, HeadTarget, between_eyes, control_points, face_region, head_space,
-    head_target, known_of, light_of, oval_radius, place_head, ray_directions, sample_heads, smooth_outline, texture_coordinates)
+from messi_anything.headspace import (
+    CROP,
+    EYES_APART,
+    HeadTarget,
+    between_eyes,
+    control_points,
+    face_region,
+    head_space,
+    head_target,
+    known_of,
+    light_of,
+    oval_radius,
+    place_head,
+    ray_directions,
+    sample_heads,
+    smooth_outline,
+    texture_coordinates,
+)
 from .headparts import head_parts
 from .heads import HeadInpainter, blur, even_hair, seen_faces, smooth_step
 from .directions import Wish, change_head, change_of, known_phrases, mesh_of, move_mesh, understand
@@ -73,8 +102,11 @@ def draw_bust(
     across = (x/(1.05*half)).clamp(-1, 1)
     shadow = blur(face.roll(round(.16*unit), 2), .17*unit)[0,0]
     tone = (.98-.26*across.square()+.30*light*across)*(1-.36*shadow)
-    for s in (-1,1): tone = tone*(1-.07*(-((across-s*(.62-.22*y.clamp(0, 1.2)))/.10).square()).exp()*y.clamp(0, 1))   # muscles
-    neck = torch.cat([skin[:,None,None]*tone, torch.maximum(edge(half-side)*(y>-2.5)*(y<1.6), body*open_)[None]])[None].clamp(0, 1)
+    for s in (-1,1):   # muscles
+        tone = tone*(1-.07*(-((across-s*(.62-.22*y.clamp(0, 1.2)))/.10).square()).exp()*y.clamp(0, 1))
+    neck = torch.cat(
+        [skin[:, None, None] * tone, torch.maximum(edge(half - side) * (y > -2.5) * (y < 1.6), body * open_)[None]]
+    )[None].clamp(0, 1)
     return _Bust(neck, _shirt(shirt, x.expand(n, n), y, side, slope, collar, body*(1-open_), unit, light, seed), face)
 
 def _shirt(colours, x, y, side, slope, collar, alpha, unit, light, seed): # (1,4,n,n)
@@ -82,7 +114,10 @@ def _shirt(colours, x, y, side, slope, collar, alpha, unit, light, seed): # (1,4
     def folds(down, across):
         f = torch.randn(1,1,*y.shape, generator=noise)
         f = F.interpolate(F.avg_pool2d(f, 4), y.shape, mode='bilinear')
-        f = blur(blur(f, across*unit).transpose(2, 3), max(.3, (down**2-across**2)**.5*unit) if down>across else .3).transpose(2, 3)
+        f = blur(
+            blur(f, across * unit).transpose(2, 3),
+            max(0.3, (down**2 - across**2) ** 0.5 * unit) if down > across else 0.3,
+        ).transpose(2, 3)
         return (f/f.std())[0,0]
     below,wide = y-slope,(x/3.4).clamp(-1, 1)
     tone = .80-.30*wide.square()+.26*light*wide+.16*(-((below-.25)/.5).square()).exp()-.20*(-(below/.12).square()).exp()
@@ -148,7 +183,8 @@ def _head_on(n, at, view, texture, outline, face, mesh): # -> (1,3,n,n), (1,1,n,
     rgb = F.grid_sample(texture, grid, 'bicubic', 'border', align_corners=False)
     alpha = F.grid_sample(smooth_step(blur(view.matte[None,None], .7), .5, .8), grid, align_corners=False)*inside
     unit = at.scale*EYES_APART
-    low = smooth_step((torch.arange(n)+.5-float(mesh[[234,454],1].mean()))/unit, .25, .55)[:,None]  # below the ears there is only the face
+    # below the ears there is only the face
+    low = smooth_step((torch.arange(n)+.5-float(mesh[[234,454],1].mean()))/unit, .25, .55)[:,None]
     jaw = blur(smooth_step(blur(face, .06*unit), .35, .65), .03*unit)
     return rgb,blur(torch.lerp(alpha, alpha*jaw, low), .4*at.scale)
 
@@ -159,7 +195,10 @@ class Pictures(list):
     def about(self, i:int=0)->dict: # of the picture with this number
         return dict(target=self.target, seed=str(self.seed+i), text=self.text, mode='words')
     @property
-    def note(self)->str: return f'{len(self)} picture{"s"*(len(self)!=1)}; understood: {", ".join(self.heard) or "nothing in particular"}'
+    def note(self)->str:
+        return (
+            f'{len(self)} picture{"s"*(len(self)!=1)}; understood: {", ".join(self.heard) or "nothing in particular"}'
+        )
     def grid(self, cell:int=SIZE, cols:int=4)->Image.Image:
         return noted(image_grid(list(self), cols=min(cols, len(self)), cell=cell), self.about(), 'generated')
     def _repr_png_(self):
@@ -202,15 +241,22 @@ class Edited(Result):
     @property
     def note(self)->str:
         more = f' (from {self.about})' if self.about else ''
-        if not self.people: return ('nobody found' if self.source=='segmenter' else 'the mask is empty')+': the photo is unchanged'+more
+        if not self.people:
+            return ('nobody found' if self.source=='segmenter' else 'the mask is empty')+': the photo is unchanged'+more
         if not self.strength: return 'strength 0: the photo is unchanged'+more
         said = f'; understood: {", ".join(self.heard) or "nothing"}'
-        return in_words(self.done)+(f', on {(self.changed>0).float().mean():.1%} of the photo'+said if self.replaced else '')+more
+        return (
+            in_words(self.done)
+            + (f', on {(self.changed>0).float().mean():.1%} of the photo' + said if self.replaced else '')
+            + more
+        )
     def __repr__(self): return f'Edited({self.note}; {self.image.width}x{self.image.height})'
 
 @patch
 def provenance(self:Edited)->dict: # strings, for the file's metadata
-    return dict(mask_source=self.source, mode='edit', done='; '.join(self.done), text=self.text, strength=f'{self.strength:g}')
+    return dict(
+        mask_source=self.source, mode='edit', done='; '.join(self.done), text=self.text, strength=f'{self.strength:g}'
+    )
 
 # %% ../nbs/11_words.ipynb #7460cf4e
 def edit(
@@ -228,8 +274,12 @@ def edit(
     check_choice(people)
     a,b = understand(source),understand(target)
     if not (a.on_head or b.on_head):
-        raise ConfigError('neither description says anything that can be changed about a head: `vocabulary()` lists what can be said')
-    if b.shirt or b.ground: warnings.warn('shirts and backgrounds stay as the photo has them; `generate` hears such words', stacklevel=2)
+        raise ConfigError(
+            'neither description says anything that can be changed about a head: `vocabulary()` lists what can be'
+            ' said'
+        )
+    if b.shirt or b.ground:
+        warnings.warn('shirts and backgrounds stay as the photo has them; `generate` hears such words', stacklevel=2)
     seen = read(photo)
     img = seen.image
     only = None if where is None else load_mask(where, img.size)
@@ -239,8 +289,17 @@ def edit(
     x,changed,done = _edit_people(img, found, a, b, float(strength), only)
     did = [i for i,d in enumerate(done) if not d.endswith(LEFT)]
     mask = found.mask if len(did)==len(found.people) else _masks(found, did)
-    about = dict(target='', seed=0, steps=0, source=found.source, timings={}, mode='edit', strength=float(strength),
-                 text=f'{a.text or "(the photo)"} -> {b.text or "(nothing asked for)"}', heard=tuple(b.heard or a.heard))
+    about = dict(
+        target='',
+        seed=0,
+        steps=0,
+        source=found.source,
+        timings={},
+        mode='edit',
+        strength=float(strength),
+        text=f'{a.text or "(the photo)"} -> {b.text or "(nothing asked for)"}',
+        heard=tuple(b.heard or a.heard),
+    )
     out = Edited(to_pil(x) if did else img.copy(), img, mask, changed, found.people, done, **about)
     dress(out, seen)
     return out
@@ -274,11 +333,24 @@ def _seen(face): # what is done about a face
     return 'head changed'
 
 # %% ../nbs/11_words.ipynb #95ca6765
-EXPECTED = { # word -> number of the face, and which way it should go; degrees for turns
-    'smiling': ('smile',1), 'laughing': ('mouth',1), 'serious': ('smile',-1), 'mouth open': ('mouth',1), 'surprised': ('brows',1),
-    'frowning': ('brows',-1), 'wide eyes': ('eyes',1), 'squinting': ('eyes',-1), 'wide face': ('width',1), 'narrow face': ('width',-1),
-    'looking left': ('yaw',-1), 'looking right': ('yaw',1), 'looking up': ('pitch',-1), 'looking down': ('pitch',1)}
-ENOUGH = dict(yaw=(8.,15.), pitch=(4.,8.)) # degrees: moved by so many, or seen turned by so many; of all else 0.5 and 1.2 standard deviations
+EXPECTED = {  # word -> number of the face, and which way it should go; degrees for turns
+    'smiling': ('smile', 1),
+    'laughing': ('mouth', 1),
+    'serious': ('smile', -1),
+    'mouth open': ('mouth', 1),
+    'surprised': ('brows', 1),
+    'frowning': ('brows', -1),
+    'wide eyes': ('eyes', 1),
+    'squinting': ('eyes', -1),
+    'wide face': ('width', 1),
+    'narrow face': ('width', -1),
+    'looking left': ('yaw', -1),
+    'looking right': ('yaw', 1),
+    'looking up': ('pitch', -1),
+    'looking down': ('pitch', 1),
+}
+# degrees: moved by so many, or seen turned by so many; of all else 0.5 and 1.2 standard deviations
+ENOUGH = dict(yaw=(8.,15.), pitch=(4.,8.))
 
 def word_rates(
     photos,            # of PIL images
@@ -309,7 +381,11 @@ def _rate(word, rows):
     by,to = ENOUGH.get(EXPECTED[word][0], (.5,1.2))
     moved,there = (np.array([o[j] for o in rows]) for j in (0,1))
     near = [o[2] for o in rows if o[2] is not None]
-    out = dict(n=len(rows), hits=round(float(((moved>=by)|(there>=to)).mean()), 3), moved=round(float(np.median(moved)), 2))
+    out = dict(
+        n=len(rows),
+        hits=round(float(((moved >= by) | (there >= to)).mean()), 3),
+        moved=round(float(np.median(moved)), 2),
+    )
     return dict(out, distance=round(float(np.median(near)), 3)) if near else out
 
 # %% ../nbs/11_words.ipynb #83a20d04
@@ -350,7 +426,9 @@ def messi_edit(
 )->int:
     "Change a photo from what it shows to what it should show: writes messi_NAME_edit.png and a before/mask/after strip"
     _plain_warnings()
-    edited,strip = (check_free(user_path(out)/f'messi_{short_name(Path(photo).stem)}_{o}.png') for o in ('edit','edit_strip'))
+    edited, strip = (
+        check_free(user_path(out) / f'messi_{short_name(Path(photo).stem)}_{o}.png') for o in ('edit', 'edit_strip')
+    )
     r = edit(photo, source, target, where or None, strength, choice(people), device)
     make_folder(out)
     files = [r.save(edited), save_image(r.strip(), strip)]
