@@ -643,7 +643,7 @@ STYLE = '''<style>
 .messi .jupyter-button { font-family: inherit; height: auto; min-height: 36px; width: auto; padding: 4px 12px; white-space: normal; line-height: 1.2; border-radius: 8px; font-size: 14px; background: transparent; color: inherit; border: 1px solid var(--line); box-shadow: none; }
 .messi .jupyter-button:hover:enabled { border-color: var(--messi); box-shadow: none; } .messi .jupyter-button.mod-active { border-color: var(--messi); box-shadow: inset 0 0 0 1px var(--messi); background: transparent; color: inherit; }
 .messi .messi-chip.jupyter-button { border-radius: 99px; } .messi .messi-chip.mod-active { background: var(--messi); color: var(--on); }
-.messi .messi-fold.jupyter-button { border: 0; box-shadow: none; padding-left: 0; font-weight: 600; text-align: left; min-width: 90px; }
+.messi .messi-fold.jupyter-button, .messi .messi-fold.jupyter-button:is(:hover, .mod-active):enabled { border: 0; box-shadow: none; padding-left: 0; font-weight: 600; text-align: left; min-width: 90px; }
 .messi :is(button.messi-go, .messi-go.jupyter-button) { position: relative; overflow: hidden; background: var(--messi); color: var(--on); font: inherit; font-size: 16px; font-weight: 700; min-height: 44px; border: 0; border-radius: 8px; padding: 4px 16px; cursor: pointer; }
 .messi button.messi-go:not(.jupyter-button) { width: 100%; } .messi .messi-go i { position: absolute; inset: 0 auto 0 0; background: var(--on); opacity: .25; transition: width .4s; } .messi .messi-go span { position: relative; }
 .messi button:disabled, .messi .jupyter-button:disabled { opacity: .5; cursor: default; } .messi button.messi-busy:disabled { opacity: .9; }
@@ -677,6 +677,7 @@ STYLE = '''<style>
 </style>'''
 
 PAGE = '''<style>
+#rendered_cells, #rendered_cells > div, #rendered_cells :is(.jp-Cell, .jp-Cell-outputWrapper, .jp-OutputArea, .jp-OutputArea-child, .jp-OutputArea-output) { background: transparent !important; }
 html body.jp-Notebook { background: var(--jp-layout-color0) !important; margin: 0; padding: 4px; height: auto; overflow: visible; position: static; --jp-layout-color0: #fbfbfa; --jp-layout-color1: #fff; --jp-layout-color2: #eef0f2; --jp-border-color1: #c3c8ce; --jp-border-color2: #d9dce0; --jp-ui-font-color1: #16202b; --jp-ui-font-color2: #5c6875; --jp-content-font-color1: #16202b; }
 @media (prefers-color-scheme: dark) { html body.jp-Notebook, html body .jupyter-widgets { color-scheme: dark; --jp-layout-color0: #12161b; --jp-layout-color1: #1b2129; --jp-layout-color2: #262e38; --jp-layout-color3: #333c47; --jp-border-color0: #4a5562; --jp-border-color1: #4a5562; --jp-border-color2: #333c47; --jp-border-color3: #333c47;
  --jp-ui-font-color0: #fff; --jp-ui-font-color1: #e8ecf0; --jp-ui-font-color2: #9aa7b4; --jp-ui-font-color3: #7b8794; --jp-content-font-color0: #fff; --jp-content-font-color1: #e8ecf0; --jp-content-font-color2: #9aa7b4; --jp-inverse-layout-color3: #e8ecf0; --jp-cell-editor-background: #1b2129; --jp-input-background: #12161b; --jp-widgets-color: #e8ecf0; --jp-widgets-label-color: #e8ecf0; --jp-widgets-readout-color: #e8ecf0;
