@@ -677,7 +677,7 @@ STYLE = '''<style>
 </style>'''
 
 PAGE = '''<style>
-#rendered_cells, #rendered_cells > div, #rendered_cells :is(.jp-Cell, .jp-Cell-outputWrapper, .jp-OutputArea, .jp-OutputArea-child, .jp-OutputArea-output) { background: transparent !important; }
+html body .jp-LabShell, #rendered_cells, #rendered_cells > div, #rendered_cells :is(.jp-Cell, .jp-Cell-outputWrapper, .jp-OutputArea, .jp-OutputArea-child, .jp-OutputArea-output) { background: transparent !important; }
 html body.jp-Notebook { background: var(--jp-layout-color0) !important; margin: 0; padding: 4px; height: auto; overflow: visible; position: static; --jp-layout-color0: #fbfbfa; --jp-layout-color1: #fff; --jp-layout-color2: #eef0f2; --jp-border-color1: #c3c8ce; --jp-border-color2: #d9dce0; --jp-ui-font-color1: #16202b; --jp-ui-font-color2: #5c6875; --jp-content-font-color1: #16202b; }
 @media (prefers-color-scheme: dark) { html body.jp-Notebook, html body .jupyter-widgets { color-scheme: dark; --jp-layout-color0: #12161b; --jp-layout-color1: #1b2129; --jp-layout-color2: #262e38; --jp-layout-color3: #333c47; --jp-border-color0: #4a5562; --jp-border-color1: #4a5562; --jp-border-color2: #333c47; --jp-border-color3: #333c47;
  --jp-ui-font-color0: #fff; --jp-ui-font-color1: #e8ecf0; --jp-ui-font-color2: #9aa7b4; --jp-ui-font-color3: #7b8794; --jp-content-font-color0: #fff; --jp-content-font-color1: #e8ecf0; --jp-content-font-color2: #9aa7b4; --jp-inverse-layout-color3: #e8ecf0; --jp-cell-editor-background: #1b2129; --jp-input-background: #12161b; --jp-widgets-color: #e8ecf0; --jp-widgets-label-color: #e8ecf0; --jp-widgets-readout-color: #e8ecf0;
