@@ -146,6 +146,65 @@ def second_command(cmd):
     check('check', 'there are notebooks to test', [] if any(nbs.values()) else 'none found')
     unchanged('git sees nothing new after the tests', before)
 
+EXAMPLES = """
+from PIL import Image
+from messi_anything import replace
+from messi_anything.pipeline import example_photo
+photo = example_photo().convert('RGB')
+photo.save('photo.jpg', quality=95)
+small = photo.crop((60, 0, 380, 320))
+small.save('clip.gif', save_all=True, append_images=[small.rotate(3), small.rotate(-3)], duration=100)
+replace(photo, mode='head').save('messi_photo.png')
+print('true')
+"""
+
+def table_commands():
+    "The commands in the README's table of what it does"
+    rows = re.findall(r'^\|[^|]*\|([^|\n]*`messi_[^\n]*)\|$', (ROOT/'README.md').read_text(encoding='utf-8'), re.M)
+    return [o for row in rows for o in re.findall(r'`(messi_\w+[^`]*)`', row)]
+
+def serves(cmd, folder):
+    "Whether a server of ours comes up and answers"
+    import urllib.error, urllib.request
+    env = {**os.environ, 'PYTHONUNBUFFERED': '1'}
+    p = subprocess.Popen(f'{cmd} --port 0', shell=True, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                         text=True, start_new_session=True, env=env)
+    signal.signal(signal.SIGALRM, lambda *_: os.killpg(p.pid, signal.SIGKILL))
+    signal.alarm(600)
+    said = []
+    try:
+        for line in p.stdout:
+            said.append(line)
+            url = re.search(r'http://\S+', line)
+            if not url: continue
+            for wait in (1, 2, 4, 8, 16, 32, 0): # it says where it will listen, and then begins to
+                try:
+                    with urllib.request.urlopen(url[0], timeout=300) as r: return [] if r.status == 200 else f'{url[0]}: status {r.status}'
+                except urllib.error.URLError as e:
+                    if not wait or p.poll() is not None or not isinstance(e.reason, ConnectionError): raise
+                    time.sleep(wait)
+        return ''.join(said) or 'it said nothing'
+    except OSError as e: return f'{e}: {"".join(said)}'
+    finally:
+        signal.alarm(0)
+        if p.poll() is None: os.killpg(p.pid, signal.SIGTERM)
+        p.wait()
+
+def table():
+    "Every command of the README's table, word for word; those that want photos of people, which are not ours to ship, tell their help"
+    folder = TMP/'table'
+    folder.mkdir()
+    if not check('check', 'README: example files for its commands', [] if python(EXAMPLES, cwd=folder) else 'they could not be made'): return
+    commands = table_commands()
+    check('check', 'README has a table of commands', [] if len(commands) > 10 else f'{len(commands)} found')
+    for cmd in commands:
+        if cmd in ('messi_serve', 'messi_studio'): check('check', f'README: {cmd}', serves(cmd, folder))
+        else:
+            words = cmd.split()
+            real = f'{words[0]} --help' if any(o.isupper() for o in words[1:]) else cmd
+            rc, out = run(f'cd "{folder}" && {real}', show=False)
+            check('check', f'README: {cmd}', [] if rc == 0 else f'exit status {rc}\n{out[-1500:]}')
+
 # The files
 
 def config():
@@ -289,6 +348,7 @@ def everything():
     if check('check', 'README has two commands under Install', [] if len(cmds) == 2 else f'{len(cmds)} found'):
         first_command(cmds[0])
         second_command(cmds[1])
+        table()
         tools()
     files()
     if not dirty: check('check', 'git status is empty', status())

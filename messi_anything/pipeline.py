@@ -42,7 +42,7 @@ def example_photo()->Image.Image:
 
 # %% ../nbs/09_pipeline.ipynb #452103b0
 MODES = ('person', 'head', 'generated', 'image', 'static', 'remove')
-DEFAULT_MODE = 'head' # where nothing else that is said implies one
+DEFAULT_MODE = 'person' # where nothing else that is said implies one
 NOBODY = 'nobody'     # the target whose heads are of people who do not exist
 
 # %% ../nbs/09_pipeline.ipynb #5e0f8adc
