@@ -9,7 +9,7 @@ __all__ = ['SIDE', 'VIEW', 'MARK', 'HEAD', 'STYLE', 'PAGE', 'ANY', 'need_studio'
            'page_folder', 'voila_config', 'messi_studio', 'main_studio', 'launcher']
 
 # %% ../nbs/12_studio.ipynb #fc35fb86
-import asyncio, atexit, base64, hashlib, html, io, json, os, re, shutil, subprocess, sys, tempfile, threading, time, traceback, warnings, zipfile, zlib
+import asyncio, atexit, base64, copy, hashlib, html, io, json, os, re, shutil, subprocess, sys, tempfile, threading, time, traceback, warnings, zipfile, zlib
 from contextlib import contextmanager
 from dataclasses import dataclass, replace as changed
 from importlib.util import find_spec
@@ -105,6 +105,11 @@ class Watched(Wrapper):
     ):
         super().__init__(inner)
         self.say = say
+
+    @property
+    def heads(self): return self.inner.heads
+    def with_heads(self, heads): return copy.copy(self).take(self.inner.with_heads(heads))
+    def with_kit(self, kit): return copy.copy(self).take(self.inner.with_kit(kit))
 
     def __call__(self, *args, **kw):
         self.say('generator')
@@ -387,8 +392,10 @@ def _painter(self:Sitting, cfg:ReplaceCfg)->Watched:
     if where is None:
         names = ', '.join(sorted(listed_targets()))
         raise ConfigError(f'there is no target {cfg.target!r} here: there are {names}')
+    # no file of this machine
+    if cfg.kit is not None and cfg.kit not in (have := [o.name for o in wardrobe_of(cfg.target).kits]):
+        raise ConfigError(f'{cfg.target} has no kit {str(cfg.kit)[:40]!r}: there are {", ".join(have) or "none"}')
     out = static_fill(where, seed=cfg.seed) if mode=='static' else load_inpainter(where, mode, self.device)
-    if cfg.kit is not None: out = out.with_kit(cfg.kit)
     return Watched(out, self.say)
 
 @patch
@@ -423,7 +430,7 @@ def run(self:Sitting,
     where = dict(people=whom['people'], segmenter=self.segmenter, device=self.device)
     cfg = ReplaceCfg(target=target or self.target, n=n, **where, **kwargs)
     self.say('loading weights')
-    how = changed(cfg, target=self._painter(cfg), mode=cfg.effective_mode, segmenter=lambda _: self.found, kit=None)
+    how = changed(cfg, target=self._painter(cfg), mode=cfg.effective_mode, segmenter=lambda _: self.found)
     self.say('faces')
     made = replace(self.photo, mask=whom['mask'], cfg=how)
     for r in made: dress(r, self.seen)
@@ -727,20 +734,20 @@ STYLE = '''<style>
 .messi .widget-html-content, .messi .jupyter-widgets { font-size: 14px; line-height: 1.4; font-family: inherit; }
 .messi h1 { font-size: 22px; line-height: 1.3; margin: 4px 0 0; } .messi h2 { font-size: 16px; margin: 14px 0 4px; } .messi p { margin: 4px 0; } .messi .messi-head p, .messi .messi-dim { color: var(--dim); }
 .messi .messi-cols { display: grid; grid-template-columns: minmax(0,1fr) 330px; gap: 0 20px; align-items: start; overflow: visible; }
-.messi .messi-wide { grid-column: 1; min-width: 0; } .messi .messi-side { grid-column: 2; grid-row: 1 / span 2; min-width: 0; padding: 14px; gap: 8px; box-sizing: border-box; background: var(--card); border: 1px solid var(--line); border-radius: 12px; }
+.messi .messi-wide { grid-column: 1; min-width: 0; } .messi .messi-side h2 { margin-top: 4px; } .messi .messi-side { grid-column: 2; grid-row: 1 / span 2; min-width: 0; padding: 14px; gap: 8px; box-sizing: border-box; background: var(--card); border: 1px solid var(--line); border-radius: 12px; }
 .messi .messi-front { position: relative; background: var(--card); border: 1px solid var(--line); border-radius: 12px; overflow: hidden; min-height: 300px; justify-content: center; }
-.messi .messi-front > * { margin: 0; width: 100%; } .messi .messi-over .messi-front, .messi .messi-front:has(.messi-over) { border-color: var(--messi); box-shadow: inset 0 0 0 2px var(--messi); }
+.messi .messi-front > * { margin: 0; width: 100%; } .messi .messi-front .messi-dim { text-align: center; } .messi .messi-front .messi-sheet { justify-content: center; padding: 10px; } .messi .messi-over .messi-front, .messi .messi-front:has(.messi-over) { border-color: var(--messi); box-shadow: inset 0 0 0 2px var(--messi); }
 .messi .messi-row { display: flex; flex-flow: row wrap; gap: 6px; align-items: center; overflow: visible; padding: 4px 0; }
 .messi .messi-row > * { flex: 0 0 auto; margin: 0; max-width: 100%; }
 .messi .widget-vbox, .messi .widget-box { overflow: visible; } .messi .widget-html { width: auto; height: auto; }
 .messi .jupyter-button { font-family: inherit; height: auto; min-height: 36px; width: auto; padding: 4px 12px; white-space: normal; line-height: 1.2; border-radius: 8px; font-size: 14px; background: transparent; color: inherit; border: 1px solid var(--line); box-shadow: none; }
 .messi .jupyter-button:hover:enabled { border-color: var(--messi); box-shadow: none; } .messi .jupyter-button.mod-active { border-color: var(--messi); box-shadow: inset 0 0 0 1px var(--messi); background: transparent; color: inherit; }
 .messi .messi-chip.jupyter-button { border-radius: 99px; } .messi .messi-chip.mod-active { background: var(--messi); color: var(--on); }
-.messi .messi-fold.jupyter-button { border: 0; box-shadow: none; padding-left: 0; font-weight: 600; text-align: left; min-width: 90px; }
+.messi .messi-fold.jupyter-button, .messi .messi-fold.jupyter-button:is(:hover, .mod-active):enabled { border: 0; box-shadow: none; padding-left: 0; font-weight: 600; text-align: left; min-width: 90px; }
 .messi :is(button.messi-go, .messi-go.jupyter-button) { position: relative; overflow: hidden; background: var(--messi); color: var(--on); font: inherit; font-size: 16px; font-weight: 700; min-height: 44px; border: 0; border-radius: 8px; padding: 4px 16px; cursor: pointer; }
 .messi button.messi-go:not(.jupyter-button) { width: 100%; } .messi .messi-go i { position: absolute; inset: 0 auto 0 0; background: var(--on); opacity: .25; transition: width .4s; } .messi .messi-go span { position: relative; }
 .messi button:disabled, .messi .jupyter-button:disabled { opacity: .5; cursor: default; } .messi button.messi-busy:disabled { opacity: .9; }
-.messi .widget-label, .messi .widget-readout { color: var(--jp-ui-font-color1); } .messi .widget-toggle-buttons { width: auto; height: auto; } .messi .messi-side .widget-label { text-align: left; }
+.messi .widget-label, .messi .widget-readout { color: var(--jp-ui-font-color1); } .messi .widget-toggle-buttons { width: auto; height: auto; } .messi .widget-label { text-align: left; }
 .messi .widget-inline-hbox { height: auto; min-height: 34px; } .messi .widget-toggle-buttons > div { display: flex; flex-wrap: wrap; gap: 4px; } .messi .widget-toggle-buttons .jupyter-button { margin: 0; }
 .messi input[type=text], .messi input[type=number], .messi select { min-height: 34px; font: inherit; font-size: 14px; border-radius: 8px !important; border-color: var(--line) !important; } .messi select { appearance: auto; background-image: none !important; }
 .messi .noUi-connect { background: var(--messi); }
@@ -762,7 +769,7 @@ STYLE = '''<style>
 .messi .messi-tiles img, .messi .messi-tiles em { display: block; width: 100%; aspect-ratio: 1; object-fit: cover; margin-bottom: 3px; } .messi .messi-tiles em { display: grid; place-items: center; font-style: normal; font-size: 30px; font-weight: 700; color: var(--dim); background: var(--jp-layout-color2); }
 .messi .messi-line { padding: 6px 2px; overflow-wrap: anywhere; color: var(--dim); } .messi .messi-bad { color: #c62828; font-weight: 600; } [data-jp-theme-light=false] .messi .messi-bad { color: #ff8a80; }
 .messi .messi-sheet { display: flex; flex-wrap: wrap; gap: 8px; } .messi figure { margin: 0; } .messi figure img { max-width: 100%; height: auto; max-height: 240px; border-radius: 8px; display: block; } .messi figcaption { font-size: 13px; }
-.messi .widget-tab > .lm-TabBar { max-width: 100%; border-bottom: 1px solid var(--line); overflow: visible; } .messi .widget-tab > .lm-TabBar .lm-TabBar-tab { flex: 0 1 auto; min-width: 0; font-size: 15px; display: flex; align-items: center; height: 40px; padding: 0 14px; font-family: inherit; border: 0; border-bottom: 3px solid transparent; background: transparent; color: var(--dim); transform: none; }
+.messi .lm-TabBar-tabLabel { font-family: system-ui, sans-serif; } .messi .widget-tab > .lm-TabBar { max-width: 100%; border-bottom: 1px solid var(--line); overflow: visible; } .messi .widget-tab > .lm-TabBar .lm-TabBar-tab { flex: 0 1 auto; min-width: 0; font-size: 15px; display: flex; align-items: center; height: 40px; padding: 0 14px; font-family: inherit; border: 0; border-bottom: 3px solid transparent; background: transparent; color: var(--dim); transform: none; }
 .messi .widget-tab > .lm-TabBar .lm-TabBar-tab.lm-mod-current { border-bottom-color: var(--messi); color: inherit; font-weight: 600; background: transparent; } .messi .widget-tab > .lm-TabBar .lm-TabBar-tab.lm-mod-current::before { display: none; } .messi .lm-TabBar-tabLabel { overflow: hidden; }
 .messi .widget-image { max-width: 100%; width: auto; height: auto; object-fit: contain; align-self: flex-start; } .messi .widget-hbox { flex-wrap: wrap; overflow: visible; } .messi .widget-tab-contents, .messi .widget-tab > .widget-tab-contents { padding: 12px 0; overflow: visible; border: 0; background: transparent; } .messi .messi-status { position: sticky; top: 0; z-index: 9; background: var(--jp-layout-color0); } .messi .widget-tab, .messi .widget-tab .lm-StackedPanel { overflow: visible; }
 @media (max-width: 900px) { .messi .messi-cols { grid-template-columns: minmax(0,1fr); } .messi .messi-cols > .messi-wide, .messi .messi-cols > .messi-side { grid-column: 1; grid-row: auto; } .messi .messi-first .messi-drop { min-height: 260px; } .messi .messi-front { min-height: 200px; } .messi .messi-thumbs .messi-tiles { --tile: 112px; } }
@@ -770,6 +777,7 @@ STYLE = '''<style>
 </style>'''
 
 PAGE = '''<style>
+html body .jp-LabShell, #rendered_cells, #rendered_cells > div, #rendered_cells :is(.jp-Cell, .jp-Cell-outputWrapper, .jp-OutputArea, .jp-OutputArea-child, .jp-OutputArea-output) { background: transparent !important; }
 html body.jp-Notebook { background: var(--jp-layout-color0) !important; margin: 0; padding: 4px; height: auto; overflow: visible; position: static; --jp-layout-color0: #fbfbfa; --jp-layout-color1: #fff; --jp-layout-color2: #eef0f2; --jp-border-color1: #c3c8ce; --jp-border-color2: #d9dce0; --jp-ui-font-color1: #16202b; --jp-ui-font-color2: #5c6875; --jp-content-font-color1: #16202b; }
 @media (prefers-color-scheme: dark) { html body.jp-Notebook, html body .jupyter-widgets { color-scheme: dark; --jp-layout-color0: #12161b; --jp-layout-color1: #1b2129; --jp-layout-color2: #262e38; --jp-layout-color3: #333c47; --jp-border-color0: #4a5562; --jp-border-color1: #4a5562; --jp-border-color2: #333c47; --jp-border-color3: #333c47;
  --jp-ui-font-color0: #fff; --jp-ui-font-color1: #e8ecf0; --jp-ui-font-color2: #9aa7b4; --jp-ui-font-color3: #7b8794; --jp-content-font-color0: #fff; --jp-content-font-color1: #e8ecf0; --jp-content-font-color2: #9aa7b4; --jp-inverse-layout-color3: #e8ecf0; --jp-cell-editor-background: #1b2129; --jp-input-background: #12161b; --jp-widgets-color: #e8ecf0; --jp-widgets-label-color: #e8ecf0; --jp-widgets-readout-color: #e8ecf0;
@@ -790,7 +798,7 @@ def _title(text): return W.HTML(f'<h2>{text}</h2>')
 def _field(kind, label, **kw):
     return kind(
         description=label,
-        style=dict(description_width='6.5em'),
+        style=dict(description_width='7.5em'),
         layout=W.Layout(width='auto', max_width='400px'),
         **kw
     )
@@ -1310,6 +1318,7 @@ def _show(self:Studio, run, i:int=0):
         )
     each = ''.join(f'<li>{html.escape(d)}</li>' for d in r.done)                 # person by person, left to right
     self.each.value = f'<ol>{each}</ol>' if len(r.done)>1 or r.replaced<len(r.done) else ''
+    self.each.layout.display = None if self.each.value else 'none'
     self._stage('result')
 
 def _thumb(img, meta, side=320):
@@ -1627,24 +1636,27 @@ class WordsTab:
             _field(W.Dropdown, 'Words', options=['']),
             W.HTML(),
         )
-        self.sheet,self.compare = W.HTML(),Compare()
+        self.sheet,self.compare = W.HTML('<p class="messi-dim">What is painted appears here.</p>'),Compare()
         self.save = Save(lambda k: (f'messi_words_{k}.png', 'image/png', png_bytes(*self.made[int(k)])))
+        self.paint.add_class('messi-go')
+        self.change.add_class('messi-go')
         self.worker.starters += [self.paint, self.change]
         self.who.observe(lambda c: self._vocabulary(), 'value')
         self._vocabulary()
         self.phrase.observe(self._add, 'value')
+        self.paint.layout.width = self.change.layout.width = '100%'
         side = W.VBox(
             [
                 _title('A picture from a description'),
                 self.text,
                 self.n,
-                _row(self.paint),
+                self.paint,
                 _title('The photo of the first tab, changed'),
                 self.source,
                 self.wanted,
                 self.where,
                 self.strength,
-                _row(self.change),
+                self.change,
                 _title('For both'),
                 self.who,
                 self.seed,
@@ -1656,9 +1668,14 @@ class WordsTab:
         self.box = W.VBox(
             [
                 self.worker.box,
-                W.Box([side, W.VBox([self.sheet, self.compare, self.save]).add_class('messi-wide')]).add_class(
-                    'messi-cols'
-                ),
+                W.Box(
+                    [
+                        side,
+                        W.VBox([W.VBox([self.sheet, self.compare]).add_class('messi-front'), self.save]).add_class(
+                            'messi-wide'
+                        ),
+                    ]
+                ).add_class('messi-cols'),
             ]
         )
 
