@@ -377,8 +377,8 @@ def look_below(
     decided = low|~crop
     p = _by_colour(x, prior, sure, worn, decided)
     p = torch.where(decided, p, known)
-    # above the jaw and beside the crop there is nothing else
-    p[0] = torch.where(low|crop, p[0], 1-p[3])
+    # above the jaw and beside the crop is hair, or somebody else: colours have to be sure
+    p[0] = torch.where(low|crop, p[0], smooth_step(p[0], .5, .8))
     hair = _joined(p[0], crop&~low)
     return Below(box, hair, p[1], p[2], *_body(xy, p[1]*low, p[2]*low), decided)
 
