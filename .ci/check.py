@@ -205,6 +205,13 @@ def table():
             rc, out = run(f'cd "{folder}" && {real}', show=False)
             check('check', f'README: {cmd}', [] if rc == 0 else f'exit status {rc}\n{out[-1500:]}')
 
+def fuzz():
+    "Broken input, some 1,500 cases: each must end in a result or in a sentence"
+    rc, out = run('python .ci/fuzz.py', show=False)
+    last = out.strip().splitlines()[-1:] or ['it said nothing']
+    print(f'fuzz: {last[0]}')
+    check('check', 'broken input ends in a result or in a sentence', [] if rc == 0 else out[-3000:])
+
 # The files
 
 def config():
@@ -349,6 +356,7 @@ def everything():
         first_command(cmds[0])
         second_command(cmds[1])
         table()
+        fuzz()
         tools()
     files()
     if not dirty: check('check', 'git status is empty', status())
