@@ -12,12 +12,13 @@ from PIL import Image, ImageDraw
 from .images import Box, ConfigError, DataError, ImageError, open_picture
 from .augment import recolour
 from .landmarks import FACE_OVAL
+from .parts import guide
 from .training import Pretrained, TrainCfg, Trainer, find_weights
 
 # %% auto #0
 __all__ = ['HEAD_PARTS', 'SOMEBODY', 'UNKNOWN', 'align_head', 'head_window', 'head_crop', 'draw_oval', 'HeadPartsCfg',
-           'HeadPartsNet', 'guide', 'HeadParts', 'load_head_parts', 'head_parts', 'HeadCrops', 'pack_head', 'own_label',
-           'paste', 'HeadSet', 'spoil_head', 'HeadPartsLoss', 'unweighted', 'score_head_parts', 'train_head_parts']
+           'HeadPartsNet', 'HeadParts', 'load_head_parts', 'head_parts', 'HeadCrops', 'pack_head', 'own_label', 'paste',
+           'HeadSet', 'spoil_head', 'HeadPartsLoss', 'unweighted', 'score_head_parts', 'train_head_parts']
 
 # %% ../nbs/07c_headparts.ipynb #23779c6c
 HEAD_PARTS = ('background', 'hair', 'skin', 'clothes', 'in front')
@@ -157,27 +158,6 @@ class HeadPartsNet(nn.Module, Pretrained):
         for side,up,skip in zip(self.side, self.up, skips[-2::-1]):
             x = up(skip+F.interpolate(side(x), scale_factor=2., mode='bilinear', align_corners=False))
         return self.out(x)
-
-# %% ../nbs/07c_headparts.ipynb #331e4213
-def _box(x, r): return F.avg_pool2d(x, 2*r+1, 1, r, count_include_pad=False)
-
-def guide(
-    img:Tensor,      # (b,3,h,w), what the edges are taken from
-    parts:Tensor,    # (b,c,h,w) probabilities at the same size
-    radius:int=2,    # of the neighbourhood, pixels
-    eps:float=2e-3,  # how much contrast counts as an edge; colours from -1 to 1
-)->Tensor:           # (b,c,4,h,w): slopes for red, green and blue, and offset
-    "Each map as a linear function of the colour around every pixel: the guided filter for colours (He et al. 2013)"
-    b,c,h,w = parts.shape
-    mi,mp = _box(img, radius),_box(parts, radius)
-    prod = (img[:,:,None]*img[:,None]).flatten(1,2)                     # (b,9,h,w)
-    cov = _box(prod, radius).unflatten(1, (3,3))-mi[:,:,None]*mi[:,None]
-    cov = cov.permute(0,3,4,1,2)+eps*torch.eye(3, device=img.device)     # (b,h,w,3,3)
-    with_p = _box((img[:,None]*parts[:,:,None]).flatten(1,2), radius).unflatten(1, (c,3))-mi[:,None]*mp[:,:,None]
-    a = torch.linalg.solve(cov, with_p.permute(0,3,4,2,1))               # (b,h,w,3,c)
-    a = a.permute(0,4,3,1,2)                                             # (b,c,3,h,w)
-    ab = torch.cat([a, (mp-(a*mi[:,None]).sum(2))[:,:,None]], 2)
-    return _box(ab.flatten(1,2), radius).unflatten(1, (c,4))
 
 # %% ../nbs/07c_headparts.ipynb #a5408fa3
 def _on_window(
