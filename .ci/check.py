@@ -304,7 +304,7 @@ def reader_troubles():
             if not isinstance(o, ast.Call): continue
             name, of = getattr(o.func, 'attr', getattr(o.func, 'id', '')), getattr(getattr(o.func, 'value', None), 'id', '')
             bare = name == 'open' and of in ('Image', 'PILImage', 'PIL') and not any(k.arg == 'formats' for k in o.keywords)
-            if bare or name in READERS: yield f'{f.name}, line {o.lineno}: {of+"."*bool(of)}{name} without formats=: use open_picture or load_image'
+            if bare or name in READERS: yield f'{f.name}, line {o.lineno}: {of+"."*bool(of)}{name} without formats=: use open_image or load_image'
 
 TOP = {'nbs', 'messi_anything', 'settings.ini', 'setup.py', '_quarto.yml', 'README.md', 'LICENSE', 'MANIFEST.in',
        'environment.yml', 'Dockerfile', '.dockerignore', 'CHANGELOG.md', 'CITATION.cff', 'SECURITY.md',

@@ -15,13 +15,13 @@ from messi_anything.images import (
     Box,
     ConfigError,
     ImageError,
-    _xmp,
+    xmp_packet,
     atomic_path,
     check_writable,
     command,
     load_image,
     make_folder,
-    open_picture,
+    open_image,
     positional,
     say,
     user_path,
@@ -134,7 +134,7 @@ def open_film(path)->Film:
         return Film(path, tuple(d['size']), round(d['fps']*d['duration']), 0, 'video', float(d['fps']))
     # says what is wrong with a file that is no picture
     load_image(path)
-    with open(path, 'rb') as f, open_picture(f) as im:
+    with open(path, 'rb') as f, open_image(f) as im:
         n = getattr(im, 'n_frames', 1)
         if n<2 or im.format not in ('GIF','WEBP','PNG'):
             raise ImageError(f'{path.name}: this picture does not move: use messi_replace')
@@ -154,7 +154,7 @@ def frames(
             yield Image.frombytes('RGB', film.size, data), 1000/film.fps
         reader.close()
         return
-    with open(film.path, 'rb') as f, open_picture(f) as im:
+    with open(film.path, 'rb') as f, open_image(f) as im:
         for i in range(min(film.n, most or film.n)):
             im.seek(i)
             im.load()
@@ -286,7 +286,7 @@ def write_film(
         raise ConfigError(
             f'{path.name}: videos need a writer: pip install "messi-anything[video]", or choose .gif or .webp'
         )
-    xmp = b'' if meta is None else _xmp(meta)
+    xmp = b'' if meta is None else xmp_packet(meta)
     xmp = xmp.encode() if isinstance(xmp, str) else xmp
     with atomic_path(path) as tmp:
         if kind=='.webp': return _write_webp(tmp, made, film, xmp)

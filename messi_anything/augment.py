@@ -20,16 +20,16 @@ from messi_anything.images import (
     load_image,
     load_mask,
     crop,
-    open_picture,
+    open_image,
     resize,
-    _quiet,
+    quiet_pillow,
 )
 
 # %% auto #0
 __all__ = ['landmark_names', 'studio', 'colours', 'hats', 'sunglasses_shapes', 'medical_masks', 'patterns', 'hole_kinds', 'bands',
            'check_landmarks', 'Pose', 'head_pose', 'turn_matrix', 'random_landmarks', 'Sample', 'warp', 'recolour',
            'move', 'random_view', 'Prop', 'Light', 'face_light', 'colour_of', 'hat', 'sunglasses', 'eyeglasses',
-           'medical_mask', 'mask_ratio', 'grow', 'Worn', 'wear', 'picture_prop', 'wear_mask', 'random_prop',
+           'medical_mask', 'mask_ratio', 'grow', 'Worn', 'wear', 'image_prop', 'wear_mask', 'random_prop',
            'random_props', 'box_hole', 'outpaint_hole', 'blob_hole', 'stroke_hole', 'grown_hole', 'person_hole',
            'make_hole', 'band']
 
@@ -380,7 +380,7 @@ class Prop:
     words:str              # such as 'red cap'
     accent:tuple=(1.,1.,1.)# of bands, seams, lenses
     options:tuple=()       # words that only some kinds know, such as 'valve'
-    picture:object=None    # a user's own picture, see `picture_prop`
+    picture:object=None    # a user's own picture, see `image_prop`
 
 # %% ../nbs/02_augment.ipynb #33234916
 @dataclass(frozen=True)
@@ -1086,7 +1086,7 @@ def _props(props)->list:
     props = list(props) if isinstance(props, (list,tuple)) else [props]
     for p in props:
         if not isinstance(p, Prop):
-            raise ConfigError(f'{p!r} is nothing to wear: make it with hat, sunglasses, medical_mask or picture_prop')
+            raise ConfigError(f'{p!r} is nothing to wear: make it with hat, sunglasses, medical_mask or image_prop')
     slots = [p.slot for p in props]
     if len(set(slots))<len(slots):
         raise ConfigError(f'one prop for each of {", ".join(_slots)}, not {" and ".join(p.words for p in props)}')
@@ -1150,7 +1150,7 @@ def _find_anchors(alpha, slot):
     row = xs[np.abs(ys-y)<=max(1, .01*(b-t))]
     return (float(row.min()), y), (float(row.max())+1, y)
 
-def picture_prop(
+def image_prop(
     picture,      # a picture with transparency: path or PIL image
     slot:str,     # 'hat', 'glasses' or 'mask'
     anchors=None, # two points ((x,y), (x,y)) in its pixels; looked for if not given
@@ -1178,7 +1178,7 @@ def picture_prop(
 def _open_alpha(path):
     "A picture file with its transparency kept; `load_image` first, for its errors"
     load_image(path)
-    with _quiet, open_picture(path) as im:
+    with quiet_pillow, open_image(path) as im:
         im.load()
         return im
 

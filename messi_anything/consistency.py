@@ -12,7 +12,7 @@ from .images import ConfigError
 
 # %% auto #0
 __all__ = ['SIGMA_MIN', 'SIGMA_MAX', 'SIGMA_DATA', 'RHO', 'SeededNoise', 'bcast', 'Denoiser', 'karras_sigmas', 'EDMLoss',
-           'picture_distance', 'PairLoss', 'ect_r', 'ECTLoss', 'ode_step', 'DistillLoss', 'CTLoss', 'lognormal_shares',
+           'image_distance', 'PairLoss', 'ect_r', 'ECTLoss', 'ode_step', 'DistillLoss', 'CTLoss', 'lognormal_shares',
            'ICTLoss', 'sample_consistency', 'sample_edm', 'sample_heun', 'sample_euler', 'Guided', 'search_sigmas',
            'MixedNoise', 'interpolate', 'colourise', 'super_resolve', 'stroke_to_image', 'remove_noise']
 
@@ -120,7 +120,7 @@ def _rng_state(device, state=None):
     return torch.get_rng_state() if state is None else torch.set_rng_state(state)
 
 # %% ../nbs/06_consistency.ipynb #35562397
-def picture_distance(
+def image_distance(
     a:Tensor, b:Tensor, # (n,...)
     how:str='l2',       # 'l2' (mean of squares), 'huber' or 'lpips'
     c:float=.00054,     # of 'huber': errors below it count squared, above it as they are
@@ -155,7 +155,7 @@ class PairLoss:
     def target(self, denoise): return denoise                                           # who answers there
     def end(self, x, answer, lower, denoise): return answer                             # what counts as its answer
     def weigh(self, lower, upper): return 1/(upper-lower)
-    def distance(self, a, b, weight): return picture_distance(a, b, 'huber', self.c, weight)
+    def distance(self, a, b, weight): return image_distance(a, b, 'huber', self.c, weight)
 
     def __call__(self, denoise:Denoiser, batch:dict)->Tensor:
         x,kw = batch['image'],_conditions(batch)
@@ -247,7 +247,7 @@ class DistillLoss(PairLoss):
     order:int=2               # of the teacher's step: 2 Heun, 1 Euler
     # of the average that answers at the lower level; 0 is the network itself, 0.95 was used at 64 px
     mu:float=0.
-    how:str='l2'              # see `picture_distance`
+    how:str='l2'              # see `image_distance`
     c:float=.00054            # of 'huber'
 
     def __post_init__(self, teacher):
@@ -265,7 +265,7 @@ class DistillLoss(PairLoss):
         return ode_step(self.teacher, noisy, upper, lower, self.order, **kw)[0]
     def target(self, denoise): return self._avg(denoise, self.mu) if self.mu else denoise
     def weigh(self, lower, upper): return torch.ones_like(upper)
-    def distance(self, a, b, weight): return picture_distance(a, b, self.how, self.c, weight)
+    def distance(self, a, b, weight): return image_distance(a, b, self.how, self.c, weight)
 
 # %% ../nbs/06_consistency.ipynb #6a5c931d
 @dataclass
@@ -274,7 +274,7 @@ class CTLoss(PairLoss):
     s0:int=2          # the ladder's levels at first
     s1:int=150        # and at the end, less one
     mu0:float=.9      # of the average, at first
-    how:str='l2'      # see `picture_distance`; the paper's pictures were made with 'lpips'
+    how:str='l2'      # see `image_distance`; the paper's pictures were made with 'lpips'
     progress:float=0. # share of the run done, in [0,1]; the loop keeps it up to date
 
     def __post_init__(self):
@@ -288,7 +288,7 @@ class CTLoss(PairLoss):
     def levels(self, z, denoise): return _ladder(self.n, denoise, torch.special.ndtr(z[:,0]))
     def target(self, denoise): return self._avg(denoise, self.mu)
     def weigh(self, lower, upper): return torch.ones_like(upper)
-    def distance(self, a, b, weight): return picture_distance(a, b, self.how, weight=weight)
+    def distance(self, a, b, weight): return image_distance(a, b, self.how, weight=weight)
 
 # %% ../nbs/06_consistency.ipynb #672346be
 def lognormal_shares(

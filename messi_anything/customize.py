@@ -29,7 +29,7 @@ from messi_anything.images import (
     to_pil,
     user_path,
 )
-from .data import _parallel
+from .data import in_parallel
 from .training import commit_id, make_folder, write_json
 from .faces import Face, read_landmarks
 from .target import Checks, FaceEmbedding, reasons, target_report, verdict_of
@@ -43,8 +43,8 @@ from .pipeline import example_photo, replace as replace_people
 
 # %% auto #0
 __all__ = ['CONSENT', 'MOST_PHOTOS', 'MOST_BYTES', 'MOST_PHOTO', 'LEFT_OUT', 'LEAST', 'ask_consent', 'unzip_photos', 'FoundHead',
-           'usable_rows', 'cut_heads', 'all_heads', 'Whose', 'whose_heads', 'check_one_person', 'left_out', 'too_few',
-           'Number', 'graded', 'five_numbers', 'to_improve', 'HeadReport', 'sample_sheet', 'shown_photos',
+           'usable_rows', 'cut_heads', 'all_heads', 'PersonGroups', 'group_heads', 'check_one_person', 'left_out',
+           'too_few', 'Number', 'graded', 'five_numbers', 'to_improve', 'HeadReport', 'sample_sheet', 'shown_photos',
            'replaced_strip', 'fit_heads', 'messi_customize', 'main_customize']
 
 # %% ../nbs/10_customize.ipynb #fc240e62
@@ -177,11 +177,11 @@ def all_heads(
             boxes = report.facts[r['id']]['faces']
             _save_heads(f, cut_heads(report.folder/r['file'], boxes, r['file'], embed) if boxes else [])
         return _load_heads(f, r['file'])
-    return [o for found in _parallel(one, rows, workers, progress, 'photo') for o in found]
+    return [o for found in in_parallel(one, rows, workers, progress, 'photo') for o in found]
 
 # %% ../nbs/10_customize.ipynb #67559dd1
 @dataclass
-class Whose:
+class PersonGroups:
     "Whose heads are in a folder"
     mine:list         # indices of the person's heads
     groups:list       # of lists of indices: the person first, then others who are there several times
@@ -195,12 +195,12 @@ def _own_vectors(found, space, view): # (n,d), indices of the heads
     with torch.no_grad(): z = head_identity()(s.textures.float()/255, s.known, view)
     return z.numpy(),np.array(idx)[s.index.numpy()]
 
-def whose_heads(
+def group_heads(
     found:list,   # of `FoundHead`
     space=None,   # a `HeadSpace`
     embed=None,   # a `FaceEmbedding`, if the heads have its vectors
     who:str=None, # name of a photo that shows only the person who is meant
-)->Whose:
+)->PersonGroups:
     "Find the person among the heads"
     space = space or head_space()
     if embed is not None: groups,middle,by = _by_embedding(found, embed)
@@ -213,7 +213,7 @@ def whose_heads(
             )
         groups = [there[0], *(g for g in groups if g is not there[0])]
         if embed is not None: middle = np.mean([found[i].vector for i in groups[0]], 0)
-    return Whose(groups[0] if groups else [], groups, middle, by)
+    return PersonGroups(groups[0] if groups else [], groups, middle, by)
 
 def _by_embedding(found, embed):
     idx = np.array([i for i,o in enumerate(found) if o.vector is not None], int)
@@ -250,7 +250,7 @@ def _by_textures(found, space, who):
 
 # %% ../nbs/10_customize.ipynb #0070d1c8
 def check_one_person(
-    found:list, whose:Whose, share:float=.4, # of the photos that the person is in
+    found:list, whose:PersonGroups, share:float=.4, # of the photos that the person is in
 ):
     "A `DataError` that names the groups, where two people are there about as often"
     files = lambda g: {found[i].file for i in g}
@@ -350,7 +350,7 @@ def _held_out_decibels(heads, space, name, every=6): # on heads that are not lea
 def five_numbers(
     target:HeadTarget, space, heads:list, # of `AlignedHead`, learned from
     sets:dict,                            # view -> `HeadSet` or None
-    whose:Whose, embed=None,
+    whose:PersonGroups, embed=None,
 )->list:                                  # of `Number`
     "What a target is worth"
     n,first = target.cfg.heads,VIEWS[int(np.argmax(target.cfg.heads))]
@@ -588,7 +588,7 @@ def fit_heads(
     step('cutting out heads', 2)
     found = all_heads(report, rows, run/'heads', embed, workers, progress)
     step('asking whose they are', 3)
-    whose = whose_heads(found, space, embed, who)
+    whose = group_heads(found, space, embed, who)
     if who is None: check_one_person(found, whose)
     step('fitting the heads', 4)
     mine,sets,learned,odd = _learned_from(found, whose, space)

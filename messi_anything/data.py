@@ -28,7 +28,7 @@ from messi_anything.images import (
     image_suffixes,
     load_image,
     load_mask,
-    open_picture,
+    open_image,
     resize,
     square_window,
     is_service_folder,
@@ -39,13 +39,13 @@ from messi_anything.images import (
 )
 
 # %% auto #0
-__all__ = ['Photo', 'photo_mask', 'mask_box', 'CocoImage', 'read_coco', 'coco_rle', 'judge', 'coco_people', 'check_image',
-           'is_public', 'download_image', 'file_names', 'Prepared', 'write_csv', 'prep_coco', 'people_facts',
-           'plot_people', 'main_prep_coco', 'read_faces', 'folder_people', 'person_window', 'Frame', 'eye_angle',
-           'face_frame', 'person_frame', 'centre_frame', 'best_frame', 'content_hash', 'side_of', 'phash',
-           'photo_hashes', 'hamming', 'hash_distance', 'near_pairs', 'near_groups', 'read_split', 'split_photos',
-           'Packed', 'pack_crops', 'letterbox', 'pack_photos', 'pack_shards', 'Shards', 'PhotoFiles', 'as_source',
-           'write_tars', 'TarShards', 'PairDataset', 'TargetDataset', 'loader_speed']
+__all__ = ['Photo', 'photo_mask', 'mask_box', 'CocoImage', 'short_repr', 'read_coco', 'coco_rle', 'check_annotation',
+           'coco_people', 'check_image', 'is_public', 'download_image', 'file_names', 'Prepared', 'write_csv',
+           'in_parallel', 'prep_coco', 'people_facts', 'plot_people', 'main_prep_coco', 'read_faces', 'folder_people',
+           'person_window', 'Frame', 'eye_angle', 'face_frame', 'person_frame', 'centre_frame', 'best_frame',
+           'content_hash', 'side_of', 'phash', 'photo_hashes', 'hamming', 'hash_distance', 'near_pairs', 'near_groups',
+           'read_split', 'split_photos', 'Packed', 'pack_crops', 'letterbox', 'pack_photos', 'pack_shards', 'Shards',
+           'PhotoFiles', 'as_source', 'write_tars', 'TarShards', 'PairDataset', 'TargetDataset', 'loader_speed']
 
 # %% ../nbs/01_data.ipynb #424603f8
 @dataclass(frozen=True)
@@ -171,12 +171,12 @@ class CocoImage:
     notes:list=field(default_factory=list)  # what is odd and does no harm
 
 # %% ../nbs/01_data.ipynb #52f99104
-def _short(v)->str: return (s := repr(v))[:60]+('…' if len(s)>60 else '')
+def short_repr(v)->str: return (s := repr(v))[:60]+('…' if len(s)>60 else '')
 
 def _coco_image(d, seen:dict)->CocoImage: # `seen`: id -> image, is added to
     "An entry of the list `images`, with its faults"
     if not isinstance(d, dict):
-        return CocoImage(None, '', (0,0), faults=[f'the entry {_short(d)} is no description of an image'])
+        return CocoImage(None, '', (0,0), faults=[f'the entry {short_repr(d)} is no description of an image'])
     url,name,i = d.get('coco_url') or '',d.get('file_name'),d.get('id')
     if isinstance(name, str): name = name.replace('\\', '/')                  # written under Windows
     elif name is None and isinstance(url, str) and url: name = url.split('?')[0].rpartition('/')[2] # as in LVIS
@@ -189,13 +189,13 @@ def _coco_image(d, seen:dict)->CocoImage: # `seen`: id -> image, is added to
         d.get('source') if isinstance(d.get('source'), str) else '',
     )
     say = out.faults.append
-    if not out.name.strip('/. '): say(f'file_name is {_short(name)}, not the name of a file')
-    if not isinstance(i, (int,str)): say(f'id is {_short(i)}, neither a number nor a name')
-    elif i in seen: say(f'its id {_short(i)} is taken by {seen[i].name or "another image"}')
+    if not out.name.strip('/. '): say(f'file_name is {short_repr(name)}, not the name of a file')
+    if not isinstance(i, (int,str)): say(f'id is {short_repr(i)}, neither a number nor a name')
+    elif i in seen: say(f'its id {short_repr(i)} is taken by {seen[i].name or "another image"}')
     else: seen[i] = out
     wh = [d.get(k) for k in ('width','height')]
     if all(type(v) in (int,float) and 0<v<1e6 and v==int(v) for v in wh): out.size = (int(wh[0]), int(wh[1]))
-    else: say(f'width and height are {_short(wh[0])} and {_short(wh[1])}, not whole numbers of pixels')
+    else: say(f'width and height are {short_repr(wh[0])} and {short_repr(wh[1])}, not whole numbers of pixels')
     return out
 
 # %% ../nbs/01_data.ipynb #37f2462d
@@ -217,17 +217,17 @@ def _bad_box(b)->bool:
 # `found`: image id -> annotations, is added to, and so is `strays`
 def _take_person(a, persons:set, found:dict, strays:list):
     "Keep an entry of the list `annotations` if it is a person, or wrong"
-    if not isinstance(a, dict): return strays.append(f'the annotation {_short(a)} is no description of an object')
+    if not isinstance(a, dict): return strays.append(f'the annotation {short_repr(a)} is no description of an object')
     i,c,fault = a.get('id'),a.get('category_id'),None
-    if not isinstance(c, (int,str)): fault = f'annotation {_short(i)} has the category_id {_short(c)}'
+    if not isinstance(c, (int,str)): fault = f'annotation {short_repr(i)} has the category_id {short_repr(c)}'
     elif c not in persons: return
     crowd = a.get('iscrowd') or 0
-    if crowd not in (0,1): fault = f'annotation {_short(i)} has iscrowd {_short(crowd)}'
+    if crowd not in (0,1): fault = f'annotation {short_repr(i)} has iscrowd {short_repr(crowd)}'
     im = a.get('image_id')
     if not isinstance(im, (int,str)):
-        return strays.append(f'annotation {_short(i)} belongs to the image {_short(im)}, which is no id')
+        return strays.append(f'annotation {short_repr(i)} belongs to the image {short_repr(im)}, which is no id')
     note = (
-        f'the bbox {_short(a["bbox"])} of annotation {_short(i)} is impossible: its outline was used'
+        f'the bbox {short_repr(a["bbox"])} of annotation {short_repr(i)} is impossible: its outline was used'
         if _bad_box(a.get('bbox'))
         else None
     )
@@ -243,7 +243,7 @@ def _join(im:CocoImage, anns:list):
         elif crowd:
             im.crowd = True
         elif isinstance(i, (int,str)) and i in have and have[i]==seg:
-            im.notes.append(f'annotation {_short(i)} is there twice: counted once')
+            im.notes.append(f'annotation {short_repr(i)} is there twice: counted once')
         else:
             im.people.append((i, seg))
             if isinstance(i, (int,str)): have[i] = seg
@@ -299,7 +299,7 @@ def read_coco(
     for im in images:
         if isinstance(im.id, (int,str)): _join(im, found.pop(im.id, ()))
     return images, strays + [
-        f'{len(v)} annotation{"s" if len(v)>1 else ""} of the image {_short(k)}, which the file does not list'
+        f'{len(v)} annotation{"s" if len(v)>1 else ""} of the image {short_repr(k)}, which the file does not list'
         for k, v in found.items()
     ]
 
@@ -332,10 +332,10 @@ def coco_rle(
             try:
                 a = np.asarray(p, dtype=float)
             except (TypeError, ValueError):
-                raise DataError(f'the polygon {_short(p)} is not a list of numbers') from None
+                raise DataError(f'the polygon {short_repr(p)} is not a list of numbers') from None
             if a.ndim!=1 or len(a)<6 or len(a)%2:
                 raise DataError(
-                    f'the polygon {_short(list(p) if isinstance(p, array) else p)} is not a list of at least three'
+                    f'the polygon {short_repr(list(p) if isinstance(p, array) else p)} is not a list of at least three'
                     ' points x, y'
                 )
             if not (np.isfinite(a).all() and a.min()>=-max(w,h) and a.max()<=2*max(w,h)):
@@ -343,20 +343,20 @@ def coco_rle(
         return coco.merge(coco.frPyObjects(seg, h, w))
     if not isinstance(seg, dict):
         raise DataError(
-            'there is no outline' if not seg else f'the outline {_short(seg)} is neither polygons nor run lengths'
+            'there is no outline' if not seg else f'the outline {short_repr(seg)} is neither polygons nor run lengths'
         )
     counts = seg.get('counts')
     if seg.get('size')!=[h,w]:
-        raise DataError(f'the outline is made for an image of (height, width) {_short(seg.get("size"))}, not {[h,w]}')
+        raise DataError(f'the outline is made for an image of (height, width) {short_repr(seg.get("size"))}, not {[h,w]}')
     try:
         runs = list(counts) if isinstance(counts, list) else _run_lengths(counts)
         if not all(type(n) is int and n>=0 for n in runs) or sum(runs)!=w*h: raise ValueError
     except (ValueError, TypeError, AttributeError):
-        raise DataError(f'the run lengths {_short(counts)} do not add up to {w}x{h} pixels') from None
+        raise DataError(f'the run lengths {short_repr(counts)} do not add up to {w}x{h} pixels') from None
     return coco.frPyObjects(seg, h, w) if isinstance(counts, list) else seg
 
 # %% ../nbs/01_data.ipynb #92afc9e3
-def judge(
+def check_annotation(
     im:CocoImage,
     max_people:int=3,    # leave out images with more people than this, or with a crowd; None takes all
     min_area:float=.01,  # leave out images whose largest person covers less than this share
@@ -370,7 +370,7 @@ def judge(
     rles = []
     for i,seg in im.people:
         try: rles.append(coco_rle(seg, im.size))
-        except DataError as e: return 'failed',f'annotation {_short(i)}: {e}',[]
+        except DataError as e: return 'failed',f'annotation {short_repr(i)}: {e}',[]
     if (most := max(_shares(rles, im.size)))<min_area: return 'left out',f'the largest person covers {most:.2%}',[]
     return 'kept','; '.join(im.notes),rles
 
@@ -404,7 +404,7 @@ def coco_people(
     from pycocotools import mask as coco
     out = []
     for im in read_coco(annotations)[0]:
-        verdict,why,rles = judge(im, max_people, 0.)
+        verdict,why,rles = check_annotation(im, max_people, 0.)
         if _leads_out(im.name): verdict,why,rles = 'failed','its name leads out of the folder of the images',[]
         if verdict=='failed':
             if faults is None:
@@ -434,7 +434,7 @@ def check_image(
 
 def _turned(src)->bool: # whether viewers turn or mirror the picture
     if hasattr(src, 'seek'): src.seek(0)
-    with open_picture(io.BytesIO(src) if isinstance(src, (bytes, bytearray)) else src) as im:
+    with open_image(io.BytesIO(src) if isinstance(src, (bytes, bytearray)) else src) as im:
         return im.getexif().get(274, 1) not in (0, 1)
 
 # %% ../nbs/01_data.ipynb #840bb7de
@@ -550,7 +550,7 @@ def download_image(
     private:bool=False, # whether it may come from this machine or its network
 ):
     "Download a picture, check it and write it, whole or not at all; a `DataError` says why that was not possible"
-    if not re.match('https?://', url, re.I): raise DataError(f'{_short(url)} is not a web address')
+    if not re.match('https?://', url, re.I): raise DataError(f'{short_repr(url)} is not a web address')
     pause = 0
     for i in range(retries+1):
         if i: time.sleep(max(pause, min(60, wait*2**(i-1))*random.uniform(.75,1.25)))
@@ -594,12 +594,12 @@ def _note(im:CocoImage, rles)->str:
 
 def _is_done(picture:Path, mask:Path, note:str)->bool:
     try:
-        with open_picture(mask) as m: return m.info.get('made from')==f'{note} {picture.stat().st_size}'
+        with open_image(mask) as m: return m.info.get('made from')==f'{note} {picture.stat().st_size}'
     except OSError: return False
 
 def _is_foreign(mask:Path)->bool: # a picture without such a note may be somebody's work of days
     try:
-        with open_picture(mask) as m: return 'made from' not in m.info
+        with open_image(mask) as m: return 'made from' not in m.info
     except OSError: return False
 
 def _save_mask(m:np.ndarray, path, note):
@@ -729,7 +729,7 @@ def _as_coco(kept:list)->dict: # `kept`: (CocoImage, RLEs, name)
     )
 
 # %% ../nbs/01_data.ipynb #429ebdfa
-def _parallel(f, items, workers, progress=True, unit='image'):
+def in_parallel(f, items, workers, progress=True, unit='image'):
     "`f` of each item by several threads, in order, with a bar; an error or a keyboard interrupt leaves no work behind"
     from tqdm.auto import tqdm
     if workers<1: raise ConfigError(f'workers={workers} must be at least 1')
@@ -770,12 +770,12 @@ def prep_coco(
     make_folder(folder)
     names,rows,todo = file_names([o.name for o in ims]),[],[]
     for im,name in zip(ims, names):
-        verdict,why,rles = judge(im, max_people, min_area)
+        verdict,why,rles = check_annotation(im, max_people, min_area)
         if verdict=='kept' and most and len(todo)>=most: verdict,why = 'left out',f'beyond the first {most}'
         rows.append(_row(im, verdict, why, rles, name))
         if verdict=='kept': todo.append((im, rles, name, rows[-1]))
     fetch = dict(timeout=timeout, retries=retries, wait=wait, private=private)
-    results = _parallel(lambda o: _place(*o[:3], folder, images, copy, fetch), todo, workers, not quiet)
+    results = in_parallel(lambda o: _place(*o[:3], folder, images, copy, fetch), todo, workers, not quiet)
     for (im,rles,name,row),why in zip(todo, results):
         if why:
             row.clear()
@@ -887,7 +887,7 @@ def folder_people(
         m = root/masks/p.relative_to(root/images).with_suffix('.png')
         if m.exists():
             try:
-                with open_picture(p) as im: # a photo that lies on its side is turned when loaded
+                with open_image(p) as im: # a photo that lies on its side is turned when loaded
                     size = im.size[::-1] if im.getexif().get(274) in (5,6,7,8) else im.size
             except OSError as e:
                 raise DataError(f'{p} cannot be read ({reason(e)}): remove it, or name it in `leave_out`') from None
@@ -1202,7 +1202,7 @@ def split_photos(
         k = content_hash(p)
         return k, None if k in rows and len(rows[k]['hashes']) else photo_hashes(p)
     roots = list(dict.fromkeys(root.values()))
-    found = dict(zip(roots, _parallel(look, roots, workers, progress, 'photo')))
+    found = dict(zip(roots, in_parallel(look, roots, workers, progress, 'photo')))
     copies = {p: content_hash(p) for p in paths if root[p]!=p}
     _decide({k: (p.name, h) for p,(k,h) in found.items() if h is not None and k not in rows}, rows, shares, distance)
     for p,k in copies.items():
@@ -1352,7 +1352,7 @@ def pack_shards(
             ).hexdigest()
             if _shard_key(out, n)!=key:
                 _write_shard(
-                    out, n, key, [o for l in _parallel(one, part, workers or os.cpu_count(), False) for o in l], size
+                    out, n, key, [o for l in in_parallel(one, part, workers or os.cpu_count(), False) for o in l], size
                 )
             bar.update(len(part))
     for n in range(len(starts), len(list(out.glob('*.json')))+len(starts)): # of an earlier, larger set
@@ -1421,7 +1421,7 @@ class PhotoFiles:
 
     def item(self, i:int)->tuple: # as for `Shards`
         p = self.photos[i]
-        try: im = open_picture(p.path)
+        try: im = open_image(p.path)
         except OSError: im = None                                # `load_image` says what is wrong with it
         if im is None or im.format!='JPEG' or im.mode!='RGB':
             im = p.load()
@@ -1448,7 +1448,7 @@ class PhotoFiles:
 
     def _mask(self, p)->Image.Image: # with 0 and 255, the photo's size
         if isinstance(p.mask, (str, os.PathLike)):
-            with contextlib.suppress(OSError), open_picture(p.mask) as m:
+            with contextlib.suppress(OSError), open_image(p.mask) as m:
                 # the usual case needs no detour
                 if m.mode in ('1','L') and m.size==p.size and not m.info.get('transparency') and not m.getexif():
                     return m.point(lambda v: 255*(v>127))
@@ -1649,8 +1649,8 @@ def _camera_photos(folder, n, seed=0)->list: # of `Photo`
 def _plain_loop(photos, side):
     "As one would write it first"
     for p in photos:
-        image = np.asarray(open_picture(p.path).convert('RGB').resize((side,side)))
-        mask = np.asarray(open_picture(p.mask).convert('L').resize((side,side)))
+        image = np.asarray(open_image(p.path).convert('RGB').resize((side,side)))
+        mask = np.asarray(open_image(p.mask).convert('L').resize((side,side)))
         yield (
             torch.from_numpy(image.copy()).permute(2, 0, 1).float() / 127.5 - 1,
             torch.from_numpy(mask.copy())[None].float() / 255,

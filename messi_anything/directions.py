@@ -42,8 +42,8 @@ from .heads import aligned_crop, blur, old_outline, seen_faces, smooth_step, wit
 # %% auto #0
 __all__ = ['SHAPES', 'TEXTURES', 'READ', 'PHRASES', 'NOTHING', 'HAIR', 'HATS', 'SUNGLASSES', 'GLASSES', 'MASKS', 'SHIRTS',
            'own_frame', 'out_of_frame', 'mesh_of', 'turn_head', 'shape_numbers', 'texture_numbers', 'DirectionsCfg',
-           'Directions', 'load_directions', 'fit_directions', 'Wish', 'known_phrases', 'understand', 'Change',
-           'change_of', 'move_mesh', 'recolour_hair', 'numbers_of', 'change_head', 'Told', 'told']
+           'Directions', 'load_directions', 'fit_directions', 'ParsedText', 'known_phrases', 'understand', 'Change',
+           'change_of', 'move_mesh', 'recolour_hair', 'numbers_of', 'change_head', 'TextInpainter', 'with_text']
 
 # %% ../nbs/07m_directions.ipynb #1f7ab2d5
 def own_frame(
@@ -314,7 +314,7 @@ _not,_so_far = {'no','not','without','never'},{'but','with','in','wearing','on'}
 _much = {'slightly': .55, 'little': .55, 'very': 1.3, 'broadly': 1.3, 'widely': 1.3}
 
 @dataclass
-class Wish:
+class ParsedText:
     "What a description asks of a head"
     text:str=''
     moves:dict=field(default_factory=dict) # attribute -> standard deviations, or degrees
@@ -322,10 +322,10 @@ class Wish:
     hair:str=''           # one of `HAIR`
     shirt:tuple=()        # RGB in [0,1], or two of them for stripes
     ground:tuple=()       # RGB of the background
-    heard:list=field(default_factory=list) # phrases
+    understood:list=field(default_factory=list) # phrases
     unknown:list=field(default_factory=list) # of (word, the nearest known one or None)
 
-    def __str__(self): return ', '.join(self.heard) or 'nothing asked for'
+    def __str__(self): return ', '.join(self.understood) or 'nothing asked for'
     @property
     def on_head(self)->bool: # whether it asks for anything that a head can show
         return bool(self.moves or self.props or self.hair)
@@ -355,17 +355,17 @@ def understand(
     text:str,
     names=(),    # words that mean whoever is shown
     warn:bool=True, # name what is not understood in a warning
-)->Wish:
+)->ParsedText:
     "What a description asks for; contradictions are an error, words that are not known are named"
     text = check_text(text)
     tokens = [t for t in re.findall(r'[^\W_]+|[,;.]', text.lower().replace('&', ' and ')) if t!='the']
     if re.search(r'\bwith (?:and|or) without\b', ' '.join(tokens)):
         raise ConfigError(f'{text[:60]!r} asks for something and its opposite: say one of them')
-    wish,i,state = Wish(text),0,dict(no=False, much=1., colours=[], striped=False)
+    wish,i,state = ParsedText(text),0,dict(no=False, much=1., colours=[], striped=False)
     own = {w for n in names for w in re.findall(r'[^\W_]+', str(n).lower())}
     while i<len(tokens): i = _hear(wish, tokens, i, state, own)
     for c in state['colours']: wish.unknown.append((c, None))
-    if text and not wish.heard and not any(t in _fill|own for t in tokens):
+    if text and not wish.understood and not any(t in _fill|own for t in tokens):
         some = 'smiling, looking left, beard, blond hair, sunglasses, a red cap, a medical mask, a white shirt'
         raise ConfigError(
             f'nothing in {text[:60]!r} is understood; among what can be said is: {some}; `vocabulary()` lists all'
@@ -436,7 +436,7 @@ def _take(wish, kind, phrase, state): # a phrase that was found
     elif kind=='ground': _set(wish, 'ground', colours[tints[0]] if tints else ())
     else: _ask_prop(wish, kind, phrase, tints, no)
     state.update(colours=[], striped=False, much=1.)
-    wish.heard.append(said)
+    wish.understood.append(said)
 
 def _set(wish, what, value):
     old = getattr(wish, what)
@@ -512,7 +512,7 @@ _least, _most = dict(mouth=1.2, smile=0.9, eyes=1.5, brows=1.5, beard=1.8), dict
 )
 
 def change_of(
-    source:Wish, target:Wish,
+    source:ParsedText, target:ParsedText,
     now:dict,            # attribute -> what the photo shows
     strength:float=1.,   # of the whole change; negative: the other way
 )->Change:
@@ -752,8 +752,8 @@ def numbers_of(
 def change_head(
     img:Tensor,       # (1,3,H,W) in [0,1]
     mesh:Tensor,      # (478,3) of the head, see `mesh_of`
-    target:Wish,
-    source:Wish=None, # None where nothing is said
+    target:ParsedText,
+    source:ParsedText=None, # None where nothing is said
     strength:float=1.,
     parts=None,       # its `HeadParts`; None to look
     person:Tensor=None,# (1,1,H,W): a hat is made wide enough for the hair
@@ -761,7 +761,7 @@ def change_head(
 )->tuple:             # (1,3,H,W), (1,1,H,W) weight of what was changed, where it is 0 nothing is
     "Move a head of a photo from one description to another"
     space = head_space()
-    change = change_of(source or Wish(), target, numbers_of(img, mesh, space), strength)
+    change = change_of(source or ParsedText(), target, numbers_of(img, mesh, space), strength)
     if still:
         change = replace(
             change, shape={}, yaw=0.0, pitch=0.0, texture={k: v for k, v in change.texture.items() if k != 'smile'}
@@ -809,9 +809,9 @@ def _worn(img, changed, mesh, props, person): # puts props on
     return on.image/2+.5,torch.maximum(changed, on.changed)
 
 # %% ../nbs/07m_directions.ipynb #789d47d0
-class Told(Wrapper):
+class TextInpainter(Wrapper):
     "A painter of heads that was told what they should show"
-    def __init__(self, inner, wish:Wish):
+    def __init__(self, inner, wish:ParsedText):
         super().__init__(inner)
         self.wish,self.text = wish,wish.text
 
@@ -833,10 +833,10 @@ class Told(Wrapper):
 
     def moved(self, img, face): # a `Face` as it was described
         mesh = mesh_of(face)
-        mesh = move_mesh(mesh, change_of(Wish(), self.wish, numbers_of(img, mesh)))
+        mesh = move_mesh(mesh, change_of(ParsedText(), self.wish, numbers_of(img, mesh)))
         return replace(face, mesh=mesh[:,:2].double().numpy(), depth=mesh[:,2].double().numpy())
 
-def told(
+def with_text(
     painter,  # a `HeadInpainter`
     text:str, # see `understand`
 ):
@@ -846,4 +846,4 @@ def told(
     wish = understand(text, (painter.name, getattr(getattr(target, 'cfg', None), 'label', '')))
     if wish.shirt or wish.ground:
         warnings.warn('shirts and backgrounds stay as the photo has them; `generate` hears such words', stacklevel=2)
-    return Told(painter, wish) if wish.on_head else painter
+    return TextInpainter(painter, wish) if wish.on_head else painter

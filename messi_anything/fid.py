@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['frechet_distance', 'frechet_rows', 'jackknife', 'fid_inf', 'kid', 'precision_recall', 'density_coverage',
-           'NearestTrain', 'nearest_train', 'FeatureStats', 'load_stats', 'Extractor', 'inception_weights', 'inception',
-           'timm_extractor', 'offline', 'get_extractor', 'Samples', 'read_boxes', 'Cropper', 'holds_pictures',
-           'load_npz', 'extract', 'Report', 'compare', 'versions', 'measure', 'source_of', 'band_of', 'target_samples',
-           'cache_dir', 'messi_fid', 'main_fid']
+           'NearestTrain', 'nearest_train', 'FeatureStats', 'load_stats', 'Extractor', 'inception_weights',
+           'weights_digest', 'inception', 'timm_extractor', 'offline', 'get_extractor', 'Samples', 'read_boxes',
+           'Cropper', 'holds_images', 'load_npz', 'extract', 'Report', 'compare', 'versions', 'measure', 'source_of',
+           'band_of', 'target_samples', 'cache_dir', 'messi_fid', 'main_fid']
 
 # %% ../nbs/08_fid.ipynb #60731de5
 import csv, difflib, hashlib, json, math, os, platform, sys, time, warnings
@@ -432,7 +432,7 @@ def _read_state(path): # tensors only, never code
             f'{Path(path).name} cannot be read as weights ({type(e).__name__}): get the file again'
         ) from None
 
-def _fingerprint(net):
+def weights_digest(net):
     h = hashlib.sha1()
     for k,v in sorted(net.state_dict().items()):
         h.update(k.encode())
@@ -469,7 +469,7 @@ def inception(
             f'the weights given do not fit pytorch-fid\'s Inception ({str(e).splitlines()[0]}): give {_inception}'
         ) from None
     finally: pf.load_state_dict_from_url = loader
-    key = _fingerprint(net)
+    key = weights_digest(net)
     net = _fold(net.eval()).to(memory_format=torch.channels_last)
     return Extractor(_Pooled(net), 'inception', dims, 299, resize, device=device, key=key)
 
@@ -511,7 +511,7 @@ def timm_extractor(
         ) from None
     cfg = timm.data.resolve_model_data_config(net)
     size = size or cfg['input_size'][-1]
-    key = _fingerprint(net)
+    key = weights_digest(net)
     with torch.no_grad(): dims = net.eval()(torch.zeros(1,3,size,size)).shape[1]
     resize = resize or ('bilinear' if cfg['interpolation']=='bilinear' else 'bicubic')
     return Extractor(
@@ -785,7 +785,7 @@ class _TensorSource:
             yield [x],ls,len(x)
 
 # %% ../nbs/08_fid.ipynb #e05356b2
-def holds_pictures(
+def holds_images(
     path, # anything
 )->bool:  # whether it is an `.npz` of pictures
     "Tell a file of samples from one of statistics"
@@ -840,7 +840,7 @@ def extract(
 )->FeatureStats:
     "Statistics of a set of pictures"
     if isinstance(src,FeatureStats): return src
-    if holds_pictures(src): src,name = load_npz(src)[0],Path(src).name
+    if holds_images(src): src,name = load_npz(src)[0],Path(src).name
     elif isinstance(src,(str,Path)) and Path(src).suffix=='.npz': return load_stats(src)
     else: name = None
     if bad not in ('raise','skip'): raise ConfigError(f"bad={bad!r}: choose 'raise' or 'skip'")
@@ -1130,7 +1130,7 @@ def measure(
         s
         for s in (real, generated)
         if isinstance(s, FeatureStats)
-        or (isinstance(s, (str, Path)) and Path(s).suffix == '.npz' and not holds_pictures(s))
+        or (isinstance(s, (str, Path)) and Path(s).suffix == '.npz' and not holds_images(s))
     ]
     ext = get_extractor(extractor) if len(known)<2 or train is not None else None
     go = lambda src,c,l: extract(src, ext, c, bs, keep, l, cache, bad, workers, progress=progress)
@@ -1192,7 +1192,7 @@ def target_samples(
         bs,
         seed,
         f'target {getattr(paint,"name","") or target}, {steps} steps',
-        _fingerprint(net) if isinstance(net, nn.Module) else '',
+        weights_digest(net) if isinstance(net, nn.Module) else '',
     )
 
 # %% ../nbs/08_fid.ipynb #e9404959
@@ -1259,7 +1259,7 @@ def messi_fid(
             if cache: raise
             folder = None
             print(f'no statistics are kept: {e}', file=sys.stderr)
-    ready = [o for o in (real,generated) if o and str(o).endswith('.npz') and not holds_pictures(o)]
+    ready = [o for o in (real,generated) if o and str(o).endswith('.npz') and not holds_images(o)]
     ext = None if len(ready)==2 and not train else get_extractor(extractor, weights, resize, device)
     cropper = Cropper(crop, zoom, (0.,down))
     plain = Cropper('center') if cropper.boxes else cropper

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np, torch
 from torch import Tensor
 from PIL import Image
-from .images import ConfigError, DataError, open_picture, to_pil, to_tensor
+from .images import ConfigError, DataError, open_image, to_pil, to_tensor
 from .background import continue_background, continue_into
 from .training import hardware
 from .fid import kid, offline
@@ -104,8 +104,8 @@ def fill_tasks(
     if not scenes or not labels: raise DataError(f'{folder} has no scenes/*.jpg, or no people/masks and people/parts')
     for _ in range(50*n):
         if len(out)==n: break
-        with open_picture(scenes[rng.integers(len(scenes))]) as im: photo = im.convert('RGB')
-        with open_picture(labels[rng.integers(len(labels))]) as im: a = np.asarray(im.convert('L'))
+        with open_image(scenes[rng.integers(len(scenes))]) as im: photo = im.convert('RGB')
+        with open_image(labels[rng.integers(len(labels))]) as im: a = np.asarray(im.convert('L'))
         k = side/max(photo.size)
         photo = photo.resize([round(o*k) for o in photo.size], Image.LANCZOS)
         shape = hole_shape(a>127 if kind=='person' else a)

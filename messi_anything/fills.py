@@ -21,11 +21,11 @@ from messi_anything.images import (
     to_tensor,
     to_pil,
     image_grid,
-    _alpha,
-    _array_image,
-    _decode,
-    _name,
-    _rgba,
+    has_alpha,
+    array_to_pil,
+    decode_image,
+    source_name,
+    to_rgba,
 )
 from .data import mask_box
 from .training import precision
@@ -36,10 +36,10 @@ from .background import BackgroundInpainter
 from .inpaint import Inpainter, PixelInpainter, Edge, hole_condition, match_colours, soft_alpha
 
 # %% auto #0
-__all__ = ['known_part', 'leaves_nothing', 'Scene', 'make_scene', 'replacement_fill', 'ZeroShot', 'rim_jump', 'paint_window',
-           'Cutout', 'spread_colours', 'read_cutout', 'facing', 'hidden_facing', 'Placement', 'place', 'neck', 'robe',
-           'lay', 'fit_head', 'match_lab', 'rim_correction', 'merge', 'StaticFill', 'sureness', 'generated_cutout',
-           'load_reference', 'Reference', 'fill_table']
+__all__ = ['known_part', 'leaves_nothing', 'Scene', 'make_scene', 'replacement_fill', 'ZeroShot', 'boundary_jump', 'paint_window',
+           'Cutout', 'spread_colours', 'read_cutout', 'facing', 'hidden_facing', 'Placement', 'align_cutout', 'neck',
+           'robe', 'lay', 'fit_head', 'match_lab', 'boundary_correction', 'merge', 'StaticFill', 'cutout_confidence',
+           'generated_cutout', 'load_reference', 'Reference', 'fill_table']
 
 # %% ../nbs/07b_fills.ipynb #baa701ad
 def known_part(
@@ -160,7 +160,7 @@ class ZeroShot(Inpainter):
         return torch.where(h, out.clamp(-1,1), x)
 
 # %% ../nbs/07b_fills.ipynb #5b4832ea
-def rim_jump(
+def boundary_jump(
     out:Tensor,  # (b,3,h,w), filled
     hole:Tensor, # (b,1,h,w), 1 where it was painted
 )->float:        # 1 where the rim looks like the rest of the photo
@@ -269,19 +269,19 @@ def _layers(photo, alpha, segmenter): # -> picture, alpha (1,1,h,w), what is kno
         photo
         if isinstance(photo, Tensor)
         else (
-            _array_image(photo, 10**8, 'cut-out')
+            array_to_pil(photo, 10**8, 'cut-out')
             if isinstance(photo, np.ndarray)
-            else _decode(photo, 10**8, _name(photo))
+            else decode_image(photo, 10**8, source_name(photo))
         )
     )
-    if not isinstance(im, Tensor) and _alpha(im):
-        im = _rgba(im)
+    if not isinstance(im, Tensor) and has_alpha(im):
+        im = to_rgba(im)
         a = np.array(im.getchannel('A'))
         if a.min()<255: return im.convert('RGB'), torch.from_numpy(a)[None,None].float()/255, dict(alpha='its own')
     seg = (segmenter or Segmenter.from_pretrained())(img)
     if not seg.people:
         raise ImageError(
-            f'nobody was found in {_name(photo)}: take a photo that shows the target, or give a picture with'
+            f'nobody was found in {source_name(photo)}: take a photo that shows the target, or give a picture with'
             ' transparency'
         )
     who = seg.select('largest').people[0]
@@ -302,7 +302,7 @@ def read_cutout(
     img,a,about = _layers(photo, alpha, segmenter)
     if not a.max()>.5:
         raise ImageError(
-            f'the cut-out {_name(photo)} is empty, all of it is transparent: give a picture whose alpha is 1 where'
+            f'the cut-out {source_name(photo)} is empty, all of it is transparent: give a picture whose alpha is 1 where'
             ' the target is'
         )
     k = min(1, longest/max(img.size))
@@ -380,7 +380,7 @@ class Placement:
         return replace(self, scale=self.scale*k, left=x+(self.left-x)*k, top=y+(self.top-y)*k)
 
 # %% ../nbs/07b_fills.ipynb #9c1a8519
-def place(
+def align_cutout(
     cut:Cutout,
     face,            # `Box` of the hidden person's face in the window, or None
     person:Box,      # around the hidden person
@@ -499,7 +499,7 @@ def match_lab(
     return torch.from_numpy(lab2rgb(new)).permute(2,0,1).float().clamp(0,1)*2-1
 
 # %% ../nbs/07b_fills.ipynb #ae2a07ce
-def rim_correction(
+def boundary_correction(
     diff:Tensor,  # (3,h,w): photo minus cut-out, used just outside the hole only
     on:Tensor,    # (h,w) bool: pixels of the hole that the cut-out covers
     rim:Tensor,   # (h,w) bool: known pixels that it would cover, were it not cut off
@@ -543,7 +543,7 @@ def merge(
     if blend=='feather':
         if not h.all():
             alpha = alpha*torch.from_numpy(distance_transform_edt(h[0].numpy())/(reach+1)).float().clamp(max=1)
-    else: rgb = rgb+rim_correction(ground-rgb, h[0]&(alpha[0]>.02), ~h[0]&(alpha[0]>.5), reach)
+    else: rgb = rgb+boundary_correction(ground-rgb, h[0]&(alpha[0]>.02), ~h[0]&(alpha[0]>.5), reach)
     return torch.where(h, torch.lerp(ground, rgb, alpha.expand_as(rgb)), ground)
 
 # %% ../nbs/07b_fills.ipynb #de62d528
@@ -602,7 +602,7 @@ def placement(self:StaticFill,
     if flip is None:
         flip = facing(self.cutout.face)*hidden_facing(seen, face, self.find)==-1 if facing(self.cutout.face) else False
     person = person or mask_box(h[0].numpy())
-    p = place(self.cutout, at, person, flip)
+    p = align_cutout(self.cutout, at, person, flip)
     if p.by=='face': return fit_head(self.cutout, p, h, at.bottom, at.center)
     return fit_head(self.cutout, p, h, person.top+.3*person.height, (person.center[0], person.bottom))
 
@@ -639,7 +639,7 @@ def one(self:StaticFill, x:Tensor, h:Tensor, seed:int, seen=None, face=None, per
     return merge(rgb, a, ground, h, self.blend, self.reach*self.size).clamp(-1,1)
 
 # %% ../nbs/07b_fills.ipynb #9ee429f1
-def sureness(
+def cutout_confidence(
     c:Cutout,  # as `read_cutout` found it
 )->float:      # 0 unusable, up to 1
     "How well a painted person holds up: one face, of a plausible size and place, with nothing beside the head, on a body without holes that is not the whole picture"
@@ -676,7 +676,7 @@ def generated_cutout(
     side:int=256,    # the picture is scaled up to this
     segmenter=None, find=find_faces,
 )->Cutout:           # `about` says which seed, and how sure
-    "The target, painted whole by the generator and cut out: the surest of several tries"
+    "The target, painted whole by the generator and cut out: the most certain of several tries"
     if tries<1: raise ConfigError(f'tries={tries}: at least one is needed')
     paint = target if isinstance(target, PixelInpainter) else PixelInpainter.from_pretrained(target)
     segmenter,s,best = segmenter or Segmenter.from_pretrained(),paint.size,None
@@ -684,8 +684,8 @@ def generated_cutout(
     for i,o in enumerate(F.interpolate(pics, (side,side), mode='bicubic', align_corners=False).clamp(-1,1)):
         try: c = read_cutout(to_pil(o[None]), segmenter=segmenter, find=find)
         except ImageError: continue                                           # nobody there
-        c.about.update(target=paint.name, seed=seed+i, tries=tries, sureness=sureness(c))
-        if c.about['sureness']>(best.about['sureness'] if best else 0): best = c
+        c.about.update(target=paint.name, seed=seed+i, tries=tries, cutout_confidence=cutout_confidence(c))
+        if c.about['cutout_confidence']>(best.about['cutout_confidence'] if best else 0): best = c
     if best is None:
         raise ImageError(
             f'none of the {tries} pictures of {paint.name or "the target"} from seed {seed} on shows a face on a body'
@@ -762,7 +762,7 @@ def fill_table(
     scenes:list,     # of `Scene`
     seed:int=0,
     cell:int=180,    # side of a picture in the figure, pixels
-):                   # the figure, a row a scene; and name -> (time as a multiple of the first painter's, mean `rim_jump`)
+):                   # the figure, a row a scene; and name -> (time as a multiple of the first painter's, mean `boundary_jump`)
     "All painters on the same pictures with the same seed"
     if not painters or not scenes: raise ConfigError('fill_table: at least one painter and one scene are needed')
     pics,took,jump = [],dict.fromkeys(painters, 0.),dict.fromkeys(painters, 0.)
@@ -772,7 +772,7 @@ def fill_table(
             t = time.perf_counter()
             pics.append(paint_window(p, s.image, s.hole, seed, **s.about))
             took[k] += time.perf_counter()-t
-            jump[k] += rim_jump(pics[-1], s.hole)/len(scenes)
+            jump[k] += boundary_jump(pics[-1], s.hole)/len(scenes)
     first = next(iter(took.values()))
     return image_grid(pics, ['the hole', *painters] * len(scenes), cols=len(painters) + 1, cell=cell), {
         k: (took[k] / first, jump[k]) for k in painters

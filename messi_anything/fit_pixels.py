@@ -45,7 +45,7 @@ from .faces import find_faces
 from .target import prep_target
 from .segment import Segmenter, bootstrap
 from .unet import UNet, UNetCfg
-from .text import Worded, read_words, save_words
+from .text import TextConditionedUNet, read_words, save_words
 from .consistency import Denoiser
 from .inpaint import PixelInpainter, Classical, match_colours
 from messi_anything.recipe import (
@@ -65,13 +65,13 @@ from messi_anything.recipe import (
 )
 from .fid import frechet_rows, jackknife, kid, nearest_train, offline
 from .pipeline import replace as replace_people
-from .registry import _read_json, check_name, check_target, install_target, targets_home
+from .registry import read_target_json, check_name, check_target, install_target, targets_home
 
 # %% auto #0
 __all__ = ['fits', 'person_mask', 'masked_photos', 'landmarks_of', 'mask_views', 'new_person', 'seen', 'paint_holes', 'HeldOut',
            'fit_cost', 'in_words', 'person_shape', 'card_holes', 'wilson', 'faces_in', 'CardJudge', 'hidden_error',
-           'Card', 'target_card', 'fit_cfg', 'FitSets', 'fit_sets', 'Fit', 'Enough', 'Patience', 'fit_target', 'unmask',
-           'second_record']
+           'Card', 'target_card', 'fit_cfg', 'FitSets', 'fit_sets', 'Fit', 'StoppedEarly', 'EarlyStopping',
+           'fit_target', 'unmask', 'second_record']
 
 # %% ../nbs/09e_fit_pixels.ipynb #7049f59e
 def person_mask(
@@ -223,7 +223,7 @@ class HeldOut:
         self.real = self.ext(self.x)
 
     def _fixed(self, views, cfg, size, draws, bs=16): # batches that never change
-        data = HoleSet(views, size, cfg.everything, cfg.free, 0., 2)
+        data = HoleSet(views, size, cfg.p_full_mask, cfg.p_random_mask, 0., 2)
         w,rng = drawn_shares(views, cfg),np.random.default_rng(self.seed)
         items = [
             data[int(i), 1_000_003 * (self.seed + 1) + k]
@@ -259,7 +259,7 @@ def fit_cost(
             t = Trainer(
                 copy.deepcopy(net).train(),
                 stage_loss(name, make, net, cfg),
-                HoleSet(views, net.cfg.size, cfg.everything, cfg.free, cfg.unsaid, net.cfg.classes),
+                HoleSet(views, net.cfg.size, cfg.p_full_mask, cfg.p_random_mask, cfg.p_drop_label, net.cfg.classes),
                 train,
                 Path(d) / name,
                 drawn_shares(views, cfg),
@@ -273,8 +273,8 @@ def fit_cost(
             out[name] = (time.perf_counter()-start)/n
     start,before = time.perf_counter(),judge(copy.deepcopy(net)) if judge else {}
     out['evaluation'] = time.perf_counter()-start
-    looks = sum(math.ceil(s/cfg.eval_every) for s in (cfg.steps,cfg.tune)) if cfg.eval_every else 2
-    total = cfg.steps*out['edm']+cfg.tune*out.get('ect', 0)+looks*out['evaluation']
+    looks = sum(math.ceil(s/cfg.eval_every) for s in (cfg.steps,cfg.ct_steps)) if cfg.eval_every else 2
+    total = cfg.steps*out['edm']+cfg.ct_steps*out.get('ect', 0)+looks*out['evaluation']
     return dict({k: round(v, 3) for k,v in out.items()}, total=round(total, 1), before=before)
 
 def in_words(seconds:float)->str:
@@ -619,9 +619,9 @@ def plot(self:Card):
 # %% ../nbs/09e_fit_pixels.ipynb #7ca7e15f
 fits = dict(
     smoke = recipe_cfg('smoke'),
-    tiny  = recipe_cfg('tiny', dressed=.25, steps=1200, tune=300, lr=2e-4, tune_lr=1e-4),
-    base  = recipe_cfg('base', dressed=.25, steps=12_000, tune=4_000, lr=5e-5, tune_lr=3e-5),
-    paper = recipe_cfg('paper', dressed=.25, steps=40_000, tune=10_000, lr=3e-5, tune_lr=1e-5),
+    tiny  = recipe_cfg('tiny', p_props=.25, steps=1200, ct_steps=300, lr=2e-4, ct_lr=1e-4),
+    base  = recipe_cfg('base', p_props=.25, steps=12_000, ct_steps=4_000, lr=5e-5, ct_lr=3e-5),
+    paper = recipe_cfg('paper', p_props=.25, steps=40_000, ct_steps=10_000, lr=3e-5, ct_lr=1e-5),
 )
 
 def fit_cfg(
@@ -757,13 +757,13 @@ class Fit:
         return f'{self.name}: a target in {self.folder}\n{self.card}'
 
 # %% ../nbs/09e_fit_pixels.ipynb #15033c7d
-class Enough(Exception):
+class StoppedEarly(Exception):
     "A stage need not go on; `numbers` are those of the last evaluation"
     def __init__(self, numbers):
         super().__init__('no better any more')
         self.numbers = numbers
 
-class Patience:
+class EarlyStopping:
     "A judge that ends a stage when evaluation after evaluation is no better than the best one before"
     def __init__(self,
         judge, name:str='held_out', # which of its numbers; smaller is better
@@ -779,7 +779,7 @@ class Patience:
             and len(self.values) >= self.least
             and len(self.values) - 1 - int(np.argmin(self.values)) >= self.patience
         ):
-            raise Enough(r)
+            raise StoppedEarly(r)
         return r
 
 # %% ../nbs/09e_fit_pixels.ipynb #c9a12bef
@@ -793,23 +793,23 @@ def _train_fit(net, sets, cfg, run, judge, about, deadline, patience, device, cm
         past = [e['held_out'] for e in _records(run).get('edm', {}).get('evaluations', ())]
         try:
             out = go(
-                replace(cfg, tune=0, best='-held_out'),
-                Patience(judge, 'held_out', patience, past, math.ceil(240 / cfg.eval_every)),
+                replace(cfg, ct_steps=0, best='-held_out'),
+                EarlyStopping(judge, 'held_out', patience, past, math.ceil(240 / cfg.eval_every)),
             )
-        except Enough as e: write_json(mark, dict(step=int(checkpoints(run/'edm')[-1].stem.split('_')[1]), **e.numbers))
+        except StoppedEarly as e: write_json(mark, dict(step=int(checkpoints(run/'edm')[-1].stem.split('_')[1]), **e.numbers))
         else:
-            if out is None or not cfg.tune: return out
+            if out is None or not cfg.ct_steps: return out
     if mark.exists(): steps = read_json(mark)['step']
     best = '-distance' if len(judge.x)>2 else ''
     # the first stage is done already
-    return go(replace(cfg, steps=steps, best=best, eval_every=max(1, cfg.tune//4)), judge)
+    return go(replace(cfg, steps=steps, best=best, eval_every=max(1, cfg.ct_steps//4)), judge)
 
 def _records(run):
     return {k: json.loads((run/k/'record.json').read_text()) for k in ('edm','ect') if (run/k/'record.json').exists()}
 
 def _identify(run, what): # a run belongs to one name, base and task
     f = run/'fit.json'
-    old = _read_json(f) if f.exists() else what
+    old = read_target_json(f) if f.exists() else what
     diff = [k for k in what if old.get(k)!=what[k]]
     if diff:
         raise ConfigError(
@@ -829,7 +829,7 @@ def _start(base, cfg): # the network to begin with, and what its weights are cal
             f' has cond={net.cfg.cond}, context={net.cfg.context}'
         )
     new = new_person(net)
-    return Worded(new, words) if net.cfg.context else new, Path(str(base)).name
+    return TextConditionedUNet(new, words) if net.cfg.context else new, Path(str(base)).name
 
 # %% ../nbs/09e_fit_pixels.ipynb #47d2acdc
 _card_text = """---
@@ -852,7 +852,7 @@ The likeness of a real person is theirs. Use this only as they would allow, mark
 def _make_target(net, name, base, run, sets, cfg, task, preset, card, consent='')->Path:
     d = run/'target'
     shutil.rmtree(d, ignore_errors=True)
-    if isinstance(net, Worded):
+    if isinstance(net, TextConditionedUNet):
         save_words(net.words, make_folder(d))
         net = net.net
     net.save_pretrained(d)
@@ -871,7 +871,7 @@ def _make_target(net, name, base, run, sets, cfg, task, preset, card, consent=''
             preset=preset,
             photos=photos,
             steps=cfg.steps,
-            tune=cfg.tune,
+            ct_steps=cfg.ct_steps,
             commit=commit_id(),
         ),
     )
@@ -916,7 +916,7 @@ def fit_target(
     "Make a target from a folder of photos"
     check_name(name)
     if task not in ('person','mask'): raise ConfigError(f"task={task!r}: say 'person' or 'mask'")
-    if task=='mask': changes = {'everything': 0., 'free': .15, **changes}
+    if task=='mask': changes = {'p_full_mask': 0., 'p_random_mask': .15, **changes}
     cfg,dev,deadline = fit_cfg(preset, **changes),pick_device(device),minutes and time.time()+60*minutes
     run,tell = user_path(out) if out else targets_home()/'runs'/name,say if progress else lambda *a: None
     if (targets_home()/name).exists() and not (run/'fit.json').exists():
@@ -925,7 +925,7 @@ def fit_target(
             f' first (messi_targets remove {name})'
         )
     net,base_name = _start(base, cfg)
-    if not isinstance(net, Worded):            # words are learned with a base, not from some photos
+    if not isinstance(net, TextConditionedUNet):            # words are learned with a base, not from some photos
         cfg = replace(cfg, words=0)
     about = dict(name=name, base=base_name, task=task)
     _identify(run, about)
@@ -961,7 +961,7 @@ def fit_target(
     )
     cost = _known_cost(run/'cost.json', lambda: fit_cost(net, sets.train, cfg, judge, dev))
     tell(
-        f'{cfg.steps} steps of {cost["edm"]:.2f} s and {cfg.tune} of {cost.get("ect", 0):.2f} s on {dev}, with'
+        f'{cfg.steps} steps of {cost["edm"]:.2f} s and {cfg.ct_steps} of {cost.get("ect", 0):.2f} s on {dev}, with'
         f' evaluations about {in_words(cost["total"])} in all'
     )
     after = _train_fit(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np, torch, torch.nn.functional as F
 from torch import nn, Tensor
 from PIL import Image, ImageDraw
-from .images import Box, ConfigError, DataError, ImageError, open_picture
+from .images import Box, ConfigError, DataError, ImageError, open_image
 from .augment import recolour
 from .landmarks import FACE_OVAL
 from .parts import guide
@@ -444,7 +444,7 @@ def spoil_head(
         a = ((x[0].permute(1,2,0)+1)*127.5).clamp(0, 255).byte().numpy()
         f = io.BytesIO()
         Image.fromarray(a).save(f, 'JPEG', quality=int(rng.integers(25, 90)))
-        x = torch.from_numpy(np.array(open_picture(f))).permute(2,0,1)[None].float()/127.5-1
+        x = torch.from_numpy(np.array(open_image(f))).permute(2,0,1)[None].float()/127.5-1
     return x.clamp(-1, 1)
 
 # %% ../nbs/07c_headparts.ipynb #225b1b58

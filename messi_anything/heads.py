@@ -41,8 +41,8 @@ from .background import FillCfg, continue_background, continue_into, hole_window
 # %% auto #0
 __all__ = ['BEHIND_HAIR', 'blur', 'smooth_step', 'NewHead', 'aligned_crop', 'match_tone', 'gradient_energy', 'match_sharpness',
            'throat', 'without_sunglasses', 'old_outline', 'fit_outline', 'even_hair', 'HeadPlace', 'DrawnHead',
-           'make_head', 'colour_density', 'Below', 'look_below', 'erase', 'seen_faces', 'steady_temperature',
-           'HeadInpainter', 'put_in']
+           'make_head', 'old_texture', 'colour_density', 'Below', 'look_below', 'erase', 'seen_faces',
+           'steady_temperature', 'HeadInpainter', 'put_in']
 
 # %% ../nbs/07e_heads.ipynb #c4c8c2f9
 def blur(
@@ -260,7 +260,7 @@ def make_head(
 )->NewHead:
     "Draw a head for a place in a photo"
     view,size = space.views[at.view],space.cfg.size
-    old = _old_texture(img, at, view, size)
+    old = old_texture(img, at, view, size)
     place = HeadPlace(at, known_of(at.landmarks, old), old_outline(parts, at), old)
     drawn = draw(place, seed)
     texture,tone = match_tone(even_hair(drawn.texture), old)
@@ -287,7 +287,7 @@ def make_head(
     neck = skin*(1-above)*inside
     return NewHead(box, at.scale, rgb, alpha, gone, clothes, person, inside, hair, throat(at), neck, tone, face)
 
-def _old_texture(img, at, view, size): # (1,3,n,n): only low-order light is read off it
+def old_texture(img, at, view, size): # (1,3,n,n): only low-order light is read off it
     radius = oval_radius(at.landmarks, between_eyes(at.landmarks))*1.3
     old = texture_of(aligned_crop(img, at), control_points(at.landmarks, radius), view.shape, size)
     return without_sunglasses(old.clamp(0, 1))

@@ -17,13 +17,16 @@ from PIL import Image, ImageChops, ImageDraw, ImageFile, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 # %% auto #0
-__all__ = ['in_float32', 'RASTER', 'KINDS', 'synthetic_source', 'image_suffixes', 'MessiError', 'ImageError', 'DataError',
-           'WeightsError', 'ConfigError', 'reason', 'positional', 'say', 'user_path', 'regular_file', 'short_name',
-           'read_json', 'make_folder', 'check_writable', 'home_folder', 'command', 'Shared', 'raster', 'open_picture',
-           'is_raw', 'to_pil', 'load_image', 'LoadedPhoto', 'load_photo', 'with_alpha', 'to_tensor', 'load_mask',
-           'mask_to_pil', 'image_grid', 'Box', 'square_window', 'resize', 'crop', 'link_target', 'atomic_path', 'sweep',
-           'atomic_write', 'read_provenance', 'NotedImage', 'noted', 'note_of', 'save_image', 'told', 'messi_check',
-           'main_check', 'made_here', 'check_free', 'is_image_file', 'is_service_folder', 'list_images']
+__all__ = ['plugin_formats', 'unreadable', 'quiet_pillow', 'in_float32', 'RASTER', 'KINDS', 'synthetic_source', 'most_pixels',
+           'image_suffixes', 'MessiError', 'ImageError', 'DataError', 'WeightsError', 'ConfigError', 'reason',
+           'positional', 'say', 'user_path', 'regular_file', 'short_name', 'read_json', 'make_folder', 'check_writable',
+           'home_folder', 'command', 'source_name', 'why_unreadable', 'open_source', 'Shared', 'has_alpha', 'to_rgba',
+           'on_white', 'check_size', 'raster', 'open_image', 'is_raw', 'load_plugin', 'decode_image', 'array_to_pil',
+           'to_pil', 'load_image', 'LoadedPhoto', 'load_photo', 'with_alpha', 'to_tensor', 'load_mask', 'mask_to_pil',
+           'image_grid', 'Box', 'square_window', 'resize', 'crop', 'link_target', 'atomic_path', 'sweep',
+           'atomic_write', 'xmp_packet', 'read_provenance', 'save_options', 'NotedImage', 'noted', 'note_of',
+           'save_image', 'describe_provenance', 'messi_check', 'main_check', 'made_here', 'check_free', 'is_image_file',
+           'natural_key', 'is_service_folder', 'list_images']
 
 # %% ../nbs/00_images.ipynb #9a9dec22
 def _clip(
@@ -235,7 +238,7 @@ def command(
 
 
 # %% ../nbs/00_images.ipynb #f8d0236a
-def _name(src)->str:
+def source_name(src)->str:
     "What to call `src` in an error"
     if isinstance(src, (str, os.PathLike)): return os.fsdecode(os.fspath(src))[:300] or 'the empty path'
     if isinstance(src, (bytes, bytearray, memoryview)): return f'<{len(src)} bytes>'
@@ -260,9 +263,9 @@ _signs = {
     rb'....ftyp|\x1aE\xdf\xa3|RIFF....AVI ': 'video',
     rb'version https://git-lfs': 'lfs',
 }
-_plugins = {'HEIC': ('HEIF', 'pillow_heif', 'pillow-heif'), 'AVIF': ('AVIF', 'pillow_avif', 'pillow-avif-plugin'),
+plugin_formats = {'HEIC': ('HEIF', 'pillow_heif', 'pillow-heif'), 'AVIF': ('AVIF', 'pillow_avif', 'pillow-avif-plugin'),
             'JPEG XL': ('JXL', 'pillow_jxl', 'pillow-jxl-plugin')}   # Pillow's name, the module, what pip calls it
-_words = dict(
+unreadable = dict(
     raw='is a camera raw file, a sensor\'s numbers rather than a picture: export it first, as JPEG or TIFF',
     svg='is a vector drawing: export it as PNG first',
     pdf='is a PDF or PostScript document: export the page as PNG first',
@@ -273,20 +276,20 @@ _words = dict(
 
 def _kind(
     head:bytes, # the first bytes of a file
-)->str:         # a format's name, a key of `_words`, or '' for the unknown
+)->str:         # a format's name, a key of `unreadable`, or '' for the unknown
     "What a file is, by its first bytes"
     return next((k for pat,k in _signs.items() if re.match(pat, head.lstrip(b' \t\r\n'), re.S|re.I)), '')
 
 # %% ../nbs/00_images.ipynb #6c616400
-def _why_not(
+def why_unreadable(
     head:bytes, # the first bytes of a file that Pillow did not recognise
 )->str:         # the rest of a sentence that begins with the file's name
     "Why a file cannot be a picture, and what to do"
     kind = _kind(head)
-    if kind in _words: return _words[kind]
-    if kind in _plugins and _plugins[kind][0] not in Image.OPEN:
+    if kind in unreadable: return unreadable[kind]
+    if kind in plugin_formats and plugin_formats[kind][0] not in Image.OPEN:
         return (
-            f'is a {kind} picture, and the plug-in that reads it is missing: `pip install {_plugins[kind][2]}`, or'
+            f'is a {kind} picture, and the plug-in that reads it is missing: `pip install {plugin_formats[kind][2]}`, or'
             ' export the photo as JPEG'
         )
     if kind: return f'is a broken {kind}: its header cannot be read, it was probably cut short'
@@ -338,7 +341,7 @@ def _open_stream(
 
 # %% ../nbs/00_images.ipynb #c2e9c889
 @contextlib.contextmanager
-def _source(
+def open_source(
     src,             # path, bytes-like or open binary file
     name:str,        # what errors call it
     limit:int=1<<31, # most bytes read from a stream that cannot be rewound
@@ -386,7 +389,7 @@ def _strict_pillow():
         try: yield
         finally: ImageFile.LOAD_TRUNCATED_IMAGES = half
 
-_quiet = Shared(_strict_pillow)
+quiet_pillow = Shared(_strict_pillow)
 
 @contextlib.contextmanager
 def _default_float32():
@@ -462,30 +465,30 @@ def _colours(
     return out
 
 # %% ../nbs/00_images.ipynb #ffadfc6c
-def _alpha(im:Image.Image)->bool:
+def has_alpha(im:Image.Image)->bool:
     "Whether any pixel of `im` may be transparent"
     return im.mode in ('LA', 'La', 'PA', 'RGBA', 'RGBa') or 'transparency' in im.info
 
-def _rgba(im:Image.Image)->Image.Image:
+def to_rgba(im:Image.Image)->Image.Image:
     "A picture with transparency, as RGBA"
     if im.mode in ('La', '1'): im = im.convert('LA')
     return im if im.mode=='RGBA' else im.convert('RGBA')
 
-def _rgb(
+def on_white(
     im:Image.Image, # any mode, upright
     name:str,       # what errors call it
 )->Image.Image:     # mode RGB, white where `im` was transparent
     "The RGB picture of any mode"
     if im.mode in ('I', 'F') or im.mode.startswith('I;'): return _deep(im, name).convert('RGB')
-    if _alpha(im):
-        im = _rgba(im)
+    if has_alpha(im):
+        im = to_rgba(im)
         white = Image.new('RGB', im.size, 'white')
         white.paste(im, mask=im.getchannel('A'))
         return white
     return im if im.mode=='RGB' else im.convert('RGB')
 
 # %% ../nbs/00_images.ipynb #5051b4b2
-def _check_size(
+def check_size(
     w:int, h:int,   # pixels
     max_pixels:int, # most pixels allowed
     name:str,       # what errors call it
@@ -506,7 +509,7 @@ def raster(
     Image.init()
     return [o for o in some if o in Image.OPEN]
 
-def open_picture(
+def open_image(
     f,           # path or open binary file
     some:tuple=RASTER, # formats
 )->Image.Image:  # its pixels are not unpacked yet
@@ -544,20 +547,20 @@ def _directories(f, most=16): # the tags of a TIFF's first picture, and of those
     return out+[load(o) for o in (at if isinstance(at, tuple) else (at,))[:most]]
 
 # %% ../nbs/00_images.ipynb #0d16ff1b
-def _plugin(kind:str)->bool:
+def load_plugin(kind:str)->bool:
     "Load the plug-in for a format that Pillow does not know by itself; False where none is installed"
-    try: getattr(importlib.import_module(_plugins[kind][1]), 'register_heif_opener', lambda: None)()
+    try: getattr(importlib.import_module(plugin_formats[kind][1]), 'register_heif_opener', lambda: None)()
     except Exception: return False
     return True
 
 def _no_raw(f, name:str):
     at = f.tell()
-    if is_raw(f): raise ImageError(f'{name}: {_words["raw"]}')
+    if is_raw(f): raise ImageError(f'{name}: {unreadable["raw"]}')
     f.seek(at)
 
 def _open(f, name:str)->Image.Image:
     "Read the header of the picture in the file `f`"
-    try: im = open_picture(f)
+    try: im = open_image(f)
     except Image.DecompressionBombError:
         raise ImageError(f'{name}: has more than {2*Image.MAX_IMAGE_PIXELS:,} pixels, the limit of Pillow itself: '
                          'make it smaller first, or raise PIL.Image.MAX_IMAGE_PIXELS as well as max_pixels') from None
@@ -569,23 +572,23 @@ def _open(f, name:str)->Image.Image:
     f.seek(0)
     kind = _kind(head := f.read(512))
     f.seek(0)
-    if kind in _plugins and _plugin(kind):
-        with contextlib.suppress(Exception): return open_picture(f)
+    if kind in plugin_formats and load_plugin(kind):
+        with contextlib.suppress(Exception): return open_image(f)
     if isinstance(err, MemoryError):
         raise ImageError(f'{name}: does not fit into memory: make it smaller first') from err
-    raise ImageError(f'{name}: {_why_not(head)}') from err
+    raise ImageError(f'{name}: {why_unreadable(head)}') from err
 
 # %% ../nbs/00_images.ipynb #776c1b00
-def _decode(
+def decode_image(
     src,            # path, bytes, open file or PIL image
     max_pixels:int, # most pixels allowed
     name:str,       # what errors call it
 )->Image.Image:     # upright, in sRGB, still in its own mode; may be `src` itself
     "Unpack a picture, or say why that cannot be"
-    opened = contextlib.nullcontext() if isinstance(src, Image.Image) else _source(src, name)
-    with _quiet, opened as f:
+    opened = contextlib.nullcontext() if isinstance(src, Image.Image) else open_source(src, name)
+    with quiet_pillow, opened as f:
         im = src if f is None else _open(f, name)
-        _check_size(*im.size, max_pixels, name)
+        check_size(*im.size, max_pixels, name)
         if im.format in ('EPS', 'WMF', 'EMF'): raise ImageError(f'{name}: is a vector drawing: export it as PNG first')
         if im.format and im.format not in RASTER:
             raise ImageError(f'{name}: {im.format} is not read here: save it as JPEG or PNG')
@@ -595,12 +598,12 @@ def _decode(
         except MemoryError as e: raise ImageError(f'{name}: does not fit into memory: make it smaller first') from e
         except Exception as e:
             raise ImageError(f'{name}: is broken or cut short, its pixels cannot be read ({e})') from e
-        _check_size(*im.size, max_pixels, name)
+        check_size(*im.size, max_pixels, name)
         try: return _colours(_upright(im))
         except Exception as e: raise ImageError(f'{name}: is broken, it cannot be brought upright ({e})') from e
 
 # %% ../nbs/00_images.ipynb #4feef6b7
-def _array_image(
+def array_to_pil(
     a:np.ndarray,   # (h,w), (h,w,1), (h,w,3) or (h,w,4); uint8, uint16, bool, or float in [0,1]
     max_pixels:int, # most pixels allowed
     name:str,       # what errors call it
@@ -611,7 +614,7 @@ def _array_image(
     if a.ndim!=2 and not (a.ndim==3 and a.shape[2] in (3,4)):
         hint = ': use a.transpose(1,2,0)' if a.ndim==3 and a.shape[0] in (1,3,4) else ''
         fail('a numpy picture has shape (h,w), (h,w,1), (h,w,3) or (h,w,4)' + hint)
-    _check_size(a.shape[1], a.shape[0], max_pixels, name)
+    check_size(a.shape[1], a.shape[0], max_pixels, name)
     if a.dtype==bool:
         a = a*np.uint8(255)
     elif a.dtype.kind=='u' and a.itemsize==2:
@@ -652,7 +655,7 @@ def to_pil(
     t:Tensor, # (3,h,w) or (1,3,h,w) in [-1,1], any float type and device
 )->Image.Image: # mode RGB
     "The RGB image of a tensor; values beyond [-1,1] are clamped, NaN is an `ImageError`"
-    t = _tensor_picture(t, name := _name(t))
+    t = _tensor_picture(t, name := source_name(t))
     h,w = t.shape[1:]
     rows,half = (64 if t.device.type=='cpu' else h),torch.tensor(128., device=t.device)
     planes = torch.empty(3, h, w, dtype=torch.uint8, device=t.device)
@@ -673,16 +676,16 @@ def load_image(
     name:str=None,              # what errors call the picture; by default its path
 )->Image.Image:                 # a new image of mode RGB, without metadata
     "Any picture as an upright RGB image, alpha flattened on white; raises `ImageError`"
-    name = name or _name(src)
+    name = name or source_name(src)
     if isinstance(src, Tensor):
         t = _tensor_picture(src, name)
-        _check_size(t.shape[2], t.shape[1], max_pixels, name)
+        check_size(t.shape[2], t.shape[1], max_pixels, name)
         lo,hi = (float(o) for o in t.aminmax())
         if lo<-1.001 or hi>1.001:
             raise ImageError(f'{name}: tensor pictures are in [-1,1], these values run from {lo:g} to {hi:g}')
         return to_pil(t)
-    im = _array_image(src, max_pixels, name) if isinstance(src, np.ndarray) else _decode(src, max_pixels, name)
-    out = _rgb(im, name)
+    im = array_to_pil(src, max_pixels, name) if isinstance(src, np.ndarray) else decode_image(src, max_pixels, name)
+    out = on_white(im, name)
     if out is src: out = out.copy()
     out.info = {}
     return out
@@ -702,10 +705,10 @@ def load_photo(
     name:str=None,
 )->LoadedPhoto:
     "Any picture as `load_image` gives it, its transparency, and a word about its frames"
-    name = name or _name(src)
+    name = name or source_name(src)
     if isinstance(src, Tensor): return LoadedPhoto(load_image(src, max_pixels=max_pixels, name=name))
-    im = _array_image(src, max_pixels, name) if isinstance(src, np.ndarray) else _decode(src, max_pixels, name)
-    rgba = _rgba(im) if _alpha(im) else None
+    im = array_to_pil(src, max_pixels, name) if isinstance(src, np.ndarray) else decode_image(src, max_pixels, name)
+    rgba = to_rgba(im) if has_alpha(im) else None
     if rgba is not None and rgba.getchannel('A').getextrema()[0]==255: rgba = None
     n = _frames(src)
     return LoadedPhoto(
@@ -714,8 +717,8 @@ def load_photo(
 
 def _frames(src)->int:
     if isinstance(src, (np.ndarray, Image.Image)): return 1                  # whoever opened it has chosen the frame
-    with contextlib.suppress(Exception), _quiet, _source(src, _name(src)) as f:
-        with open_picture(f) as im:
+    with contextlib.suppress(Exception), quiet_pillow, open_source(src, source_name(src)) as f:
+        with open_image(f) as im:
             return getattr(im, 'n_frames', 1) if im.format in ('GIF','WEBP','PNG','TIFF','AVIF') else 1
     return 1
 
@@ -790,12 +793,12 @@ def _mask_plane(
     "The transparency of a picture where it varies, else its labels, else its brightness"
     if im.mode=='F': return (a := np.asarray(im))/(255 if 1<a.max()<=255 else 1)
     if im.mode=='I' or im.mode.startswith('I;'): return _wide_labels(im, name)
-    if im.mode=='P' and not _alpha(im) and _coloured(im):
+    if im.mode=='P' and not has_alpha(im) and _coloured(im):
         a = np.asarray(im)
         if {*np.unique(a)}-{0,1} and {*np.unique(a)}-{0,255}: _no_mask(a, name)
         return a
-    if _alpha(im):
-        im = _rgba(im)
+    if has_alpha(im):
+        im = to_rgba(im)
         lo,hi = im.getchannel('A').getextrema()
         if lo<hi: return np.asarray(im.getchannel('A'))
         im = im.convert('RGB')
@@ -814,9 +817,9 @@ def _any_mask(
         a = src.detach().cpu().reshape(src.shape[-2:])
         a = (a.float() if a.is_floating_point() else a).numpy()
     elif isinstance(src, np.ndarray) and (src.ndim==2 or src.shape[2:]==(1,)): a = src.reshape(src.shape[:2])
-    elif isinstance(src, np.ndarray): a = _mask_plane(_array_image(src, max_pixels, name), name)
-    else: a = _mask_plane(_decode(src, max_pixels, name), name)
-    _check_size(*a.shape[::-1], max_pixels, name)
+    elif isinstance(src, np.ndarray): a = _mask_plane(array_to_pil(src, max_pixels, name), name)
+    else: a = _mask_plane(decode_image(src, max_pixels, name), name)
+    check_size(*a.shape[::-1], max_pixels, name)
     return a
 
 def load_mask(
@@ -829,7 +832,7 @@ def load_mask(
     faint:bool=False,# values that all stay under a half are meant so, rather than somebody's labels
 )->Tensor:           # (1,1,h,w) float32 in [0,1], 1 = person = paint here
     "A mask from a file or from memory; raises `ImageError`"
-    name = name or _name(src)
+    name = name or source_name(src)
     a = _any_mask(src, max_pixels, name)
     h,w = a.shape
     if size is not None and (w,h)!=tuple(size):
@@ -847,7 +850,7 @@ def mask_to_pil(
     mask:Tensor, # (1,1,h,w), (1,h,w) or (h,w), in [0,1]
 )->Image.Image:  # mode L, white = person = paint here
     "The picture of a mask; `load_mask` takes it back"
-    a = _unit(_any_mask(mask, 10**9, name := _name(mask)), name)
+    a = _unit(_any_mask(mask, 10**9, name := source_name(mask)), name)
     return Image.fromarray(np.rint(a*255).astype(np.uint8))
 
 # %% ../nbs/00_images.ipynb #6157cc79
@@ -895,7 +898,7 @@ def image_grid(
     texts = [_lines(o, font, cw) for o in captions or []]
     line = math.ceil(font_size*1.3)
     below = [max((len(o) for o in texts[i:i+cols]), default=0)*line + (4 if texts else 0) for i in range(0, n, cols)]
-    _check_size(width := cols*(cw+gap)+gap, height := len(below)*(ch+gap)+sum(below)+gap, 100_000_000, 'image_grid')
+    check_size(width := cols*(cw+gap)+gap, height := len(below)*(ch+gap)+sum(below)+gap, 100_000_000, 'image_grid')
     out,y = Image.new('RGB', (width,height), 'white'),gap
     draw = ImageDraw.Draw(out)
     for i,im in enumerate(ims):
@@ -1039,7 +1042,7 @@ def crop(
     W,H = (img.shape[-1], img.shape[-2]) if isinstance(img, Tensor) else img.size
     l,t,w,h = round(box.left),round(box.top),round(box.width),round(box.height)
     if pad not in ('edge','zero'): raise ImageError(f"crop: pad={pad!r} is neither 'edge' nor 'zero'")
-    _check_size(w, h, 100_000_000, f'crop to {box}')
+    check_size(w, h, 100_000_000, f'crop to {box}')
     r,b = l+w,t+h
     L,T,R,B = max(l,0),max(t,0),min(r,W),min(b,H)
     if L>=R or T>=B: raise ImageError(f'crop: {box} lies wholly beside the photo of {W}x{H}')
@@ -1048,8 +1051,8 @@ def crop(
         out = img[...,T:B,L:R]
         if any(beyond): out = F.pad(out, beyond, mode='replicate' if pad=='edge' else 'constant')
     else:
-        if img.mode in ('1','P'): img = img.convert('L' if img.mode=='1' else 'RGBA' if _alpha(img) else 'RGB')
-        with _quiet: out = img.crop((L,T,R,B))
+        if img.mode in ('1','P'): img = img.convert('L' if img.mode=='1' else 'RGBA' if has_alpha(img) else 'RGB')
+        with quiet_pillow: out = img.crop((L,T,R,B))
         if any(beyond):
             a = np.asarray(out)
             room = [beyond[2:], beyond[:2]] + [(0,0)]*(a.ndim-2)
@@ -1169,7 +1172,7 @@ def _json(o)->str:
 def _what(meta)->tuple: # digital source type, words
     return next((v for k,v in KINDS.items() if k==meta.get('kind')), KINDS['composite'])
 
-def _xmp(
+def xmp_packet(
     meta:dict, # how the picture was made; its 'kind' is one of `KINDS`, a composite where there is none
 )->bytes:      # UTF-8
     "The XMP packet of a synthetic picture"
@@ -1200,7 +1203,7 @@ def read_provenance(
     src,   # path, bytes or open file of a picture
 )->dict:   # `digital_source_type`, `software`, and the record of how it was made; empty for a picture that says nothing
     "What a picture says about its making, our own or another program's"
-    with _source(src, _name(src)) as f: data = f.read()
+    with open_source(src, source_name(src)) as f: data = f.read()
     for packet in _packets(data):
         with contextlib.suppress(ElementTree.ParseError, LookupError, ValueError, RecursionError):
             root,out = ElementTree.fromstring(packet),{}
@@ -1216,7 +1219,7 @@ def read_provenance(
 
 # %% ../nbs/00_images.ipynb #4416b641
 _writers = {'.png': 'PNG', '.jpg': 'JPEG', '.jpeg': 'JPEG', '.webp': 'WEBP'}
-_most = {'PNG': 2**31-1, 'JPEG': 65535, 'WEBP': 16383} # pixels on a side
+most_pixels = {'PNG': 2**31-1, 'JPEG': 65535, 'WEBP': 16383} # pixels on a side
 
 def _for_file(
     img,     # anything `load_image` takes
@@ -1225,9 +1228,9 @@ def _for_file(
 )->Image.Image: # a mode that the format holds, without metadata
     "Bring a picture to a mode that a file of this format holds, keeping its transparency"
     if isinstance(img, Tensor): return to_pil(img)
-    im = _array_image(img, 10**9, name) if isinstance(img, np.ndarray) else _decode(img, 10**9, name)
-    if _alpha(im):
-        if im.mode!='LA' or fmt!='PNG': im = _rgba(im)
+    im = array_to_pil(img, 10**9, name) if isinstance(img, np.ndarray) else decode_image(img, 10**9, name)
+    if has_alpha(im):
+        if im.mode!='LA' or fmt!='PNG': im = to_rgba(im)
         if fmt=='JPEG':
             if im.getchannel('A').getextrema()!=(255,255):
                 raise ImageError(
@@ -1235,7 +1238,7 @@ def _for_file(
                     ' `load_image`'
                 )
             im = im.convert('RGB')
-    elif not (im.mode=='RGB' or (im.mode=='L' and fmt!='WEBP') or (im.mode=='1' and fmt=='PNG')): im = _rgb(im, name)
+    elif not (im.mode=='RGB' or (im.mode=='L' and fmt!='WEBP') or (im.mode=='1' and fmt=='PNG')): im = on_white(im, name)
     if im is img: im = im.copy()
     im.info = {}
     return im
@@ -1249,7 +1252,7 @@ def _note_options(
     "How a file of a format is told what it is"
     if not isinstance(meta, dict):
         raise ImageError(f'{name}: meta is a dict such as dict(target="...", seed=0), not {type(meta).__name__}')
-    xmp = _xmp(meta := {str(k):v for k,v in meta.items()})
+    xmp = xmp_packet(meta := {str(k):v for k,v in meta.items()})
     words = _what(meta)[1]
     if fmt in ('WEBP', 'AVIF'): return dict(xmp=xmp)
     if fmt=='GIF': return dict(comment=words.encode())
@@ -1272,7 +1275,7 @@ def _png_texts(meta, xmp):
     info.add_itxt('XML:com.adobe.xmp', xmp.decode())
     return info
 
-def _save_options(fmt:str, meta:dict, quality:int, name:str)->dict:
+def save_options(fmt:str, meta:dict, quality:int, name:str)->dict:
     "What Pillow is told besides the format"
     opts = {'PNG': {}, 'JPEG': dict(quality=quality, subsampling=0 if quality>=90 else 2),
             'WEBP': dict(lossless=True, exact=True) if quality==100 else dict(quality=quality)}[fmt]
@@ -1361,10 +1364,10 @@ def save_image(
         raise ImageError(f'{name}: cannot write {path.suffix or "a file without suffix"}, only {", ".join(_writers)}')
     if not 1<=quality<=100: raise ImageError(f'{name}: quality={quality} is not between 1 and 100')
     if meta is None: meta = note_of(img)
-    im,opts = _for_file(img, fmt, name),_save_options(fmt, meta, quality, name)
-    if max(im.size)>_most[fmt]:
+    im,opts = _for_file(img, fmt, name),save_options(fmt, meta, quality, name)
+    if max(im.size)>most_pixels[fmt]:
         raise ImageError(
-            f'{name}: {im.width}x{im.height} is too much for {fmt}, at most {_most[fmt]} a side: save as .png'
+            f'{name}: {im.width}x{im.height} is too much for {fmt}, at most {most_pixels[fmt]} a side: save as .png'
         )
     if kind and fmt=='PNG': opts.setdefault('pnginfo', PngInfo()).add_text('messi:kind', kind)
     try:
@@ -1380,7 +1383,7 @@ _known = {'trainedAlgorithmicMedia': 'wholly made by a trained model',
           'algorithmicallyEnhanced': 'a photo that an algorithm has edited', 'digitalCapture': 'taken by a camera',
           'humanEdits': 'a photo that somebody has edited', 'virtualRecording': 'the recording of a virtual event'}
 
-def told(
+def describe_provenance(
     said:dict, # what `read_provenance` gives
 )->str:
     "What a picture says of itself, in a sentence"
@@ -1411,7 +1414,7 @@ def messi_check(
             bad += 1
             say(e, file=sys.stderr)
             continue
-        say(json.dumps(dict(file=str(f), **said)) if as_json else f'{f}: {told(said)}')
+        say(json.dumps(dict(file=str(f), **said)) if as_json else f'{f}: {describe_provenance(said)}')
     return int(bad>0)
 
 def main_check(argv=None): return command(messi_check, argv)
@@ -1451,7 +1454,7 @@ def is_image_file(path)->bool:
     name = os.path.basename(os.fspath(path))
     return not name.startswith('.') and os.path.splitext(name)[1].lower() in image_suffixes
 
-def _natural(path:Path):
+def natural_key(path:Path):
     "Sort key that counts numbers as numbers"
     def key(s): return (0, int(s), s) if re.match('[0-9]', s) else (1, 0, s.casefold())
     return [[key(s) for s in re.split('([0-9]+)', part)] for part in path.parts], str(path)
@@ -1496,4 +1499,4 @@ def list_images(
         raise DataError(
             f'{folder}: no pictures in {where}: their names would end in {" ".join(sorted(image_suffixes))}'
         )
-    return sorted(found, key=lambda p: _natural(p.relative_to(folder)))
+    return sorted(found, key=lambda p: natural_key(p.relative_to(folder)))

@@ -528,7 +528,7 @@ class Wrapper(Inpainter):
 
 # %% ../nbs/07_inpaint.ipynb #2ec57544
 class BestOf(Wrapper):
-    "Paints a head several times and keeps the one with the surest face"
+    "Paints a head several times and keeps the one whose face is most certain"
     def __init__(self,
         inner:Inpainter, # of head and shoulders, such as a `PixelInpainter`
         tries:int=4,     # how often each

@@ -11,7 +11,7 @@ from .images import ConfigError, to_pil
 from .target import FaceEmbedding
 from .headspace import N_OUTLINE, HeadTarget, HeadSpace, head_target, known_of
 from .inpaint import LEFT, Painted, Plan
-from .heads import DrawnHead, HeadInpainter, HeadPlace, seen_faces, _old_texture
+from .heads import DrawnHead, HeadInpainter, HeadPlace, seen_faces, old_texture
 from .identity import head_identity
 
 # %% auto #0
@@ -119,7 +119,7 @@ class NobodyInpainter(HeadInpainter):
         for i in which:
             at = None if faces[i] is None else self.placement(faces[i])[1]
             if at is None: continue
-            texture = _old_texture(img/2+.5, at, self.space.views[at.view], self.space.cfg.size)
+            texture = old_texture(img/2+.5, at, self.space.views[at.view], self.space.cfg.size)
             out[i] = head_identity()(texture.clamp(0, 1), known_of(at.landmarks, texture), at.view),at.view
         return out
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
 from torch import nn, Tensor
 from PIL import Image
-from .images import Box, ConfigError, DataError, ImageError, load_image, open_picture, to_pil, to_tensor
+from .images import Box, ConfigError, DataError, ImageError, load_image, open_image, to_pil, to_tensor
 from .augment import recolour
 from .segment import DETAIL, Segmenter
 from .training import Pretrained, TrainCfg, Trainer, find_weights, make_folder
@@ -275,7 +275,7 @@ class PartsPhoto:
     def read(self)->tuple: # (1,3,H,W) in [-1,1], (H,W) uint8 with `TOP` and so on
         "Photo and labels"
         img = to_tensor(load_image(self.photo))
-        a = self.labels if isinstance(self.labels, np.ndarray) else np.array(open_picture(self.labels))
+        a = self.labels if isinstance(self.labels, np.ndarray) else np.array(open_image(self.labels))
         if a.shape!=tuple(img.shape[2:]):
             raise DataError(f'{self.photo}: labels of {a.shape} for a photo of {tuple(img.shape[2:])} pixels')
         if self.kind=='true': return img,a.astype(np.uint8)

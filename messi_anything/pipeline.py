@@ -46,14 +46,14 @@ from messi_anything.images import (
 from .training import find_weights, make_folder, pick_device
 from .faces import Face, find_faces
 from .segment import (Segmenter, from_mask, check_choice, choice, faces_within,
-                                    _face_finder, cutout as cut_out)
+                                    default_face_finder, cutout as cut_out)
 from .inpaint import (Inpainter, PixelInpainter, BestOf, Edge, Plan, Painted, LEFT, STEPS,
                                     paint_photo, start_levels, check_tries)
 from .background import BackgroundInpainter
 
 # %% auto #0
 __all__ = ['MODES', 'DEFAULT_MODE', 'NOBODY', 'EVERYWHERE', 'MANIFEST', 'example_photo', 'option', 'ReplaceCfg', 'whole_seed',
-           'read', 'whose', 'faces_of', 'as_face', 'given_faces', 'Found', 'Laps', 'find', 'load_segmenter',
+           'read', 'match_faces', 'faces_of', 'as_face', 'given_faces', 'Found', 'Laps', 'find', 'load_segmenter',
            'load_inpainter', 'remover', 'static_fill', 'inpainter', 'plan', 'Result', 'in_words', 'Variants', 'results',
            'dress', 'replace', 'read_manifest', 'fingerprint', 'replace_many', 'settings_text', 'read_settings',
            'with_options', 'messi_replace', 'main_replace', 'overhead', 'speed', 'whole_by_bare']
@@ -92,7 +92,7 @@ class ReplaceCfg:
     seed:int = option(0, 'the same seed gives the same picture', int, least=0)
     steps:int = option(5, 'of the generator, 1 to 6', int, least=min(STEPS), most=max(STEPS))
     people: object = option(
-        'all', 'whom: all, largest, left, right, surest, a number from the left (from 0), or several: 0,2'
+        'all', 'whom: all, largest, left, right, most_confident, a number from the left (from 0), or several: 0,2'
     )
     mode:str = option(None, 'how: person (head, clothes and skin), head (the body stays), generated, image (starts '
                             'from the person who is there), '
@@ -108,7 +108,7 @@ class ReplaceCfg:
         least=0,
         most=10,
     )
-    tries:int = option(4, 'generate each head so often, and keep the one with the surest face', int, least=1, most=16)
+    tries:int = option(4, 'generate each head so often, and keep the one whose face is most certain', int, least=1, most=16)
     kit:object = option(None, "of mode person: the name of one of the target's kits, or a JSON file with one of yours; "
                               'without it the seed chooses')
     figure:object = option(None, 'of mode static: a picture of the target to cut out; without it the weights make one',
@@ -224,7 +224,7 @@ def read(
     return photo if isinstance(photo, LoadedPhoto) else load_photo(photo)
 
 # %% ../nbs/09_pipeline.ipynb #3444bfe5
-def whose(
+def match_faces(
     people:list, # of `Person`
     faces:list,  # of `Face`
 )->list:         # a `Face` for each person, or None
@@ -246,13 +246,13 @@ def faces_of(
     found,   # a `Segmentation`
 )->list:     # a `Face` for each person, or None
     "The faces of people who were found"
-    out = whose(found.people, found.faces or [])
+    out = match_faces(found.people, found.faces or [])
     if found.faces is None: # a segmenter of ours has looked already
         for i,p in enumerate(found.people):
-            out[i] = whose([p], faces_within(img, p.box.scaled(1.2), _face_finder()))[0]
+            out[i] = match_faces([p], faces_within(img, p.box.scaled(1.2), default_face_finder()))[0]
     if None in out: # the segmenter's quick finder misses some: look at the whole photo, once
         seen = find_faces(img)
-        out = [f or whose([p], seen)[0] for p,f in zip(found.people, out)]
+        out = [f or match_faces([p], seen)[0] for p,f in zip(found.people, out)]
     return out
 
 # %% ../nbs/09_pipeline.ipynb #d1d97da5
@@ -274,7 +274,7 @@ def given_faces(
 )->list:         # a `Face` for each person, or None
     "Give each person the face that a user has marked in them"
     faces = [as_face(o) for o in faces]
-    out = whose(people, faces)
+    out = match_faces(people, faces)
     for f in faces:
         if not any(f is o for o in out):
             x,y = f.box.center
@@ -425,8 +425,8 @@ def inpainter(
     if cfg.kit is not None: out = out.with_kit(cfg.kit)
     if mode=='image': out = out.with_strength(.6 if cfg.strength is None else cfg.strength)
     if cfg.text and mode in ('head','person'):
-        from messi_anything.directions import told
-        out = out.with_heads(told(out.heads, cfg.text)) if mode=='person' else told(out, cfg.text)
+        from messi_anything.directions import with_text
+        out = out.with_heads(with_text(out.heads, cfg.text)) if mode=='person' else with_text(out, cfg.text)
     elif cfg.text: out = out.with_prompt(cfg.text, cfg.guidance)
     return BestOf(out, cfg.tries) if cfg.tries>1 and out.close and mode in ('generated','image') else out
 

@@ -19,7 +19,7 @@ from messi_anything.images import (
     atomic_path,
     image_grid,
     load_image,
-    open_picture,
+    open_image,
     read_json,
     to_pil,
     to_tensor,
@@ -190,7 +190,7 @@ class HeadPack:
         "All pictures, in memory"
         with ThreadPoolExecutor() as pool:
             return tuple(
-                np.stack(list(pool.map(lambda b: np.asarray(open_picture(io.BytesIO(b)).convert(mode)), files)))
+                np.stack(list(pool.map(lambda b: np.asarray(open_image(io.BytesIO(b)).convert(mode)), files)))
                 for files, mode in ((self.image, 'RGB'), (self.part, 'L'))
             )
 
@@ -265,19 +265,19 @@ class HeadHoles(torch.utils.data.Dataset):
     def __init__(self,
         pack:HeadPack,
         size:int=128,          # of the network
-        everything:float=.1,   # share of holes that are the whole picture
-        free:float=.05,        # share of rectangles, patches and strokes
-        unsaid:float=.1,       # share of labels left out, so that the network can paint anybody
+        p_full_mask:float=.1,   # share of holes that are the whole picture
+        p_random_mask:float=.05,        # share of rectangles, patches and strokes
+        p_drop_label:float=.1,       # share of labels left out, so that the network can paint anybody
         classes:int=2,
     ):
         if pack.size<size:
             raise DataError(f'heads of {pack.size} pixels are too small for a network of {size}: pack larger ones')
-        self.pack, self.size, self.everything, self.free, self.unsaid, self.classes = (
+        self.pack, self.size, self.p_full_mask, self.p_random_mask, self.p_drop_label, self.classes = (
             pack,
             size,
-            everything,
-            free,
-            unsaid,
+            p_full_mask,
+            p_random_mask,
+            p_drop_label,
             classes,
         )
         self.image,self.part = pack.decoded()
@@ -298,8 +298,8 @@ class HeadHoles(torch.utils.data.Dataset):
 
     def hole(self, head, points, rng)->Tensor: # (1,s,s)
         u = rng.random()
-        if u<self.everything: return torch.ones_like(head)
-        if u<self.everything+self.free:
+        if u<self.p_full_mask: return torch.ones_like(head)
+        if u<self.p_full_mask+self.p_random_mask:
             return torch.from_numpy(
                 (box_hole, blob_hole, stroke_hole)[rng.integers(3)](self.size, rng, rng.uniform(0.1, 0.5))
             )[None].float()
@@ -341,7 +341,7 @@ class HeadHoles(torch.utils.data.Dataset):
         side = int(rng.integers(round(n/ROOM), n+1))
         x,y = (int(rng.integers(0, n-side+1)) for _ in range(2))
         seen = self.look(i, side, x, y, rng.random()<.5)
-        label = self.classes if rng.random()<self.unsaid else int(self.pack.label[i])
+        label = self.classes if rng.random()<self.p_drop_label else int(self.pack.label[i])
         return self.item(i, seen, self.hole(seen[1], seen[3], rng), label, seed)
 
     def still(self, i, seed=0, label=None)->dict:
@@ -353,17 +353,17 @@ class HeadHoles(torch.utils.data.Dataset):
         )
 
 # %% ../nbs/07p_pixels.ipynb #a31efefc
-_heads = dict(words=0, critic=0., guidance=1., everything=.1, free=.05, unsaid=.1, shares=(.5,.5,0,0))
+_heads = dict(words=0, discriminator=0., guidance=1., p_full_mask=.1, p_random_mask=.05, p_drop_label=.1, shares=(.5,.5,0,0))
 pixel_recipes = dict(
-    smoke=RecipeCfg(net='smoke', size=32, steps=12, tune=6, bs=4, lr=1e-3, ema=(0.5, 0.5), save_every=6, **_heads),
+    smoke=RecipeCfg(net='smoke', size=32, steps=12, ct_steps=6, bs=4, lr=1e-3, ema=(0.5, 0.5), save_every=6, **_heads),
     small=RecipeCfg(
         net='small',
         size=128,
         steps=5000,
-        tune=1500,
+        ct_steps=1500,
         bs=256,
         lr=4e-4,
-        tune_lr=1e-4,
+        ct_lr=1e-4,
         ema=(0.9995, 0.999),
         q_end=16.0,
         save_every=500,
@@ -374,10 +374,10 @@ pixel_recipes = dict(
         net='base',
         size=256,
         steps=60_000,
-        tune=15_000,
+        ct_steps=15_000,
         bs=64,
         lr=2e-4,
-        tune_lr=1e-4,
+        ct_lr=1e-4,
         ema=(0.9998, 0.9995),
         q_end=64.0,
         save_every=1000,
@@ -403,7 +403,7 @@ def train_pixels(
     "Train a generator of upright heads: to remove noise, then to do so in a few steps"
     torch.manual_seed(0)
     net = start or UNet(pixel_net(cfg))
-    data = HeadHoles(pack, net.cfg.size, cfg.everything, cfg.free, cfg.unsaid, net.cfg.classes)
+    data = HeadHoles(pack, net.cfg.size, cfg.p_full_mask, cfg.p_random_mask, cfg.p_drop_label, net.cfg.classes)
     target = cfg.shares[0]/sum(cfg.shares)
     return train_stages(
         net, data, data.drawn(target), out, cfg, None, minutes, device, workers, about, command, progress

@@ -16,15 +16,15 @@ from .augment import grow, box_hole, blob_hole, stroke_hole, wear, random_props
 from .captions import fact_names, fact_row, view_facts, mirrored, caption
 from .training import Trainer, TrainCfg, find_weights, pick_device
 from .unet import UNet, UNetCfg, unet_cfg
-from .text import Worded, TextEncoder, listening, read_words
+from .text import TextConditionedUNet, TextEncoder, add_text_encoder, read_words
 from .consistency import Denoiser, EDMLoss, ECTLoss, Guided, bcast, ode_step
 from .inpaint import STEPS, hole_condition
 
 # %% auto #0
 __all__ = ['ROOM', 'recipes', 'Views', 'close_frame', 'pack_views', 'below', 'above', 'HoleSet', 'condition_of', 'FillLoss',
-           'balance', 'GuidedECTLoss', 'Critic', 'moved', 'AdversarialLoss', 'RecipeCfg', 'recipe_cfg', 'recipe_net',
-           'drawn_shares', 'stages', 'stage_loss', 'train_stages', 'train_generator', 'Latents', 'FusedLoss',
-           'fusion_trial']
+           'balance', 'GuidedECTLoss', 'Discriminator', 'diff_augment', 'AdversarialLoss', 'RecipeCfg', 'recipe_cfg',
+           'recipe_net', 'drawn_shares', 'stages', 'stage_loss', 'train_stages', 'train_generator', 'Latents',
+           'FusedLoss', 'fusion_trial']
 
 # %% ../nbs/07a_recipe.ipynb #a66c81da
 @dataclass
@@ -163,37 +163,37 @@ class HoleSet(torch.utils.data.Dataset):
     def __init__(self,
         packed:Packed,       # or `Views`; pictures somewhat larger than `size`, with the masks of their people
         size:int=64,         # side of what the network sees
-        everything:float=.25,# share of holes of close views that are the whole picture
-        free:float=.07,      # share of rectangles, patches and strokes; the rest are people
-        unsaid:float=.08,    # share of labels left out (`classes`), so that the network can also paint anybody
+        p_full_mask:float=.25,# share of holes of close views that are the whole picture
+        p_random_mask:float=.07,      # share of rectangles, patches and strokes; the rest are people
+        p_drop_label:float=.08,    # share of labels left out (`classes`), so that the network can also paint anybody
         classes:int=2,
         words:TextEncoder=None, # gives each picture a caption, as numbers of words
         name:str='messi',    # of the target, in captions
-        silent:float=.15,    # share of pictures without a caption
+        p_drop_text:float=.15,    # share of pictures without a caption
         # share of holes of wide views that are the whole picture, where a caption says which view it is
-        bodies:float=0.,
+        p_bodies:float=0.,
         heads:float=.4,      # share of the people of close views who keep their clothes
     ):
         if packed.image.shape[1]<size:
             raise DataError(
                 f'pictures of {packed.image.shape[1]} pixels are too small for a network of {size}: pack larger ones'
             )
-        self.packed, self.size, self.everything, self.free, self.unsaid, self.classes = (
+        self.packed, self.size, self.p_full_mask, self.p_random_mask, self.p_drop_label, self.classes = (
             packed,
             size,
-            everything,
-            free,
-            unsaid,
+            p_full_mask,
+            p_random_mask,
+            p_drop_label,
             classes,
         )
         self.close = getattr(packed, 'close', np.ones(len(packed), bool))
-        self.words,self.name,self.silent,self.bodies,self.heads = words,name,silent,bodies,heads
+        self.words,self.name,self.p_drop_text,self.p_bodies,self.heads = words,name,p_drop_text,p_bodies,heads
     def __len__(self): return len(self.packed)
 
     def hole(self, m:Tensor, rng, close=True, told=False)->Tensor: # (1,s,s) person -> hole
         u = rng.random()
-        if u<(self.everything if close else self.bodies*told): return torch.ones_like(m)
-        if u<self.everything+self.free or m.mean()<.01:
+        if u<(self.p_full_mask if close else self.p_bodies*told): return torch.ones_like(m)
+        if u<self.p_full_mask+self.p_random_mask or m.mean()<.01:
             f = (box_hole, blob_hole, stroke_hole)[rng.integers(3)]
             return torch.from_numpy(f(self.size, rng, rng.uniform(.1,.5)))[None]
         h = grow((m>.3).float()[None], int(rng.integers(1,5)))[0]
@@ -211,14 +211,14 @@ class HoleSet(torch.utils.data.Dataset):
         if side!=s: t = F.interpolate(t[None], (s,s), mode='bilinear', antialias=True)[0]
         flip = rng.random()<.5
         if flip: t = t.flip(2)
-        label = self.classes if rng.random()<self.unsaid else int(p.label[i])
+        label = self.classes if rng.random()<self.p_drop_label else int(p.label[i])
         close,view = bool(self.close[i]),self.words is not None and p.facts[i][fact_names.index('view')]>=0
         out = dict(image=t[:3]/127.5-1, hole=self.hole(t[3:]/255, rng, close, view), label=label, seed=seed)
         if self.words is None: return out
         whole = not close and bool(out['hole'].min()==1)                     # which view, only the caption can say
         text = (
             ''
-            if rng.random() < self.silent and not whole
+            if rng.random() < self.p_drop_text and not whole
             else caption(mirrored(p.facts[i]) if flip else p.facts[i], rng, self.name, must=('view',) * whole)
         )
         return dict(out, words=self.words.ids([text])[0])
@@ -311,7 +311,7 @@ def _agreed(t): # the mean over all processes of a run
     torch.distributed.all_reduce(t)
     return t/torch.distributed.get_world_size()
 
-class Critic(torch.nn.Module):
+class Discriminator(torch.nn.Module):
     "Real or painted? A score for the pixels, and for each map of a frozen encoder in each look"
     def __init__(self,
         # with `encode` and `channels`, such as a trained `HieraFPN`; frozen, and not among the critic's weights
@@ -373,7 +373,7 @@ class Critic(torch.nn.Module):
         return torch.stack(out, 1)
 
 # %% ../nbs/07a_recipe.ipynb #c5944803
-def moved(
+def diff_augment(
     x:Tensor,       # (b,3,h,w)
     gen,            # a `torch.Generator`
     by:float=.1,    # how far, of the side
@@ -389,10 +389,10 @@ def moved(
 
 # %% ../nbs/07a_recipe.ipynb #dd7e02ef
 class AdversarialLoss(FillLoss):
-    "`FillLoss` for a part of the batch; for the rest, to pass for real before a `Critic`, which is trained along"
+    "`FillLoss` for a part of the batch; for the rest, to pass for real before a `Discriminator`, which is trained along"
     def __init__(self,
         loss,                 # of `consistency`
-        critic:Critic,
+        discriminator:Discriminator,
         weight:float=2.,      # of the critic's gradient, against the other's
         share:float=.72,      # of the batch
         levels:tuple=STEPS[5],# noise levels at which to judge the answer
@@ -408,15 +408,15 @@ class AdversarialLoss(FillLoss):
         if not 0<share<1:
             raise ConfigError(f'share={share}: between 0 and 1, for the part of the batch that the critic sees')
         if len(levels)!=len(often): raise ConfigError(f'{len(levels)} levels and {len(often)} shares: one for each')
-        self.critic,self.weight,self.share,self.warmup,self.own = critic,weight,share,warmup,own
+        self.discriminator,self.weight,self.share,self.warmup,self.own = discriminator,weight,share,warmup,own
         self.levels,self.often = torch.tensor(levels, dtype=torch.float32),torch.tensor(often)
-        self.opt = torch.optim.Adam([p for p in critic.parameters() if p.requires_grad], lr, (0.,.99))
+        self.opt = torch.optim.Adam([p for p in discriminator.parameters() if p.requires_grad], lr, (0.,.99))
         self.seen,self.ratio = 0,0.
 
     def state_dict(self):
-        return dict(critic=self.critic.state_dict(), opt=self.opt.state_dict(), seen=self.seen, ratio=self.ratio)
+        return dict(discriminator=self.discriminator.state_dict(), opt=self.opt.state_dict(), seen=self.seen, ratio=self.ratio)
     def load_state_dict(self, s):
-        self.critic.load_state_dict(s['critic'])
+        self.discriminator.load_state_dict(s['discriminator'])
         self.opt.load_state_dict(s['opt'])
         self.seen,self.ratio = s['seen'],s['ratio']
 
@@ -435,12 +435,12 @@ class AdversarialLoss(FillLoss):
                 img = img.index_copy(0, i, f(img[i]+bcast(top, img)*noise(img[i]), top, i).to(img.dtype))
         return f(img+bcast(sigma, img)*noise(img), sigma)
 
-    def judge(self, img, made, told, gen): # the critic's own step
-        self.critic.to(img.device)
-        d = (F.relu(1-self.critic(moved(img, gen), *told))+F.relu(1+self.critic(moved(made, gen), *told))).mean()
+    def d_step(self, img, made, told, gen): # the critic's own step
+        self.discriminator.to(img.device)
+        d = (F.relu(1-self.discriminator(diff_augment(img, gen), *told))+F.relu(1+self.discriminator(diff_augment(made, gen), *told))).mean()
         self.opt.zero_grad()
         d.backward()
-        for p in self.critic.parameters():
+        for p in self.discriminator.parameters():
             if p.grad is not None: p.grad = _agreed(p.grad)
         self.opt.step()
         return d.detach()
@@ -453,9 +453,9 @@ class AdversarialLoss(FillLoss):
         # under several processes, one call is counted
         net = getattr(net, 'module', net)
         x,inside,told = self.paint(net, b, gen),b['hole']>0,(b['label'], b.get('words'))
-        d = self.judge(b['image'], torch.where(inside, x, b['image']).detach(), told, gen)
+        d = self.d_step(b['image'], torch.where(inside, x, b['image']).detach(), told, gen)
         answer = x.detach().requires_grad_()
-        g = -self.critic(moved(torch.where(inside, answer, b['image']), gen), *told).mean()
+        g = -self.discriminator(diff_augment(torch.where(inside, answer, b['image']), gen), *told).mean()
         # its gradient is g's, and goes through the critic only once
         pull = (x*torch.autograd.grad(g, answer)[0]).sum()
         last = _last(net)
@@ -464,11 +464,11 @@ class AdversarialLoss(FillLoss):
         self.ratio,self.seen = r if not self.seen else .95*self.ratio+.05*r,self.seen+1
         w = self.weight*min(1., self.seen/self.warmup)*self.ratio
         # the value is that of the other part: the critic's moves with the critic
-        return kept+w*(pull-pull.detach()), dict(passing=g.detach(), critic=d)
+        return kept+w*(pull-pull.detach()), dict(g_loss=g.detach(), discriminator=d)
 
 def _last(net): # the weights closest to the picture
     net = getattr(net, '_orig_mod', net)
-    net = getattr(net, 'net', net)                                             # of a `Worded`
+    net = getattr(net, 'net', net)                                             # of a `TextConditionedUNet`
     return net.out[-1].weight if hasattr(net, 'out') else list(net.parameters())[-1]
 
 # %% ../nbs/07a_recipe.ipynb #eb124441
@@ -478,24 +478,24 @@ class RecipeCfg:
     net:str='tiny'         # see `unet_cfg`
     size:int=64            # side of its pictures, pixels
     steps:int=3600         # of the first stage, denoising
-    tune:int=200           # of the second, consistency; 0 for none
+    ct_steps:int=200           # of the second, consistency; 0 for none
     bs:int=32              # pictures a step
     lr:float=7e-4          # of the first stage, see `TrainCfg`
-    tune_lr:float=2.5e-4   # of the second
+    ct_lr:float=2.5e-4   # of the second
     ema:tuple=(.997,.99)   # decays of the averages of the two stages
     q_end:float=4.         # how far consistency is driven, see `ECTLoss`
     guidance:float=2.      # of the second stage, see `GuidedECTLoss`; 1 for none
     text:float=3.          # the same for captions
-    critic:float=2.        # weight of a critic in the second stage, see `AdversarialLoss`; 0 for none
-    critic_share:float=.72 # of each batch that the critic judges
-    everything:float=.25   # shares of the holes, see `HoleSet`
-    free:float=.07
-    unsaid:float=.08       # share of labels left out
+    discriminator:float=2.        # weight of a critic in the second stage, see `AdversarialLoss`; 0 for none
+    discriminator_share:float=.72 # of each batch that the critic judges
+    p_full_mask:float=.25   # shares of the holes, see `HoleSet`
+    p_random_mask:float=.07
+    p_drop_label:float=.08       # share of labels left out
     # width of a token of the text encoder trained along, see `text`; 0 for a network without words
     words:int=128
-    silent:float=.15       # share of pictures without a caption
-    bodies:float=.2        # share of wide views painted whole, from their caption
-    dressed:float=.45      # of each kind that is drawn, the share that wears something put on
+    p_drop_text:float=.15       # share of pictures without a caption
+    p_bodies:float=.2        # share of wide views painted whole, from their caption
+    p_props:float=.45      # of each kind that is drawn, the share that wears something put on
     # of what is drawn: close views of label 1, of the others; wide views of label 1, of the others
     shares:tuple=(.5,.22,.15,.13)
     eval_every:int=0       # steps between evaluations, see `TrainCfg`
@@ -512,41 +512,41 @@ class RecipeCfg:
                 f'shares={self.shares}: four numbers, none negative: close target, close others, wide target, wide'
                 ' others'
             )
-        if self.steps<1 or self.tune<0:
+        if self.steps<1 or self.ct_steps<0:
             raise ConfigError(
-                f'steps={self.steps}, tune={self.tune}: at least one step of the first stage, and no negative number'
+                f'steps={self.steps}, ct_steps={self.ct_steps}: at least one step of the first stage, and no negative number'
                 ' of the second'
             )
 
 recipes = dict(
     smoke=RecipeCfg(
-        net='smoke', size=32, steps=12, tune=6, bs=4, lr=1e-3, ema=(0.5, 0.5), words=0, critic=0.0, save_every=6
+        net='smoke', size=32, steps=12, ct_steps=6, bs=4, lr=1e-3, ema=(0.5, 0.5), words=0, discriminator=0.0, save_every=6
     ),
     tiny=RecipeCfg(),
     base=RecipeCfg(
         net='base',
         size=256,
         steps=60_000,
-        tune=15_000,
+        ct_steps=15_000,
         bs=64,
         lr=2e-4,
-        tune_lr=1e-4,
+        ct_lr=1e-4,
         ema=(0.9995, 0.9995),
         q_end=64.0,
-        critic=0.0,
+        discriminator=0.0,
         save_every=1000,
     ),
     paper=RecipeCfg(
         net='paper',
         size=256,
         steps=400_000,
-        tune=100_000,
+        ct_steps=100_000,
         bs=256,
         lr=1e-4,
-        tune_lr=5e-5,
+        ct_lr=5e-5,
         ema=(0.9999, 0.9999),
         q_end=256.0,
-        critic=0.0,
+        discriminator=0.0,
         save_every=2000,
     ),
 )
@@ -581,7 +581,7 @@ def drawn_shares(views:Views, cfg:RecipeCfg)->np.ndarray: # (n,) weights for the
     if not there: raise DataError(f'none of the {len(views)} views is of a kind that `shares` asks for ({cfg.shares})')
     worn = (views.facts[:,[fact_names.index(k) for k in ('hat','glasses','mask')]]>0).any(1)
     split = {2*k+w: s/sum(there.values())*(p if (worn[kind==k]==0).any() and worn[kind==k].any() else 1)
-             for k,s in there.items() for w,p in ((0,1-cfg.dressed), (1,cfg.dressed)) if (worn[kind==k]==w).any()}
+             for k,s in there.items() for w,p in ((0,1-cfg.p_props), (1,cfg.p_props)) if (worn[kind==k]==w).any()}
     return balance(2*kind+worn, split)
 
 # %% ../nbs/07a_recipe.ipynb #a528f45d
@@ -623,12 +623,12 @@ def stages(cfg:RecipeCfg)->list: # of (folder, network -> loss, TrainCfg)
         if cfg.guidance != 1
         else ECTLoss(**bell)
     )
-    if cfg.tune:
+    if cfg.ct_steps:
         out.append(
             (
                 'ect',
                 tuned,
-                TrainCfg(steps=cfg.tune, lr=cfg.tune_lr, warmup=min(30, cfg.tune // 4), ema=cfg.ema[1:], **common),
+                TrainCfg(steps=cfg.ct_steps, lr=cfg.ct_lr, warmup=min(30, cfg.ct_steps // 4), ema=cfg.ema[1:], **common),
             )
         )
     return out
@@ -636,35 +636,35 @@ def stages(cfg:RecipeCfg)->list: # of (folder, network -> loss, TrainCfg)
 # %% ../nbs/07a_recipe.ipynb #4f1ab15e
 def stage_loss(
     name:str, make,  # of one of the `stages`
-    net,             # a `UNet` or `Worded`, as the stage finds it
+    net,             # a `UNet` or `TextConditionedUNet`, as the stage finds it
     cfg:RecipeCfg,
     encoder=None,    # what the critic looks through; None for that of the segmenter that ships
 )->FillLoss:
     "The loss of a stage: with a critic in the second, where the recipe has one"
     loss = make(net)
     if cfg.compile and hasattr(loss, '_teacher'): loss._teacher.net.compile()
-    if name!='ect' or not cfg.critic: return FillLoss(loss)
+    if name!='ect' or not cfg.discriminator: return FillLoss(loss)
     if encoder is None:
         from messi_anything.segment import Segmenter
         encoder = Segmenter.from_pretrained('segment-tiny').net
-    words = net.words.word.num_embeddings if isinstance(net, Worded) else 0
+    words = net.words.word.num_embeddings if isinstance(net, TextConditionedUNet) else 0
     return AdversarialLoss(
         loss,
-        Critic(copy.deepcopy(encoder), net.cfg.classes + 1, words, side=max(128, net.cfg.size)),
-        cfg.critic,
-        cfg.critic_share,
+        Discriminator(copy.deepcopy(encoder), net.cfg.classes + 1, words, side=max(128, net.cfg.size)),
+        cfg.discriminator,
+        cfg.discriminator_share,
     )
 
 # %% ../nbs/07a_recipe.ipynb #727696ca
 def _begin(start, cfg): # -> network, and its text encoder or None
-    if isinstance(start, Worded): return start.net, start.words
+    if isinstance(start, TextConditionedUNet): return start.net, start.words
     if not isinstance(start, (str,Path)): return start or UNet(recipe_net(cfg)), None
     where = find_weights(start)
     return UNet.from_pretrained(where), read_words(where)
 
 # %% ../nbs/07a_recipe.ipynb #df6efb08
 def train_stages(
-    net,              # a `UNet` or `Worded`
+    net,              # a `UNet` or `TextConditionedUNet`
     data,             # a dataset of pictures with holes, such as `HoleSet`
     drawn:np.ndarray, # (n,) how often each is drawn
     out,              # folder of the run; an interrupted run goes on from there
@@ -702,7 +702,7 @@ def train_stages(
     return net
 
 # fields that a run may go on with when they differ
-_how = ('steps','tune','save_every','eval_every','best','accumulate','checkpointing','compile')
+_how = ('steps','ct_steps','save_every','eval_every','best','accumulate','checkpointing','compile')
 
 
 # %% ../nbs/07a_recipe.ipynb #21ccf4e3
@@ -719,24 +719,24 @@ def train_generator(
     progress:bool=True,
     name:str='messi', # of the target, in the captions of a network that has no words yet
     encoder=None,     # see `stage_loss`
-):                    # with averaged weights, a `Worded` or, without words, a `UNet`; None when it was stopped before the end
+):                    # with averaged weights, a `TextConditionedUNet` or, without words, a `UNet`; None when it was stopped before the end
     "Train a generator that fills holes: to remove noise, then to do so in a few steps"
     torch.manual_seed(0)
     net,words = _begin(start, cfg)
     if cfg.words:
-        net = listening(net, name, words, cfg.words)
+        net = add_text_encoder(net, name, words, cfg.words)
         name = net.words.cfg.target
     data = HoleSet(
         views,
         net.cfg.size,
-        cfg.everything,
-        cfg.free,
-        cfg.unsaid,
+        cfg.p_full_mask,
+        cfg.p_random_mask,
+        cfg.p_drop_label,
         net.cfg.classes,
         net.words if cfg.words else None,
         name,
-        cfg.silent,
-        cfg.bodies,
+        cfg.p_drop_text,
+        cfg.p_bodies,
     )
     return train_stages(
         net,
@@ -842,7 +842,7 @@ def fusion_trial(
         Trainer(
             net,
             loss,
-            HoleSet(train, size, everything=0.0),
+            HoleSet(train, size, p_full_mask=0.0),
             cfg,
             out,
             drawn_shares(train, RecipeCfg(shares=(0.6, 0.4, 0, 0))),
@@ -855,7 +855,7 @@ def fusion_trial(
         .fit(progress=False)
         .eval()
     )
-    data = HoleSet(held, size, everything=0., free=0., unsaid=0.)
+    data = HoleSet(held, size, p_full_mask=0., p_random_mask=0., p_drop_label=0.)
     items = [data[(i,i)] for i in range(len(held))]
     pick = lambda l: {k: torch.stack([o[k] for o in items if o['label']==l]) for k in ('image','hole')}
     own,others = pick(1),pick(0)

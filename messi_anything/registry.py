@@ -27,9 +27,9 @@ from .inpaint import read_target
 
 # %% auto #0
 __all__ = ['KINDS', 'PARTS', 'GENERATOR', 'MOST_TEXT', 'MOST_WEIGHTS', 'MOST_FILES', 'targets_home', 'check_name', 'target_files',
-           'check_target', 'targets', 'target_table', 'listed_targets', 'install_target', 'remove_target',
-           'export_target', 'unzip_target', 'import_target', 'push_target', 'show_target', 'messi_targets',
-           'main_targets']
+           'read_target_json', 'check_target', 'targets', 'target_table', 'listed_targets', 'install_target',
+           'remove_target', 'export_target', 'unzip_target', 'import_target', 'push_target', 'show_target',
+           'messi_targets', 'main_targets']
 
 # %% ../nbs/09c_registry.ipynb #57dfad4f
 def targets_home()->Path:
@@ -111,7 +111,7 @@ def target_files(folder)->list: # paths
     return out
 
 # %% ../nbs/09c_registry.ipynb #8e0373c8
-def _read_json(path)->dict:
+def read_target_json(path)->dict:
     try: return read_json(path, WeightsError)
     except WeightsError as e: raise WeightsError(f'{e}: get or make the target again') from None
 
@@ -157,7 +157,7 @@ def _header(path)->dict: # name -> shape, without reading the numbers
 
 # %% ../nbs/09c_registry.ipynb #2d1c7799
 def _described(path, kind): # a config
-    d = _read_json(path)
+    d = read_target_json(path)
     _modest(d, path)
     try: return kind(**d)
     except Exception as e:
@@ -201,7 +201,7 @@ def check_target(
 )->dict:            # what is known of the target; `heads` and `size` say what it can do
     "Look through a target's folder; whatever is wrong with it is a `WeightsError` that says what to do"
     folder,files = Path(folder),target_files(folder)
-    out = {**_read_json(folder/'target.json'), **read_target(folder), 'heads': None, 'size': None, 'parameters': 0}
+    out = {**read_target_json(folder/'target.json'), **read_target(folder), 'heads': None, 'size': None, 'parameters': 0}
     for part in ('head','.'):
         where,file = folder/part,folder/part/'model.safetensors'
         if not file.is_file(): continue
@@ -217,7 +217,7 @@ def check_target(
             raise WeightsError(
                 f'{folder/"target.json"}: label {out["label"]} is none of the {cfg.classes} that the network knows'
             )
-    if (folder/'words.json').exists(): _modest_words(_read_json(folder/'words.json'), folder)
+    if (folder/'words.json').exists(): _modest_words(read_target_json(folder/'words.json'), folder)
     words = read_words(folder) if deep and out['size'] else None
     if words is not None: _all_finite(folder/'words.safetensors', words.state_dict())
     return dict(out, bytes=sum(p.stat().st_size for p in files))

@@ -58,11 +58,11 @@ from messi_anything.training import (
 # %% auto #0
 __all__ = ['segment_presets', 'mask_losses', 'BANDS', 'DETAIL', 'MOST_PARTS', 'SegmentCfg', 'segment_cfg', 'fixed_size',
            'encoder', 'ContextBlock', 'HieraFPN', 'load_encoder', 'iou', 'bce_loss', 'dice_loss', 'iou_loss',
-           'mask_loss', 'rim', 'mask_scores', 'bootstrap', 'score_table', 'degrade', 'MaskSet', 'MaskLoss',
+           'mask_loss', 'boundary', 'mask_scores', 'bootstrap', 'score_table', 'degrade', 'MaskSet', 'MaskLoss',
            'evaluate_masks', 'train_segmenter', 'MaskedAutoencoder', 'HiddenLoss', 'pretrain_encoder', 'soft_labels',
            'refine', 'Person', 'Segmentation', 'check_choice', 'choice', 'separate', 'Segmenter', 'faces_within',
-           'parts_of', 'from_mask', 'evaluate_photos', 'calibrate', 'overlay', 'trim_box', 'cutout', 'coco_entries',
-           'people_sheet', 'segment_many', 'messi_segment', 'main_segment']
+           'default_face_finder', 'parts_of', 'from_mask', 'evaluate_photos', 'calibrate', 'overlay', 'trim_box',
+           'cutout', 'coco_entries', 'people_sheet', 'segment_many', 'messi_segment', 'main_segment']
 
 # %% ../nbs/04_segment.ipynb #a04b2922
 @dataclass(frozen=True)
@@ -352,7 +352,7 @@ def mask_loss(
     return sum(mask_losses[o](logits, target) for o in kind.split('+'))
 
 # %% ../nbs/04_segment.ipynb #125ffc28
-def rim(
+def boundary(
     m:Tensor,         # (b,1,h,w) bool
     width:float=.02,  # in diagonals of the picture
 )->Tensor:            # (b,1,h,w) bool
@@ -372,7 +372,7 @@ def mask_scores(
     part = lambda n: both/n if n else float(not true.any() and not found.any())
     return dict(
         iou=iou(found, true).item(),
-        boundary=iou(rim(found), rim(true)).item(),
+        boundary=iou(boundary(found), boundary(true)).item(),
         precision=part(found.sum().item()),
         recall=part(true.sum().item()),
     )
@@ -733,7 +733,7 @@ class Segmentation:
 # %% ../nbs/04_segment.ipynb #2c09b791
 @patch
 def select(self:Segmentation,
-    # 'all', 'largest', 'left', 'right', 'surest', a number from the left (from 0), a point (x,y), a `Box`, or a list
+    # 'all', 'largest', 'left', 'right', 'most_confident', a number from the left (from 0), a point (x,y), a `Box`, or a list
     # of these
     which='all',
 )->Segmentation: # with these people only, in the order of the photo
@@ -754,7 +754,7 @@ def check_choice(w):
         for o in w: check_choice(o)
         return
     ok = (
-        w in ('all', 'largest', 'left', 'right', 'surest')
+        w in ('all', 'largest', 'left', 'right', 'most_confident')
         if isinstance(w, str)
         else isinstance(w, Box) or (isinstance(w, (int, np.integer)) and not isinstance(w, bool) and w >= 0)
     )
@@ -762,7 +762,7 @@ def check_choice(w):
         ok = len(w)==2 and all(isinstance(o, (int,float,np.number)) and math.isfinite(o) for o in w)
     if not ok:
         raise ConfigError(
-            f'people={str(w)[:40]!r}: say all, largest, left, right, surest, a number from the left (from 0), a point'
+            f'people={str(w)[:40]!r}: say all, largest, left, right, most_confident, a number from the left (from 0), a point'
             ' (x,y), a Box, or a list [...] of these'
         )
 
@@ -778,7 +778,7 @@ def _which(people, w)->list: # indices
             left=range(n)[:1],
             right=range(n)[-1:],
             largest=sorted(range(n), key=lambda i: -people[i].mask.sum().item())[:1],
-            surest=sorted(range(n), key=lambda i: -people[i].score)[:1],
+            most_confident=sorted(range(n), key=lambda i: -people[i].score)[:1],
         )
         return list(order[w])
     if isinstance(w, (int, np.integer)):
@@ -882,21 +882,21 @@ class Segmenter:
         contrast:float=3.,  # slope of the mask around the threshold; 1 leaves the probabilities as they are
         # nobody is there if that is less probable; below a half, since the mask must agree as well; 0 to ask the mask
         # alone
-        somebody:float=.3,
+        presence_threshold:float=.3,
         flip:bool=False,    # look at the mirrored photo as well: twice the time, a little better
         # divide people who touch by their faces; a function (image) -> list of `Face` will do as well
         split=True,
     ):
-        if not all(isinstance(o, (int,float)) and 0<=o<=1 for o in (threshold, min_area, min_score, somebody)):
-            raise ConfigError('threshold, min_area, min_score and somebody are numbers from 0 to 1')
+        if not all(isinstance(o, (int,float)) and 0<=o<=1 for o in (threshold, min_area, min_score, presence_threshold)):
+            raise ConfigError('threshold, min_area, min_score and presence_threshold are numbers from 0 to 1')
         self.device,self.dtype = torch.device(pick_device(device or 'cpu')),dtype
         self.net = net.eval().to(self.device, memory_format=torch.channels_last)
-        self.threshold, self.min_area, self.min_score, self.contrast, self.somebody, self.flip, self.split = (
+        self.threshold, self.min_area, self.min_score, self.contrast, self.presence_threshold, self.flip, self.split = (
             threshold,
             min_area,
             min_score,
             contrast,
-            somebody,
+            presence_threshold,
             flip,
             split,
         )
@@ -962,7 +962,7 @@ def finish(self:Segmenter, img, x, p, maps, timings:dict=None)->Segmentation:
     h,w = p.shape[2:]
     there = self.presence(maps)
     number,scores = separate(p[0,0].numpy(), self.threshold, self.min_area, self.min_score)
-    if not scores or (there is not None and there<self.somebody):
+    if not scores or (there is not None and there<self.presence_threshold):
         return Segmentation(torch.zeros(1,1,*img.size[::-1]), [], maps, presence=there)
     t = time.perf_counter()
     seen = self._faces(img, number*(p[0,0].numpy()>self.threshold), w) if self.split else None
@@ -993,7 +993,7 @@ def _faces(self:Segmenter, img, number, w)->list: # of `Face`; None where nobody
     if self.split is not True: return self.split(img)
     k,out = img.width/w,[]
     for box in boxes:
-        for f in faces_within(img, box.times(k, k).scaled(1.15), _face_finder(alone=box.width<=.45*box.height)):
+        for f in faces_within(img, box.times(k, k).scaled(1.15), default_face_finder(alone=box.width<=.45*box.height)):
             if not any(math.dist(f.box.center, o.box.center)<.5*f.box.width for o in out): out.append(f)
     return out
 
@@ -1009,7 +1009,7 @@ def faces_within(
     return [there(f) for f in find(img.crop((l,t,r,b)))]
 
 @lru_cache(2)
-def _face_finder(alone=True): # where one person stands alone, a large face ends the search
+def default_face_finder(alone=True): # where one person stands alone, a large face ends the search
     from messi_anything.faces import FaceFinder
     return FaceFinder.from_pretrained(side=240 if alone else 320, turns=(0,), enough=.25 if alone else None)
 
@@ -1324,7 +1324,7 @@ def messi_segment(
     crop:bool=False,      # write each person alone on a transparent ground, trimmed, and a sheet of all of them
     height:int=0,         # of those, pixels; 0: as large as in the photo
     margin:float=.03,     # room around them, as a share of the longer side
-    people:str='all',     # who: all, largest, left, right, surest, a number from the left (from 0), or several: 0,2
+    people:str='all',     # who: all, largest, left, right, most_confident, a number from the left (from 0), or several: 0,2
     coco:str='people.json', # name of the file with boxes and masks in COCO's format; '' for none
     segmenter:str='segment-tiny', # a name, a folder or a hub id
     flip:bool=False,      # look at the mirrored photo as well: slower, a little better

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['ANSWERS', 'FORMATS', 'FILES', 'PAGE', 'log', 'need_serve', 'ServeCfg', 'Refusal', 'read_people', 'read_option',
-           'Wish', 'check_picture', 'Form', 'read_form', 'drain', 'Upload', 'Desk', 'while_there', 'picture_bytes',
-           'png_bytes', 'Answer', 'replace_job', 'segment_job', 'plain_path', 'Lines', 'loopback', 'host_name',
-           'known_host', 'same_origin', 'Door', 'guard', 'refusal', 'Service', 'all_devices', 'create_app', 'serving',
-           'messi_serve', 'main_serve']
+           'ReplaceRequest', 'check_upload', 'Form', 'read_form', 'drain', 'Upload', 'RequestQueue', 'while_there',
+           'image_bytes', 'png_bytes', 'Answer', 'replace_job', 'segment_job', 'plain_path', 'Lines', 'loopback',
+           'host_name', 'known_host', 'same_origin', 'GuardMiddleware', 'guard', 'refusal', 'Service', 'all_devices',
+           'create_app', 'bind_socket', 'serving', 'messi_serve', 'main_serve']
 
 # %% ../nbs/11a_serve.ipynb #8cc73be3
 import asyncio, base64, hmac, io, ipaddress, json, logging, math, os, re, socket, sys, threading, time
@@ -32,15 +32,15 @@ from messi_anything.images import (
     home_folder,
     is_raw,
     note_of,
-    open_picture,
+    open_image,
     raster,
-    _most,
-    _plugin,
-    _plugins,
-    _quiet,
-    _save_options,
-    _why_not,
-    _words,
+    most_pixels,
+    load_plugin,
+    plugin_formats,
+    quiet_pillow,
+    save_options,
+    why_unreadable,
+    unreadable,
 )
 from .training import pick_device
 from .segment import check_choice, choice, coco_entries, from_mask
@@ -131,7 +131,7 @@ def read_people(
             check_choice(out)
         except ConfigError:
             raise ConfigError(
-                f'people={t[:40]!r}: say all, largest, left, right, surest, a number from the left (from 0), a point'
+                f'people={t[:40]!r}: say all, largest, left, right, most_confident, a number from the left (from 0), a point'
                 ' x,y, a box left,top,right,bottom, or several of these with ; between them'
             ) from None
         return out
@@ -161,7 +161,7 @@ def read_option(
 ANSWERS = ('png', 'jpeg', 'webp', 'json')
 
 @dataclass(frozen=True)
-class Wish:
+class ReplaceRequest:
     "What a request asks for"
     how:ReplaceCfg   # its target is a name
     format:str=''    # one of `ANSWERS`, or '' for what the header `Accept` says
@@ -171,7 +171,7 @@ class Wish:
     def read(cls,
         fields:dict,    # name -> text; an empty text is as good as none
         cfg=ServeCfg(),
-    )->'Wish':
+    )->'ReplaceRequest':
         said = {k: v.strip() for k,v in fields.items() if v.strip()}
         kind = said.pop('format', '').lower().replace('jpg', 'jpeg')
         if kind not in ('', *ANSWERS): raise ConfigError(f'format={kind[:40]!r}: choose one of {", ".join(ANSWERS)}')
@@ -186,7 +186,7 @@ class Wish:
 # %% ../nbs/11a_serve.ipynb #9b1b8a85
 FORMATS = ('JPEG', 'MPO', 'PNG', 'WEBP', 'GIF', 'BMP', 'TIFF', 'HEIF', 'AVIF')
 
-def check_picture(
+def check_upload(
     data,           # bytes of an upload
     cfg=ServeCfg(),
     n:int=1,        # variants
@@ -195,14 +195,14 @@ def check_picture(
     "Refuse what is not a picture, and what has too many pixels, by its first bytes"
     if not data: raise ImageError(f'{name} is empty (0 bytes)')
     try:
-        with _quiet, open_picture(io.BytesIO(data), FORMATS) as im: w,h = im.size
+        with quiet_pillow, open_image(io.BytesIO(data), FORMATS) as im: w,h = im.size
     except Image.DecompressionBombError:
         raise ImageError(
             f'{name} has far more pixels than the {cfg.max_pixels:,} that a request may have: scale it down first'
         ) from None
     except Exception:
         raw = is_raw(io.BytesIO(data))
-        raise ImageError(f'{name} {_words["raw"] if raw else _why_not(bytes(data[:512]))}') from None
+        raise ImageError(f'{name} {unreadable["raw"] if raw else why_unreadable(bytes(data[:512]))}') from None
     if w*h*n>cfg.max_pixels:
         many = f', {n} times,' if n>1 else ''
         raise ImageError(
@@ -323,7 +323,7 @@ class Upload:
         self.task.cancel()
 
 # %% ../nbs/11a_serve.ipynb #62556899
-class Desk:
+class RequestQueue:
     "Who waits, and who is at work"
     def __init__(self,
         devices:list, # a worker for each
@@ -412,7 +412,7 @@ async def while_there(
         for o in tasks: o.cancel()
 
 # %% ../nbs/11a_serve.ipynb #19845026
-def picture_bytes(
+def image_bytes(
     img:Image.Image,
     meta:dict=None,   # how it was made; None for what its own note says
     kind:str='png',   # png, jpeg or webp
@@ -420,18 +420,18 @@ def picture_bytes(
 )->bytes:
     "A picture as a file, in memory; a JPEG is flattened on white"
     f,fmt = io.BytesIO(),kind.upper()
-    if max(img.size)>_most[fmt]:
+    if max(img.size)>most_pixels[fmt]:
         raise ImageError(
-            f'{img.width}x{img.height} is too much for {kind}, at most {_most[fmt]} a side: ask for format=png'
+            f'{img.width}x{img.height} is too much for {kind}, at most {most_pixels[fmt]} a side: ask for format=png'
         )
     meta = note_of(img) if meta is None else meta
     if fmt=='JPEG' and img.mode not in ('RGB', 'L'): img = load_image(img)
     if fmt=='WEBP' and img.mode=='L': img = img.convert('RGB')
     more = dict(compress_level=4) if fmt=='PNG' else {}
-    img.save(f, fmt, **more, **_save_options(fmt, meta, quality, 'the picture'))
+    img.save(f, fmt, **more, **save_options(fmt, meta, quality, 'the picture'))
     return f.getvalue()
 
-def png_bytes(img, meta=None)->bytes: return picture_bytes(img, meta)
+def png_bytes(img, meta=None)->bytes: return image_bytes(img, meta)
 
 def _boxes(people): return [[round(float(o), 1) for o in p.box.astuple()] for p in people]
 def _rounded(timings): return {k: round(max(0., v), 4) for k,v in timings.items()}
@@ -471,7 +471,7 @@ def replace_job(
 ):                    # device -> Answer
     "The work of POST /replace"
     def work(device):
-        check_picture(files['photo'], cfg, how.n or 1)
+        check_upload(files['photo'], cfg, how.n or 1)
         img = load_photo(files['photo'], max_pixels=cfg.max_pixels, name='the photo')
         how_ = changed(how, figure=_figure(files['figure'], cfg)) if 'figure' in files else how
         mask = _mask_for(img.image, files['mask'], cfg) if 'mask' in files else None
@@ -480,16 +480,16 @@ def replace_job(
         r = some[0]
         facts = dict(target=how.target, seed=r.seed, steps=r.steps, mode=r.mode, strength=r.strength, note=r.note,
                      width=r.image.width, height=r.image.height, people=_people(r.people, r.done), timings=r.timings)
-        return Answer(facts, [(o.seed, picture_bytes(o.image, None, kind, quality)) for o in some], kind=kind)
+        return Answer(facts, [(o.seed, image_bytes(o.image, None, kind, quality)) for o in some], kind=kind)
     return work
 
 def _figure(data, cfg): # an image, its transparency kept
-    check_picture(data, cfg, name='the figure')
+    check_upload(data, cfg, name='the figure')
     seen = load_photo(data, max_pixels=cfg.max_pixels, name='the figure')
     return seen.rgba or seen.image
 
 def _mask_for(img, data, cfg): # (1,1,h,w)
-    check_picture(data, cfg, name='the mask')
+    check_upload(data, cfg, name='the mask')
     mask = load_mask(data, img.size, max_pixels=cfg.max_pixels, name='the mask')
     if (k := len(from_mask(mask).people))>cfg.max_people:
         most = f'{cfg.max_people} that a request may have'
@@ -503,7 +503,7 @@ def segment_job(
     "The work of POST /segment"
     def work(device):
         t = time.perf_counter()
-        check_picture(files['photo'], cfg)
+        check_upload(files['photo'], cfg)
         img = load_image(files['photo'], max_pixels=cfg.max_pixels, name='the photo')
         found = (segmenter if callable(segmenter) else load_segmenter(segmenter, device))(img)
         if found.people: found = found.select(how.people)
@@ -515,7 +515,7 @@ def segment_job(
             people=_people(found.people),
             timings={},
         )
-        pictures, extra = [(None, picture_bytes(mask_to_pil(found.mask), None, kind, quality))], dict(
+        pictures, extra = [(None, image_bytes(mask_to_pil(found.mask), None, kind, quality))], dict(
             annotations=coco_entries(found)
         )
         facts['timings'] = dict(segmenting=time.perf_counter()-t)
@@ -527,7 +527,7 @@ _kinds = {int: 'integer', float: 'number', str: 'string'}
 _shown = dict(mode=DEFAULT_MODE, strength=.6, n=1, text='with a red cap')  # examples where the default is none
 # what the service takes otherwise than a program
 _differs = dict(target='a name that GET /targets lists',
-    people='all, largest, left, right, surest, a number from the left (from 0), a point x,y, '
+    people='all, largest, left, right, most_confident, a number from the left (from 0), a point x,y, '
            'a box left,top,right,bottom, or several with ; between them')
 
 def _property(name, f): # an option, for OpenAPI
@@ -743,7 +743,7 @@ def same_origin(headers, cfg:ServeCfg)->bool:
     return bool(where) and (where in (here, here.removesuffix(f':{port}')) or host_name(where) in cfg.hosts)
 
 # %% ../nbs/11a_serve.ipynb #40be9714
-class Door:
+class GuardMiddleware:
     "Refuse requests that are meant for another host"
     def __init__(self, app, cfg): self.app,self.cfg = app,cfg
     async def __call__(self, scope, receive, send):
@@ -814,9 +814,9 @@ class Service:
         self.default = target
     @property
     # made by the first who asks, since an application that is mounted in another one is not told that it starts
-    def desk(self)->Desk:
+    def desk(self)->RequestQueue:
         loop = asyncio.get_running_loop()
-        if self._desk is None or self._loop is not loop: self._desk,self._loop = Desk(self.devices, self.cfg.queue),loop
+        if self._desk is None or self._loop is not loop: self._desk,self._loop = RequestQueue(self.devices, self.cfg.queue),loop
         return self._desk
     def close(self):
         if self._desk: self._desk.pool.shutdown(wait=False, cancel_futures=True)
@@ -849,7 +849,7 @@ class Service:
             raise Refusal(408, why, Connection='close') from None
         with self.desk.place():
             files,text = form.split()
-            wish = Wish.read({'target': self.default, **{k:v for k,v in text.items() if v.strip()}}, self.cfg)
+            wish = ReplaceRequest.read({'target': self.default, **{k:v for k,v in text.items() if v.strip()}}, self.cfg)
             how = wish.how
             accept = request.headers.get('accept', '')
             as_json = wish.format == 'json' or (
@@ -906,7 +906,7 @@ def _dressed(app, cfg): # errors as sentences, CORS, the log
         return JSONResponse(dict(detail=why), e.status_code, e.headers)
     app.add_exception_handler(Refusal, refused)
     app.add_exception_handler(HTTPException, elsewhere)
-    app.add_middleware(Door, cfg=cfg)
+    app.add_middleware(GuardMiddleware, cfg=cfg)
     if cfg.cors:
         app.add_middleware(
             CORSMiddleware,
@@ -936,7 +936,7 @@ def create_app(
     it = Service(
         cfg, target, targets, segmenter, all_devices() if devices is None else [pick_device(d) for d in devices]
     )
-    for o in _plugins: _plugin(o)                                            # HEIC and AVIF, where they can be read
+    for o in plugin_formats: load_plugin(o)                                            # HEIC and AVIF, where they can be read
     logging.getLogger('python_multipart').setLevel(logging.CRITICAL)         # it would log bytes of broken uploads
     @asynccontextmanager
     async def life(app):
@@ -1038,7 +1038,7 @@ def _careful(cfg, most): # uvicorn's protocol, with an eye on silent connections
     return Careful
 
 # %% ../nbs/11a_serve.ipynb #e4cb7167
-def _socket(host, port): # bound
+def bind_socket(host, port): # bound
     s = socket.socket(socket.AF_INET6 if ':' in host else socket.AF_INET)
     s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -1076,7 +1076,7 @@ def serving(
     host:str='127.0.0.1', port:int=0, # 0: any that is free
 ):                          # yields the address, such as http://127.0.0.1:41234
     "Run a service as long as the block lasts"
-    with _socket(host, port) as s:
+    with bind_socket(host, port) as s:
         server = _server(app, log_level='critical')
         t = threading.Thread(target=server.run, kwargs=dict(sockets=[s]), daemon=True)
         t.start()
@@ -1122,7 +1122,7 @@ def messi_serve(
     for d in it.devices:                                 # an error now rather than at the first request
         load_segmenter(segmenter, d)
         inpainter(ReplaceCfg(it.targets()[target], device=d))
-    with _socket(host, port) as s:
+    with bind_socket(host, port) as s:
         port = s.getsockname()[1]
         if not cfg.token and not loopback(host):
             print(

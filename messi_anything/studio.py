@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SIDE', 'VIEW', 'MARK', 'HEAD', 'STYLE', 'PAGE', 'ANY', 'need_studio', 'read_upload', 'Cancelled', 'Watched', 'Run',
-           'Sitting', 'Line', 'Drop', 'Canvas', 'Compare', 'Tiles', 'Go', 'Save', 'figure', 'Worker', 'sentence',
-           'target_tile', 'kit_tile', 'Studio', 'pictures_in', 'Tailor', 'TailorTab', 'WordsTab', 'studio', 'door',
+           'Session', 'Line', 'Drop', 'Canvas', 'Compare', 'Tiles', 'Go', 'Save', 'figure', 'Worker', 'sentence',
+           'target_tile', 'kit_tile', 'Studio', 'images_in', 'TargetBuilder', 'TargetTab', 'WordsTab', 'studio', 'door',
            'page_folder', 'voila_config', 'messi_studio', 'main_studio', 'launcher']
 
 # %% ../nbs/12_studio.ipynb #fc35fb86
@@ -32,9 +32,9 @@ from messi_anything.images import (
     is_image_file,
     note_of,
     user_path,
-    _plugin,
-    _plugins,
-    _save_options,
+    load_plugin,
+    plugin_formats,
+    save_options,
 )
 from .training import make_folder, pick_device, plot_curve
 from .segment import choice
@@ -60,7 +60,7 @@ from messi_anything.pipeline import (
 from .registry import check_name, listed_targets, targets_home
 from .customize import CONSENT
 from .words import edit as edit_photo, generate, vocabulary
-from .serve import ServeCfg, check_picture, known_host, loopback, png_bytes, same_origin, _socket
+from .serve import ServeCfg, check_upload, known_host, loopback, png_bytes, same_origin, bind_socket
 
 # %% ../nbs/12_studio.ipynb #39673944
 try: from anywidget import AnyWidget
@@ -88,8 +88,8 @@ def read_upload(
             f'{name}: {len(data)/2**20:.0f} MB are more than the {cfg.max_mb:g} MB that an upload may have: scale the'
             ' photo down, or save it as JPEG'
         )
-    for o in _plugins: _plugin(o)                                            # HEIC and AVIF, where they can be read
-    check_picture(data, cfg, name=name)
+    for o in plugin_formats: load_plugin(o)                                            # HEIC and AVIF, where they can be read
+    check_upload(data, cfg, name=name)
     try: seen = load_photo(data)
     except ImageError as e: raise ImageError(re.sub(r'^<\d+ bytes>', name, str(e))) from None
     return seen, f'only {seen.about} is used' if seen.about else ''
@@ -135,7 +135,7 @@ class Run:
         return f'{self.cfg.target}, {how}, {r.steps} steps, {seeds}: {r.note.split(":")[0]}'
 
 # %% ../nbs/12_studio.ipynb #71488f0e
-class Sitting:
+class Session:
     "One visitor's work: a photo, who is chosen in it, the mask, and what was made of it"
     def __init__(self,
         target:str='messi',  # who is painted first
@@ -148,28 +148,28 @@ class Sitting:
             raise ConfigError(f'{target!r} is no target here: choose one of {", ".join(sorted(listed_targets()))}')
         self.target,self.device,self.segmenter,self.cfg,self.paths = target,pick_device(device),segmenter,cfg,paths
         self.photo,self.found,self.history,self.past = None,None,[],[]
-        self.heard,self.stopped = lambda stage: None,threading.Event()
+        self.on_progress,self.stopped = lambda stage: None,threading.Event()
 
     def say(self, stage:str):
         "Tell who listens which stage begins; the place where a run ends when it is cancelled"
         if self.stopped.is_set(): raise Cancelled
-        self.heard(stage)
+        self.on_progress(stage)
 
     @property
     def n(self): return len(self.found.people) if self.found else 0
     def __repr__(self):
         return (
-            'Sitting(no photo)'
+            'Session(no photo)'
             if self.photo is None
             else (
-                f'Sitting({self.name}, {len(self.chosen)} of {self.n} people{", mask edited" if self.edited else ""},'
+                f'Session({self.name}, {len(self.chosen)} of {self.n} people{", mask edited" if self.edited else ""},'
                 f' {len(self.history)} runs)'
             )
         )
 
 # %% ../nbs/12_studio.ipynb #18a37491
 @patch
-def open(self:Sitting,
+def open(self:Session,
     data:bytes, # of a file
     name:str='the photo',
 )->str:         # a sentence for the visitor
@@ -182,7 +182,7 @@ def open(self:Sitting,
     return said
 
 @patch
-def open_path(self:Sitting, path:str)->str:
+def open_path(self:Session, path:str)->str:
     "The same for a file on this machine, where that is allowed"
     if not self.paths: raise ConfigError('paths are not taken on this page: upload the photo')
     try:
@@ -203,7 +203,7 @@ def open_path(self:Sitting, path:str)->str:
     return self.open(p.read_bytes(), p.name)
 
 @patch
-def open_example(self:Sitting)->str:
+def open_example(self:Session)->str:
     "The same for the public-domain portrait that comes with the package"
     self.stopped.clear()
     img = example_photo()
@@ -217,7 +217,7 @@ def _bytes(mask, size): # (1,1,h,w) in [0,1] -> (h,w) uint8, of that size
     return a if a.shape==size[::-1] else np.array(Image.fromarray(a).resize(size, Image.BOX))
 
 @patch
-def look(self:Sitting, img, name:str, mark:str='', note:str='')->str:
+def look(self:Session, img, name:str, mark:str='', note:str='')->str:
     "Find the people in a picture; everybody is chosen"
     self.say('loading weights')
     find = load_segmenter(self.segmenter, self.device)
@@ -239,18 +239,18 @@ def look(self:Sitting, img, name:str, mark:str='', note:str='')->str:
 
 # %% ../nbs/12_studio.ipynb #d1ccd33c
 @patch
-def keep(self:Sitting, most:int=50):
+def keep(self:Session, most:int=50):
     "Remember the state, for `undo`"
     self._there()
     self.past = self.past[1-most:]+[(self.chosen, self.edited, zlib.compress(self.mask.tobytes(), 1))]
 
 @patch
-def _there(self:Sitting):
+def _there(self:Session):
     if self.photo is None:
         raise ConfigError('there is no photo yet: drop one on the frame, choose a file, or take the example')
 
 @patch
-def undo(self:Sitting)->bool: # whether there was anything
+def undo(self:Session)->bool: # whether there was anything
     "Take back the last change of the choice or of the mask"
     if not self.past: return False
     self.chosen,self.edited,m = self.past.pop()
@@ -258,14 +258,14 @@ def undo(self:Sitting)->bool: # whether there was anything
     return True
 
 @patch
-def reset(self:Sitting):
+def reset(self:Session):
     "Everybody chosen, nothing painted"
     self.keep()
     self.chosen,self.edited,self.mask = frozenset(range(self.n)),False,self.whole.copy()
 
 # %% ../nbs/12_studio.ipynb #17243124
 @patch
-def toggle(self:Sitting,
+def toggle(self:Session,
     i:int, # number of the person, from 0
 ):
     "Choose a person, or leave them out"
@@ -279,7 +279,7 @@ def toggle(self:Sitting,
         for j in self.chosen: np.maximum(self.mask, self.persons[j], out=self.mask)
 
 @patch
-def click(self:Sitting,
+def click(self:Session,
     x:float, y:float, # pixels of the photo
 )->bool:              # whether somebody is there
     "The same for whoever is at a point"
@@ -291,7 +291,7 @@ def click(self:Sitting,
 
 # %% ../nbs/12_studio.ipynb #25599873
 @patch
-def grow(self:Sitting,
+def grow(self:Session,
     by:int,  # pixels of the photo; below 0 the mask shrinks
 ):
     "Make the mask wider or narrower on every side"
@@ -302,7 +302,7 @@ def grow(self:Sitting,
     self.mask = f(self.mask, 2*max(1, round(abs(by)*self.k))+1, mode='nearest')
 
 @patch
-def stroke(self:Sitting,
+def stroke(self:Session,
     points,       # of (x,y), pixels of the photo
     radius:float, # of the brush, pixels of the photo
     erase:bool=False,
@@ -324,12 +324,12 @@ VIEW = 1000 # pixels of the longer side of what is shown
 MARK = 11,102,195 # RGB of outlines and of the mask: the page's accent
 
 @patch
-def view_size(self:Sitting)->tuple: # (w,h)
+def view_size(self:Session)->tuple: # (w,h)
     k = min(1, VIEW/max(self.photo.size))
     return tuple(max(1, round(o*k)) for o in self.photo.size)
 
 @patch
-def _outlines(self:Sitting): # of each person, at the size of the view: where the edge is, and where the number goes
+def _outlines(self:Session): # of each person, at the size of the view: where the edge is, and where the number goes
     if self._small is None:
         from scipy import ndimage
         self._small = []
@@ -341,7 +341,7 @@ def _outlines(self:Sitting): # of each person, at the size of the view: where th
     return self._small
 
 @patch
-def overlay(self:Sitting)->Image.Image: # RGBA, of the view's size
+def overlay(self:Session)->Image.Image: # RGBA, of the view's size
     "The mask, and who was found"
     w,h = self.view_size()
     m = np.array(Image.fromarray(self.mask).resize((w,h), Image.BOX))
@@ -369,7 +369,7 @@ def overlay(self:Sitting)->Image.Image: # RGBA, of the view's size
 
 # %% ../nbs/12_studio.ipynb #f4da8d39
 @patch
-def selection(self:Sitting)->dict: # `people` and `mask` for `replace`
+def selection(self:Session)->dict: # `people` and `mask` for `replace`
     "Whom to replace"
     self._there()
     if self.edited:
@@ -381,13 +381,13 @@ def selection(self:Sitting)->dict: # `people` and `mask` for `replace`
     return dict(people='all' if len(self.chosen)==self.n else sorted(self.chosen), mask=None)
 
 @patch
-def painted(self:Sitting)->np.ndarray: # (H,W) bool, of the photo's size
+def painted(self:Session)->np.ndarray: # (H,W) bool, of the photo's size
     "The mask as it is edited"
     m = self.mask if self.k==1 else np.array(Image.fromarray(self.mask).resize(self.photo.size, Image.BILINEAR))
     return m>127
 
 @patch
-def _painter(self:Sitting, cfg:ReplaceCfg)->Watched:
+def _painter(self:Session, cfg:ReplaceCfg)->Watched:
     where,mode = listed_targets().get(cfg.target),cfg.effective_mode
     if where is None:
         names = ', '.join(sorted(listed_targets()))
@@ -399,7 +399,7 @@ def _painter(self:Sitting, cfg:ReplaceCfg)->Watched:
     return Watched(out, self.say)
 
 @patch
-def _limits(self:Sitting, n:int):
+def _limits(self:Session, n:int):
     w,h = self.photo.size
     if type(n) is not int or not 1<=n<=self.cfg.max_variants:
         raise ConfigError(f'{n!r} variants: ask for 1 to {self.cfg.max_variants}')
@@ -418,7 +418,7 @@ def _limits(self:Sitting, n:int):
 # %% ../nbs/12_studio.ipynb #52180d5b
 @patch
 @delegates(ReplaceCfg)
-def run(self:Sitting,
+def run(self:Session,
     target:str=None, # an installed target's name
     n:int=1,         # variants, with the seeds `seed`, `seed`+1, ...
     **kwargs         # options, see `ReplaceCfg`
@@ -440,7 +440,7 @@ def run(self:Sitting,
     return self.history[-1]
 
 @patch
-def _settings(self:Sitting, cfg, mask)->str: return settings_text(cfg, mask=mask, mark=self.mark) # JSON
+def _settings(self:Session, cfg, mask)->str: return settings_text(cfg, mask=mask, mark=self.mark) # JSON
 
 # %% ../nbs/12_studio.ipynb #1ffbf5c3
 class Line(AnyWidget):
@@ -811,7 +811,7 @@ def _shown(img, meta=None)->bytes: # JPEG, to be looked at
     k,f = min(1, VIEW/max(img.size)),io.BytesIO()
     if img.mode!='RGB': img,meta = load_image(img),meta or note_of(img)
     img.resize(tuple(max(1, round(o * k)) for o in img.size), Image.LANCZOS).save(
-        f, 'JPEG', **_save_options('JPEG', meta, 92, 'the picture')
+        f, 'JPEG', **save_options('JPEG', meta, 92, 'the picture')
     )
     return f.getvalue()
 
@@ -934,21 +934,21 @@ def kit_tile(
 
 # %% ../nbs/12_studio.ipynb #fd8fd6de
 class Studio:
-    "The page: widgets on a `Sitting`; the whole of it is `box`"
+    "The page: widgets on a `Session`; the whole of it is `box`"
     def __init__(self,
-        sitting:Sitting=None,
+        session:Session=None,
         customise:bool=True,  # the tab that makes targets
         served:bool=False,    # as a page of its own
     ):
         need_studio()
-        self.sitting,self.run,self._quiet = sitting or Sitting(),None,False
+        self.session,self.run,self._quiet = session or Session(),None,False
         self.go = Go(self._replace)
-        self.worker = Worker(self.sitting.stopped.set, self.go)
+        self.worker = Worker(self.session.stopped.set, self.go)
         parts = W.VBox(self._stage_part()).add_class('messi-wide'),W.VBox(self._how_part()).add_class('messi-side')
         tabs = {'Replace': W.Box(parts).add_class('messi-cols')}
         if customise:
-            self.tailor = TailorTab(self)
-            tabs['Customise'] = self.tailor.box
+            self.builder = TargetTab(self)
+            tabs['Customise'] = self.builder.box
         self.words = WordsTab(self)
         tabs['Words'] = self.words.box
         self.tabs = W.Tab(list(tabs.values()), titles=tuple(tabs))
@@ -964,7 +964,7 @@ class Studio:
 # %% ../nbs/12_studio.ipynb #251cf261
 @patch
 def _stage_part(self:Studio)->list: # of widgets
-    s = self.sitting
+    s = self.session
     hint = f'It stays in this page. Up to {s.cfg.max_mb:g} MB and {s.cfg.max_pixels//10**6} million pixels'
     self._welcome = dict(label='Drop a photo here, paste it, or choose a file', hint=hint)
     self.drop = Drop(self._dropped, most=s.cfg.max_mb * 2**20, area='.messi-wide', **self._welcome).add_class(
@@ -1008,11 +1008,11 @@ def _stage(self:Studio, what:str): # 'empty', 'photo' or 'result'
 def _dropped(self:Studio, name, data, last):
     if data is None:
         return self.worker.line.say(
-            f'{name[:80]} is larger than the {self.sitting.cfg.max_mb:g} MB that a photo may have: scale it down, or'
+            f'{name[:80]} is larger than the {self.session.cfg.max_mb:g} MB that a photo may have: scale it down, or'
             ' save it as JPEG',
             True,
         )
-    self._open(lambda: self.sitting.open(data, name))
+    self._open(lambda: self.session.open(data, name))
 
 _stages = {
     'loading weights': 'Loading',
@@ -1027,7 +1027,7 @@ _stages = {
 def _open(self:Studio, opening):
     "Take in a photo, in the thread"
     stages = ['reading','loading weights','segmenter','mask']
-    self.sitting.heard = lambda o: self.worker.show(_stages.get(o, o), (stages.index(o)+.5)/4 if o in stages else None)
+    self.session.on_progress = lambda o: self.worker.show(_stages.get(o, o), (stages.index(o)+.5)/4 if o in stages else None)
     self.drop.label,self.drop.hint = 'Looking for people ...',''
     def then(said):
         self.run = None
@@ -1057,13 +1057,13 @@ def _mask_part(self:Studio)->list:
     self.brush = _field(W.IntSlider, 'Brush size', value=40, min=4, max=200)
     self.tool.observe(lambda c: setattr(self.canvas, 'tool', c['new']), 'value')
     self.brush.observe(lambda c: setattr(self.canvas, 'brush', float(c['new'])), 'value')
-    step = lambda: max(1, max(self.sitting.photo.size)//120)
+    step = lambda: max(1, max(self.session.photo.size)//120)
     edit = lambda label,f,tip: _button(label, lambda: self._edit(f), tip)
     self.edits = [
-        edit('Grow', lambda: self.sitting.grow(step()), 'Make the mask wider'),
-        edit('Shrink', lambda: self.sitting.grow(-step()), 'Make the mask narrower'),
-        edit('Undo', self.sitting.undo, 'Take back the last change of the mask'),
-        edit('Start over', self.sitting.reset, 'Everybody chosen, nothing painted'),
+        edit('Grow', lambda: self.session.grow(step()), 'Make the mask wider'),
+        edit('Shrink', lambda: self.session.grow(-step()), 'Make the mask narrower'),
+        edit('Undo', self.session.undo, 'Take back the last change of the mask'),
+        edit('Start over', self.session.reset, 'Everybody chosen, nothing painted'),
     ]
     self.persons,self.editor = _row(),W.VBox()
     self.worker.starters += self.edits
@@ -1083,7 +1083,7 @@ def _edit(self:Studio, f):
 @patch
 def _painted(self:Studio, _, m, buffers):
     "What the canvas sends"
-    s = self.sitting
+    s = self.session
     if s.photo is None or not isinstance(m, dict): return
     k = s.photo.width/s.view_size()[0]
     try:
@@ -1104,7 +1104,7 @@ def _painted(self:Studio, _, m, buffers):
 @patch
 def _fresh(self:Studio):
     "Show the photo that was taken in"
-    s = self.sitting
+    s = self.session
     self._stage('empty' if s.photo is None else 'photo')
     self.go.disabled = s.photo is None
     if s.photo is None: return
@@ -1122,7 +1122,7 @@ def _fresh(self:Studio):
 @patch
 def _masked(self:Studio):
     "Show the mask as it is"
-    s = self.sitting
+    s = self.session
     if s.photo is None: return
     self._quiet = True
     for i,b in enumerate(self.persons.children):
@@ -1148,7 +1148,7 @@ def _option(kind, label, name, **kw): # a field for an option, as `ReplaceCfg` d
 # %% ../nbs/12_studio.ipynb #378fc56a
 @patch
 def _how_part(self:Studio)->list:
-    s,names = self.sitting,sorted(listed_targets())
+    s,names = self.session,sorted(listed_targets())
     self.target = Tiles(options=names, value=s.target, label='Who comes in')
     self.kit = Tiles(label='What they wear')
     self.mode = _option(W.Dropdown, 'How', 'mode', options=[(_modes[m],m) for m in MODES], value=DEFAULT_MODE)
@@ -1205,8 +1205,8 @@ def _dressed(self:Studio):
 def _prepare(self:Studio):
     "Load the networks, and draw the tiles, while the visitor looks for a photo"
     try:
-        load_segmenter(self.sitting.segmenter, self.sitting.device)
-        load_inpainter(self.target.value, self.mode.value, self.sitting.device)
+        load_segmenter(self.session.segmenter, self.session.device)
+        load_inpainter(self.target.value, self.mode.value, self.session.device)
     except Exception: pass                                                   # whoever presses the button is told why
     self._portraits()
 
@@ -1234,7 +1234,7 @@ def _moded(self:Studio):
     show(self.guidance, mode in ('generated','image'))
 
 @patch
-def _asked(self:Studio)->dict: # for `Sitting.run`
+def _asked(self:Studio)->dict: # for `Session.run`
     mode = self.mode.value
     said = {} if mode in _silent else dict(text=self.text.value.strip(), guidance=self.guidance.value)
     if mode=='person' and self.kit.value not in ('',ANY): said['kit'] = self.kit.value
@@ -1247,7 +1247,7 @@ def _asked(self:Studio)->dict: # for `Sitting.run`
 @patch
 def _replace(self:Studio):
     "Paint, in the thread"
-    s,a = self.sitting,self._asked()
+    s,a = self.session,self._asked()
     if self.worker.busy: return
     views,done = max(1, 2*len(s.chosen)),[0]
     def hear(stage):
@@ -1255,7 +1255,7 @@ def _replace(self:Studio):
         done[0] += paints
         share = .1 if not done[0] else .1+.85*(done[0]-.5)/max(views, done[0]) if paints else .97
         self.worker.show(_stages.get(stage, stage), share)
-    s.heard = hear
+    s.on_progress = hear
     def work():
         with warnings.catch_warnings(record=True) as seen:
             warnings.simplefilter('always')
@@ -1278,7 +1278,7 @@ def _result_part(self:Studio)->list:
     )
     self.runs = _field(W.Dropdown, 'History', options=[])
     self.runs.observe(
-        lambda c: None if self._quiet or c['new'] is None else self._show(self.sitting.history[c['new']]), 'value'
+        lambda c: None if self._quiet or c['new'] is None else self._show(self.session.history[c['new']]), 'value'
     )
     self.save = Save(
         self._file, items=[['picture', 'Picture'], ['mask', 'Mask'], ['cutout', 'Cut-out'], ['settings', 'Settings']]
@@ -1291,8 +1291,8 @@ def _result_part(self:Studio)->list:
 def _made(self:Studio, out)->str:
     run,warned = out
     self._quiet = True
-    self.runs.options = [(f'{i+1}. {r}', i) for i,r in enumerate(self.sitting.history)]
-    self.runs.value = len(self.sitting.history)-1
+    self.runs.options = [(f'{i+1}. {r}', i) for i,r in enumerate(self.session.history)]
+    self.runs.value = len(self.session.history)-1
     self.runs.layout.display = None
     self._quiet = False
     self._show(run)
@@ -1339,7 +1339,7 @@ def _file(self:Studio, key:str)->tuple: # name, type, bytes
     return f'{stem}_{f"seed{r.seed}" if key=="picture" else key}.png', 'image/png', png_bytes(img, meta)
 
 # %% ../nbs/12_studio.ipynb #121bb78b
-def pictures_in(
+def images_in(
     data:bytes,        # of a zip
     cfg=ServeCfg(),
     most:int=1000,     # files
@@ -1365,7 +1365,7 @@ def pictures_in(
         raise DataError(f'the zip cannot be read ({type(e).__name__}): it may be cut short; make it again') from None
 
 # %% ../nbs/12_studio.ipynb #b1d8247a
-class Tailor:
+class TargetBuilder:
     "Photos of one person, what is to be said about them, and a target made of them"
     most,most_mb = 1000,2000. # files, and all of them together
     def __init__(self, cfg=ServeCfg(), device:str=None):
@@ -1377,7 +1377,7 @@ class Tailor:
             None,
             False,
         )
-        self.step,self.last,self.heard,self.names,self.size = '','',lambda said, share: None,set(),0
+        self.step,self.last,self.on_progress,self.names,self.size = '','',lambda said, share: None,set(),0
         atexit.register(self.leave)
 
     @property
@@ -1387,7 +1387,7 @@ class Tailor:
 
     def add(self, name:str, data:bytes)->int: # how many photos came of it
         "Take in a photo, or a zip of them"
-        if data[:2]==b'PK': return sum(self.add(*o) for o in pictures_in(data, self.cfg, self.most))
+        if data[:2]==b'PK': return sum(self.add(*o) for o in images_in(data, self.cfg, self.most))
         if len(data)>self.cfg.max_mb*2**20:
             raise DataError(f'{Path(name).name[:80]} is larger than the {self.cfg.max_mb:g} MB that a photo may have')
         if len(self.names)>=self.most or self.size+len(data)>self.most_mb*2**20:
@@ -1418,7 +1418,7 @@ class Tailor:
 
 # %% ../nbs/12_studio.ipynb #419da89c
 @patch
-def look(self:Tailor)->str:
+def look(self:TargetBuilder)->str:
     "Go through the photos; what was said by hand before is kept"
     if self.place is None: raise DataError('there are no photos yet: drop some on the frame')
     self.report = target_report(self.photos, self.fit_folder/'photos', progress=False)
@@ -1430,7 +1430,7 @@ def look(self:Tailor)->str:
     )
 
 @patch
-def sheet(self:Tailor, side:int=110, most:int=200)->str: # HTML
+def sheet(self:TargetBuilder, side:int=110, most:int=200)->str: # HTML
     "Every photo, small, with its verdict and why"
     rows = sorted(
         (r for r in self.report.rows if r['id'] and r['verdict'] != 'gone'),
@@ -1452,22 +1452,22 @@ def sheet(self:Tailor, side:int=110, most:int=200)->str: # HTML
     return f'<div class="messi-sheet">{pics}</div>'+(f'<ul>{lost}</ul>' if lost else '')
 
 @patch
-def _readable(self:Tailor, r): return bool(r['id']) and r['id'] in self.report.facts
+def _readable(self:TargetBuilder, r): return bool(r['id']) and r['id'] in self.report.facts
 
 # %% ../nbs/12_studio.ipynb #c88f0a3d
 @patch
-def hear(self:Tailor, line:str):
+def hear(self:TargetBuilder, line:str):
     "Understand one line of what `messi_customize` says"
     line = line.strip()
     bar,step = re.search(r'(\d+)/(\d+) \[', line),re.match(r'(\d) of 5: (.*)', line)
     if step: self.step = step[2]
-    if bar: self.heard(self.step, int(bar[1])/max(1, int(bar[2])))
+    if bar: self.on_progress(self.step, int(bar[1])/max(1, int(bar[2])))
     elif line and '%|' not in line:
         self.last = line
-        self.heard(line[:160], int(step[1])/5 if step else None)
+        self.on_progress(line[:160], int(step[1])/5 if step else None)
 
 @patch
-def fit(self:Tailor,
+def fit(self:TargetBuilder,
     name:str,            # of the new target
     consent:str,         # one of `CONSENT`
     flagged:bool=False,  # use doubtful photos as well
@@ -1502,17 +1502,17 @@ def fit(self:Tailor,
     return f'{name} is a target now: choose it in the tab Replace'
 
 @patch
-def page(self:Tailor)->str: # HTML
+def page(self:TargetBuilder)->str: # HTML
     "The report, without its head"
     f = self.fit_folder/'report.html'
     return f.read_text(encoding='utf-8').partition('</style>')[2] if f.is_file() else ''
 
 # %% ../nbs/12_studio.ipynb #693e6cea
-class TailorTab:
+class TargetTab:
     "The tab that makes targets"
     def __init__(self, studio):
-        self.studio,self.tailor = studio,Tailor(studio.sitting.cfg, studio.sitting.device)
-        self.worker,self.zips,self.lost = Worker(self.tailor.stop),[],[]
+        self.studio,self.builder = studio,TargetBuilder(studio.session.cfg, studio.session.device)
+        self.worker,self.zips,self.lost = Worker(self.builder.stop),[],[]
         self.drop = Drop(
             self._dropped,
             label='Drop photos of one person here, a folder or a zip of them, or choose files',
@@ -1554,61 +1554,61 @@ class TailorTab:
 
 # %% ../nbs/12_studio.ipynb #7c08fbe3
 @patch
-def _dropped(self:TailorTab, name, data, last):
+def _dropped(self:TargetTab, name, data, last):
     try:
         if data is None: raise DataError(f'{name[:80]} is too large')
         if data[:2]==b'PK': self.zips.append((name, data))               # takes longer, and so waits for the thread
-        else: self.tailor.add(name, data)
+        else: self.builder.add(name, data)
     except MessiError as e: self.lost.append(sentence(e))
-    self.worker.line.say(f'{len(self.tailor.names)} photos so far')
+    self.worker.line.say(f'{len(self.builder.names)} photos so far')
     if last: self.worker.start(self._unpack, self._looked)
 
 @patch
-def _unpack(self:TailorTab):
+def _unpack(self:TargetTab):
     self.worker.show('reading', .1)
     zips,self.zips = self.zips,[]
     for o in zips:
-        try: self.tailor.add(*o)
+        try: self.builder.add(*o)
         except MessiError as e: self.lost.append(sentence(e))
-    if not self.tailor.names and self.lost: raise DataError('; '.join(self.lost[:3]))
+    if not self.builder.names and self.lost: raise DataError('; '.join(self.lost[:3]))
     return self._look_at()
 
 @patch
-def _look_at(self:TailorTab):
+def _look_at(self:TargetTab):
     self.worker.show('looking at photos', .3)
-    return self.tailor.look()
+    return self.builder.look()
 
 # %% ../nbs/12_studio.ipynb #8b77e812
 @patch
-def _look(self:TailorTab): self.worker.start(self._look_at, self._looked)
+def _look(self:TargetTab): self.worker.start(self._look_at, self._looked)
 @patch
-def _forget(self:TailorTab):
-    self.tailor.leave()
+def _forget(self:TargetTab):
+    self.builder.leave()
     self.sheet.value,self.review.children = '',()
     self.worker.line.say('removed')
 
 @patch
-def _looked(self:TailorTab, said):
-    self.sheet.value = self.tailor.sheet()
-    r = review(self.tailor.report, 'flag' if self.tailor.report.count('flag') else 'all')
-    for b in r.buttons.values(): b.on_click(lambda _: setattr(self.sheet, 'value', self.tailor.sheet()))
+def _looked(self:TargetTab, said):
+    self.sheet.value = self.builder.sheet()
+    r = review(self.builder.report, 'flag' if self.builder.report.count('flag') else 'all')
+    for b in r.buttons.values(): b.on_click(lambda _: setattr(self.sheet, 'value', self.builder.sheet()))
     self.review.children = (_title('Your own word'), r.box)
     lost,self.lost = self.lost,[]
     return '; '.join([said, *([f'not taken: {len(lost)}, as {lost[0]}'] if lost else [])])
 
 @patch
-def _make(self:TailorTab):
-    self.tailor.heard = self.worker.show
+def _make(self:TargetTab):
+    self.builder.on_progress = self.worker.show
     a = dict(name=self.name.value.strip(), consent=self.consent.value, flagged=self.flagged.value)
-    self.worker.start(lambda: self.tailor.fit(**a), self._made)
+    self.worker.start(lambda: self.builder.fit(**a), self._made)
 
 @patch
-def _made(self:TailorTab, said):
+def _made(self:TargetTab, said):
     names,was = sorted(listed_targets()),self.studio.target.value
     self.studio.target.options = names
     self.studio.target.value = was
     threading.Thread(target=self.studio._portraits, daemon=True).start()
-    self.report.value = self.tailor.page()
+    self.report.value = self.builder.page()
     return said
 
 # %% ../nbs/12_studio.ipynb #e8ae427e
@@ -1617,7 +1617,7 @@ class WordsTab:
     def __init__(self, studio):
         self.studio,self.worker,self.made = studio,Worker(lambda: None),[]
         self.worker.cancel.layout.display = 'none'                           # it takes a second or two
-        s,line = studio.sitting,lambda label,hint: _field(W.Text, label, placeholder=hint)
+        s,line = studio.session,lambda label,hint: _field(W.Text, label, placeholder=hint)
         self.text, self.source, self.wanted = (
             line('Description', 'smiling, in a white shirt'),
             line('It shows', 'what the photo says'),
@@ -1734,7 +1734,7 @@ def _paint(self:WordsTab):
 
 @patch
 def _change(self:WordsTab):
-    s = self.studio.sitting
+    s = self.studio.session
     if s.photo is None: return self.worker.line.say('there is no photo yet: give one in the tab Replace', True)
     a = dict(source=self.source.value.strip(), target=self.wanted.value.strip(), strength=self.strength.value)
     def work():
@@ -1767,7 +1767,7 @@ def studio(
 )->Studio:
     "The Studio, to be shown in a notebook"
     need_studio()
-    return Studio(Sitting(target, device, cfg=ServeCfg(max_mb=max_mb), paths=paths), customise, served)
+    return Studio(Session(target, device, cfg=ServeCfg(max_mb=max_mb), paths=paths), customise, served)
 
 # %% ../nbs/12_studio.ipynb #bc08a186
 _shut = '<!doctype html><html lang="en"><meta charset="utf-8"><title>Messi-Anything</title><p>{why}</p>{link}</html>'
@@ -1913,12 +1913,12 @@ def messi_studio(
 )->int:
     "Serve the Studio as a web page; stop with Ctrl-C"
     need_studio('voila', 'anywidget')
-    Sitting(target, device, cfg=ServeCfg(max_mb=max_mb))                     # an error now rather than for each visitor
+    Session(target, device, cfg=ServeCfg(max_mb=max_mb))                     # an error now rather than for each visitor
     if not re.fullmatch(r'/([\w.~@%-]+/)*', base := '/'+base_url.strip('/')+'/'*bool(base_url.strip('/')), re.A):
         raise ConfigError(f'base_url={base_url!r}: give the prefix with slashes around it, such as /messi/')
     names = tuple(o.strip() for o in hosts.split(',') if o.strip())
     cfg = ServeCfg(token=os.environ.get('MESSI_TOKEN', ''), hosts=tuple(o for o in names if o!='*'))
-    with _socket(host, port) as s: port = s.getsockname()[1]
+    with bind_socket(host, port) as s: port = s.getsockname()[1]
     token = os.environ.get('MESSI_TOKEN', '')
     if not token and not loopback(host):
         print(

@@ -20,7 +20,7 @@ from messi_anything.images import (
     load_image,
     save_image,
     crop,
-    open_picture,
+    open_image,
     image_suffixes,
     atomic_write,
     command,
@@ -39,16 +39,16 @@ from messi_anything.data import (
     face_frame,
     centre_frame,
     write_csv,
-    _parallel,
+    in_parallel,
 )
 from .training import make_folder, only_run
 from .faces import Face
 
 # %% auto #0
-__all__ = ['reasons', 'columns', 'Checks', 'brightness', 'softness', 'colours', 'lines', 'seams', 'detail', 'main_face',
-           'photo_facts', 'own_reasons', 'verdict_of', 'target_centre', 'list_files', 'read_overrides', 'naming',
-           'TargetReport', 'target_report', 'Review', 'thumbnail', 'review', 'draw_groups', 'draw_report', 'CleanSet',
-           'prep_target', 'messi_prep_target', 'main_prep_target', 'FaceEmbedding']
+__all__ = ['reasons', 'columns', 'Checks', 'brightness', 'whole_pixels', 'softness', 'colours', 'lines', 'seams', 'detail',
+           'main_face', 'photo_facts', 'own_reasons', 'verdict_of', 'target_centre', 'list_files', 'read_overrides',
+           'naming', 'TargetReport', 'target_report', 'check_workers', 'Review', 'thumbnail', 'review', 'draw_groups',
+           'draw_report', 'CleanSet', 'prep_target', 'messi_prep_target', 'main_prep_target', 'FaceEmbedding']
 
 # %% ../nbs/03b_target.ipynb #6c7ce259
 @dataclass(frozen=True)
@@ -85,10 +85,10 @@ def brightness(
 )->tuple:            # two numbers from 0 to 255
     "What is compared with `dark` and `bright`: the face's mean twice; without a face the brightest and the darkest tenth"
     if face is None: return tuple(np.percentile(_grey(img), (90,10)).tolist())
-    m = float(_grey(crop(img, _whole(face.scaled(.8), img.size)), 64).mean())
+    m = float(_grey(crop(img, whole_pixels(face.scaled(.8), img.size)), 64).mean())
     return m,m
 
-def _whole(box, size): # whole pixels, inside the photo, at least one
+def whole_pixels(box, size): # whole pixels, inside the photo, at least one
     w,h = size
     l,t = min(max(math.floor(box.left), 0), w-1), min(max(math.floor(box.top), 0), h-1)
     return Box(l, t, min(max(math.ceil(box.right), l+1), w), min(max(math.ceil(box.bottom), t+1), h))
@@ -100,7 +100,7 @@ def softness(
 )->float:            # 0 sharp to 1 blurred
     "How blurred a face is, at most 96 pixels wide; without one the whole photo, at most 256"
     from skimage.measure import blur_effect
-    a = _grey(img) if face is None else _grey(crop(img, _whole(face.scaled(1.2), img.size)), 96)
+    a = _grey(img) if face is None else _grey(crop(img, whole_pixels(face.scaled(1.2), img.size)), 96)
     return float(blur_effect(a/255)) if min(a.shape)>=16 and a.std()>0 else 1.
 
 # %% ../nbs/03b_target.ipynb #84f6c71f
@@ -194,7 +194,7 @@ def photo_facts(
     )
 
 def _format(path): # what the file is, whatever its name says
-    with open_picture(path) as im: return 'JPEG' if im.format=='MPO' else im.format or ''
+    with open_image(path) as im: return 'JPEG' if im.format=='MPO' else im.format or ''
 
 # %% ../nbs/03b_target.ipynb #ca6a860c
 reasons = {
@@ -266,7 +266,7 @@ def list_files(
     leave_out=(), # folders and files that are ours
 )->tuple:         # files in natural order, and {path: why} for what cannot be looked into
     "Every file in a folder and the folders in it, hidden ones left out"
-    from messi_anything.images import _natural
+    from messi_anything.images import natural_key
     folder,ours = user_path(folder, DataError),{os.path.realpath(o) for o in leave_out}
     if not folder.is_dir():
         raise DataError(
@@ -286,14 +286,14 @@ def list_files(
         files += [here/n for n in names if not n.startswith('.') and os.path.realpath(here/n) not in ours]
     if folder in bad: raise DataError(f'{folder}: {bad[folder]}')
     if not files and not bad: raise DataError(f'{folder}: the folder is empty')
-    return sorted(files, key=lambda p: _natural(p.relative_to(folder))),bad
+    return sorted(files, key=lambda p: natural_key(p.relative_to(folder))),bad
 
 # %% ../nbs/03b_target.ipynb #2fb976a1
 def _looks_like_picture(path): # by its name or by its first bytes
     if path.suffix.lower() in image_suffixes: return True
     if not path.is_file(): return False
     try:
-        with open_picture(path): return True
+        with open_image(path): return True
     except Exception: return False
 
 def _look(path, detect, embed, known:dict): # -> (id, facts or None, reason or '', why in words)
@@ -576,7 +576,7 @@ def target_report(
 )->TargetReport:
     "Look at every file in a folder and say what to keep; writes the report and nothing else"
     folder,out = user_path(folder, DataError),user_path(out)
-    _check_workers(workers)
+    check_workers(workers)
     if os.path.realpath(out)==os.path.realpath(folder):
         raise ConfigError(
             f'{out}: is the folder of photos itself: choose another one for the report, such as {folder/"report"}'
@@ -588,7 +588,7 @@ def target_report(
     facts = _Facts(out/'facts.json', dict(version=_version, detect=_name_of(detect), embed=_name_of(embed)))
     try:
         seen = list(
-            _parallel(
+            in_parallel(
                 lambda p: _look(p, detect, embed, facts),
                 files,
                 workers or min(8, os.cpu_count() or 1),
@@ -617,7 +617,7 @@ def _default_finder():
     from messi_anything.faces import find_faces
     return find_faces
 
-def _check_workers(n):
+def check_workers(n):
     if n is not None and n<0: raise ConfigError(f'workers={n}: say how many threads, or 0 for one each processor')
 
 def _threshold(embed, same):
@@ -951,7 +951,7 @@ def _write_crops(report, plans, out, workers, progress): # `plans`: (plan, frame
     ]
     # a killed run leaves word of what it was about to write
     write_csv(out/'photos.csv', unfinished, _photo_columns)
-    for _ in _parallel(lambda o: _cut(report, *o, out), todo, workers, progress, 'crop'): pass
+    for _ in in_parallel(lambda o: _cut(report, *o, out), todo, workers, progress, 'crop'): pass
     for k in old:
         if k not in new and k.startswith('photos/') and '..' not in k:   # ours, and not wanted any more
             (out/k).unlink(missing_ok=True)
@@ -998,7 +998,7 @@ def prep_target(
             f'size={size}, scale={scale} and enlarge={enlarge} must be above 0, held_out={held_out} from 0 to less'
             ' than 1'
         )
-    _check_workers(workers)
+    check_workers(workers)
     out,workers = user_path(out),workers or min(8, os.cpu_count() or 1)
     _check_place(folder, out)
     with only_run(make_folder(out)):
@@ -1082,7 +1082,7 @@ class FaceEmbedding:
         face:Face,
     )->np.ndarray: # (128,)
         # enough around it for the network's own window
-        w = _whole(face.box.scaled(2), img.size)
+        w = whole_pixels(face.box.scaled(2), img.size)
         a,b = np.ascontiguousarray(crop(img, w)),face.box.moved(-w.left, -w.top)
         # one at a time: dlib's network is not for several threads
         with self.lock:

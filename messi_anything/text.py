@@ -26,8 +26,8 @@ from messi_anything.training import (
 from .unet import UNet, attend, with_context
 
 # %% auto #0
-__all__ = ['TextCfg', 'TextBlock', 'TextEncoder', 'check_text', 'unknown_words', 'heard', 'Worded', 'listening', 'save_words',
-           'read_words', 'CLIPText']
+__all__ = ['TextCfg', 'TextBlock', 'TextEncoder', 'check_text', 'unknown_words', 'known_words', 'TextConditionedUNet',
+           'add_text_encoder', 'save_words', 'read_words', 'CLIPText']
 
 # %% ../nbs/05a_text.ipynb #220dffc1
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def unknown_words(
     return [(w, next(iter(difflib.get_close_matches(w, list(words), 1, .7)), None)) for w in seen]
 
 # %% ../nbs/05a_text.ipynb #76da2bda
-def heard(
+def known_words(
     text:str,
     words,   # known ones
     length:int=32, # words at most
@@ -147,7 +147,7 @@ def ids(self:TextEncoder,
     "The words of texts as numbers"
     out = torch.zeros(len(texts), self.cfg.length+1, dtype=torch.long)
     for i,t in enumerate(texts):
-        w = heard(t, self.index, self.cfg.length)
+        w = known_words(t, self.index, self.cfg.length)
         if w: out[i,:len(w)+1] = torch.tensor([1]+[self.index[o] for o in w])
     return out
 
@@ -170,7 +170,7 @@ def call(self:TextEncoder,
         self.index.update({w: self.index[self.cfg.target] for w in split_words(name) if w not in self.index})
 
 # %% ../nbs/05a_text.ipynb #d39b2cba
-class Worded(nn.Module):
+class TextConditionedUNet(nn.Module):
     "A `UNet` that is given texts as numbers of words"
     def __init__(self,
         net:UNet,          # with one context entry, as wide as the encoder's tokens
@@ -180,7 +180,7 @@ class Worded(nn.Module):
         if net.cfg.context!=(words.channels,):
             raise ConfigError(
                 f'the network looks at tokens of width {net.cfg.context}, the encoder gives {words.channels}: build'
-                ' it by `listening`'
+                ' it by `add_text_encoder`'
             )
         self.net,self.words = net,words
     @property
@@ -193,15 +193,15 @@ class Worded(nn.Module):
         return self.net(x, t, cond, label, [self.words(context[0])], [context[0]>0])
 
 # %% ../nbs/05a_text.ipynb #32fc0504
-def listening(
+def add_text_encoder(
     net:UNet,     # trained or not; stays as it is
     name='messi', # of the target
     words:TextEncoder=None, # a trained one; None for a new one
     width:int=128,# of a token
-)->Worded:        # gives what `net` gives until it is trained
+)->TextConditionedUNet:        # gives what `net` gives until it is trained
     "A network that can learn to listen"
     words = words or TextEncoder(TextCfg(all_words(name), next(iter(split_words(name)), name), width))
-    return Worded(
+    return TextConditionedUNet(
         (
             net
             if net.cfg.context == (words.channels,)

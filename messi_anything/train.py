@@ -12,7 +12,7 @@ from .training import make_folder, pick_device
 
 # %% auto #0
 __all__ = ['target_photos', 'generator_views', 'segmenter_photos', 'segmenter_weights', 'score_segmenter', 'face_photos',
-           'faceless_places', 'face_sets', 'score_face_finder', 'segmenter_sets', 'SegmentHow', 'train_segment',
+           'faceless_places', 'face_sets', 'score_face_finder', 'segmenter_sets', 'SegmentTrainCfg', 'train_segment',
            'mesh_rows', 'validation_photos', 'landmark_faces', 'score_landmarks', 'train_landmarks', 'photo_parts',
            'head_photos', 'head_pack', 'train_head_pixels', 'messi_train', 'main_train']
 
@@ -134,7 +134,7 @@ def score_segmenter(net, root, people)->dict: # numbers for the record; `net.cfg
     out = {}
     if net.cfg.presence:
         net.cfg = dataclasses.replace(net.cfg, calibration=(1.,0.))
-        seg = Segmenter(net, split=False, somebody=0)
+        seg = Segmenter(net, split=False, presence_threshold=0)
         look = lambda photos: [
             (seg.net.presence(maps).item(), float((p > seg.threshold).float().mean()))
             for _, p, maps in (seg.look(load_image(o)) for o in photos)
@@ -145,7 +145,7 @@ def score_segmenter(net, root, people)->dict: # numbers for the record; `net.cfg
         def fit(k):
             try: return calibrate([*some[k,0], *others[k,0]], none[k,0])
             except DataError: return 1.,0. # hardly trained: its answers mean nothing yet
-        sure = lambda x, ab: 1/(1+np.exp(-ab[0]*x-ab[1]))>=Segmenter(net).somebody
+        sure = lambda x, ab: 1/(1+np.exp(-ab[0]*x-ab[1]))>=Segmenter(net).presence_threshold
         halves = [(fit(slice(i, None, 2)), slice(1-i, None, 2)) for i in (0,1)]
         out['by_the_other_half'] = dict(
             people_overlooked=round(float(np.concatenate([~sure(some[k, 0], ab) for ab, k in halves]).mean()), 4),
@@ -291,14 +291,14 @@ def segmenter_sets(data, cache, side, teacher='', unlabelled='', device='cpu')->
 
 # %% ../nbs/09a_train.ipynb #04cf56ce
 @dataclasses.dataclass(frozen=True)
-class SegmentHow:
+class SegmentTrainCfg:
     "What a run of the segmenter may do otherwise; the defaults are those of the weights that ship"
     # so often over all photos, instead of a number of steps; then the IoU is measured after each
     epochs:int=0
     loss:str='bce+dice'     # see `mask_loss`
     lr:float=0.             # peak learning rate; 0 for the recipe's
     weight_decay:float=-1.  # of AdamW; 0 is Adam, -1 the recipe's
-    judge:int=0             # photos kept apart that the IoU is measured on while it trains; 0 for all
+    n_eval:int=0             # photos kept apart that the IoU is measured on while it trains; 0 for all
 
     def __post_init__(self):
         from messi_anything.segment import mask_losses
@@ -307,11 +307,11 @@ class SegmentHow:
             raise ConfigError(
                 f'no mask loss {bad[0]!r}: there are {", ".join(mask_losses)}, and sums of them such as bce+dice'
             )
-        if self.epochs<0 or self.judge<0 or self.lr<0:
-            raise ConfigError(f'epochs={self.epochs}, judge={self.judge} and lr={self.lr} must not be negative')
+        if self.epochs<0 or self.n_eval<0 or self.lr<0:
+            raise ConfigError(f'epochs={self.epochs}, n_eval={self.n_eval} and lr={self.lr} must not be negative')
 
     def said(self)->dict: # what differs from the recipe, for the record
-        plain = SegmentHow()
+        plain = SegmentTrainCfg()
         return {k: v for k,v in dataclasses.asdict(self).items() if k!='loss' and v!=getattr(plain, k)}
 
 def _some(judged, n): # (Packed, dims) -> n of them, spread evenly
@@ -351,7 +351,7 @@ def train_segment(
     from messi_anything.images import atomic_path
     from messi_anything.training import TrainCfg, plot_curve, write_json
     cfg,run = segment_cfg(preset),Path(out)/f'segment-{preset}'
-    free,more = not fixed_size(cfg),more or SegmentHow()
+    free,more = not fixed_size(cfg),more or SegmentTrainCfg()
     packed, dims, weights, sets, people = segmenter_sets(
         data, Path(out) / 'cache', max(224, round(cfg.size / 38.4) * 32), teacher, unlabelled, device
     )
@@ -369,7 +369,7 @@ def train_segment(
     )
     # elsewhere people in the background are not marked
     everybody = np.array([i for i,p in enumerate(people['train']) if p.path.name.startswith('coco_')])
-    judged = _some(sets['val'], more.judge)
+    judged = _some(sets['val'], more.n_eval)
     check = lambda n: dict(mean_iou=evaluate_masks(n, *judged).mean())
     torch.manual_seed(0)
     net = load_encoder(HieraFPN(segment_cfg(preset, pretrained=False)), encoder) if encoder else None
@@ -555,7 +555,7 @@ def train_landmarks(data, run, steps, bs, command=''): # the network, its record
 # %% ../nbs/09a_train.ipynb #c1557c43
 def photo_parts(root, path)->np.ndarray: # (h,w) uint8, see `pixels.HeadPack`
     "What is hair or skin in a photo, from the parts and masks that lie beside it"
-    from messi_anything.images import open_picture
+    from messi_anything.images import open_image
     from messi_anything.pixels import OTHER, HEAD, UNSURE
     root,path = Path(root),Path(path).relative_to(root).as_posix()
     beside = (
@@ -564,9 +564,9 @@ def photo_parts(root, path)->np.ndarray: # (h,w) uint8, see `pixels.HeadPack`
         else (lambda k: path.replace('/images/', f'/{k}/'))
     )
     read = lambda k, mode: np.asarray(
-        open_picture((root / beside(k)).with_suffix('.png')).convert(mode)
+        open_image((root / beside(k)).with_suffix('.png')).convert(mode)
         if mode
-        else open_picture((root / beside(k)).with_suffix('.png'))
+        else open_image((root / beside(k)).with_suffix('.png'))
     )
     if not (root/beside('parts')).with_suffix('.png').exists():
         return np.where(read('masks', 'L')>127, UNSURE, OTHER).astype(np.uint8)
@@ -630,14 +630,14 @@ def train_head_pixels(data, out, run, cfg, start='', minutes=0, device=None, wor
     about = dict(start=Path(start).name, heads=len(pack), pack=hashlib.sha1(path.read_bytes()).hexdigest()[:12])
     first = UNet.from_pretrained(start) if start else None
     net = train_pixels(pack, run, cfg, first, minutes or None, device, workers, about, command)
-    few = net is not None and cfg.tune>0 or bool(checkpoints(run/'ect'))
+    few = net is not None and cfg.ct_steps>0 or bool(checkpoints(run/'ect'))
     seen = net
     if seen is None:
         seen = UNet(pixel_net(cfg))
         seen.load_state_dict(load_checkpoint(checkpoints(run/('ect' if few else 'edm'))[-1])['ema'][0])
     preview(seen, HeadHoles(pack, cfg.size), few, device=device).save(run/'preview.png')
     if net is None: # says how far it is
-        any(_finished(run/k, n) for k,n in (('edm',cfg.steps), ('ect',cfg.tune)) if n and checkpoints(run/k))
+        any(_finished(run/k, n) for k,n in (('edm',cfg.steps), ('ect',cfg.ct_steps)) if n and checkpoints(run/k))
     return net
 
 
@@ -669,7 +669,7 @@ def messi_train(
     # of the segmenter, of the face finder, or of the generator's first stage (denoising); 0 for 3600, for the
     # generator what its preset says
     steps:int=0,
-    tune:int=-1,        # of its second stage (consistency); 0 for none, -1 for what its preset says
+    ct_steps:int=-1,        # of its second stage (consistency); 0 for none, -1 for what its preset says
     # pictures a step (for the faces, three times as many windows, for landmarks twice); 0 for 32, for the generator
     # what its preset says
     bs:int=0,
@@ -681,7 +681,7 @@ def messi_train(
     loss:str='bce+dice',# segmenter: bce, dice, iou, or a sum of them
     lr:float=0.,        # segmenter: peak learning rate; 0 for the recipe's
     weight_decay:float=-1., # segmenter: of AdamW; 0 is Adam, -1 the recipe's
-    judge:int=0,        # segmenter: photos kept apart that it is measured on while it trains; 0 for all
+    n_eval:int=0,        # segmenter: photos kept apart that it is measured on while it trains; 0 for all
     pretrain:int=0,     # segmenter: steps of masked autoencoding before, on all photos
     teacher:str='',     # segmenter: weights (a name, a folder or a hub id) that mark the photos of --unlabelled
     unlabelled:str='',  # segmenter: folder of photos without masks, to learn from with a teacher's
@@ -704,7 +704,7 @@ def messi_train(
                 k: v
                 for k, v in (
                     ('steps', steps or None),
-                    ('tune', None if tune < 0 else tune),
+                    ('ct_steps', None if ct_steps < 0 else ct_steps),
                     ('bs', bs or None),
                     ('accumulate', accumulate),
                     ('checkpointing', checkpointing),
@@ -724,7 +724,7 @@ def messi_train(
             for k, v in dict(encoder=encoder, pretrain=pretrain, teacher=teacher, unlabelled=unlabelled).items()
             if v
         )
-        more = SegmentHow(epochs, loss, lr, weight_decay, judge)
+        more = SegmentTrainCfg(epochs, loss, lr, weight_decay, n_eval)
         how += ''.join(
             f' --{k.replace("_","-")} {v}'
             for k, v in {**more.said(), **({} if loss == 'bce+dice' else dict(loss=loss))}.items()
@@ -738,7 +738,7 @@ def messi_train(
         from messi_anything.recipe import train_generator
         from messi_anything.text import save_words
         views,apart = generator_views(data, Path(out)/'cache', round(cfg.size*1.125))
-        how += f' --tune {cfg.tune}'+(f' --start {Path(start).name}' if start else '')
+        how += f' --ct-steps {cfg.ct_steps}'+(f' --start {Path(start).name}' if start else '')
         net = train_generator(
             views,
             run,
@@ -748,7 +748,7 @@ def messi_train(
             command=how,
             about=dict(start=Path(start).name, kept_apart=sorted(p.path.relative_to(data).as_posix() for p in apart)),
         )
-        if not all(_finished(run/k, n) for k,n in (('edm',cfg.steps), ('ect',cfg.tune)) if n): return 1
+        if not all(_finished(run/k, n) for k,n in (('edm',cfg.steps), ('ect',cfg.ct_steps)) if n): return 1
         make_folder(run/'weights')
         write_json(run/'weights'/'target.json', dict(name='messi', label=1, close=True))
     elif what=='faces':
@@ -795,7 +795,7 @@ def messi_train(
         print(head_pack(data, out, cfg.size))
         return
     elif what=='pixels':
-        how += f' --tune {cfg.tune}'+(f' --start {Path(start).name}' if start else '')
+        how += f' --ct-steps {cfg.ct_steps}'+(f' --start {Path(start).name}' if start else '')
         net = train_head_pixels(data, out, run, cfg, start, minutes, dev, workers, how)
         if net is None: return 1
         write_json(make_folder(run/'weights')/'target.json', dict(name='messi', label=1, close=False))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
 from PIL import Image
 from .landmarks import mirror_map
-from .images import DataError, load_image, open_picture
+from .images import DataError, load_image, open_image
 from messi_anything.headspace import (
     VIEWS,
     N_OUTLINE,
@@ -34,10 +34,10 @@ def _labels(root, path): # (h,w) uint8 from the parts and masks that lie beside 
         if name == 'messi'
         else (lambda k: path.replace('/images/', f'/{k}/'))
     )
-    mask = np.asarray(open_picture((root/sub('masks')).with_suffix('.png')).convert('L'))>127
+    mask = np.asarray(open_image((root/sub('masks')).with_suffix('.png')).convert('L'))>127
     parts = (root/sub('parts')).with_suffix('.png')
     if not parts.exists(): return np.where(mask, UNSURE, 0).astype('u1')
-    parts = np.asarray(open_picture(parts))
+    parts = np.asarray(open_image(parts))
     out = np.where(np.isin(parts, (1,2)), HEAD, np.where(np.isin(parts, (5,6,7)), CLOTHES, 0))
     return np.where(np.isin(parts, (3,4,255)), UNSURE, out).astype('u1')
 

@@ -14,7 +14,7 @@ from .training import Pretrained, bf16_is_fast
 
 # %% auto #0
 __all__ = ['unet_presets', 'published_cfgs', 'attend', 'zero_', 'Conv2d', 'FlashAttention', 'sinusoid', 'up_conv', 'ResBlock',
-           'place', 'ContextTokens', 'CrossAttention', 'UNetCfg', 'unet_cfg', 'Resample', 'UNet', 'adapt',
+           'pos_encoding', 'ContextTokens', 'CrossAttention', 'UNetCfg', 'unet_cfg', 'Resample', 'UNet', 'adapt',
            'with_context', 'published_names', 'to_published', 'published_cfg', 'from_published', 'load_published']
 
 # %% ../nbs/05_unet.ipynb #9bdbfe8e
@@ -179,7 +179,7 @@ class ResBlock(nn.Module):
         return self.skip(_resize(x, self.resize)) + self.conv2(self.drop(F.silu(h)))
 
 # %% ../nbs/05_unet.ipynb #eb7173b1
-def place(
+def pos_encoding(
     h:int, w:int,       # of the grid
     dim:int,            # channels
     device='cpu', dtype=torch.float32,
@@ -208,7 +208,7 @@ class ContextTokens(nn.Module):
         if m.ndim==3: return p(m)+self.level[i]
         return (
             p(m.flatten(2).transpose(1, 2))
-            + place(*m.shape[2:], len(p.weight), m.device).flatten(1).T
+            + pos_encoding(*m.shape[2:], len(p.weight), m.device).flatten(1).T
             + self.level[i]
         )
 
@@ -262,7 +262,7 @@ class CrossAttention(nn.Module):
     )->Tensor:           # (b,c,h,w)
         b,n,_ = ctx.shape
         k,v = self.kv(self.ctx_norm(ctx)).reshape(b, n, 2, self.heads, -1).permute(2,0,3,1,4) # each (b,heads,n,d)
-        q = _heads(self.q(self.norm(x) + place(*x.shape[2:], x.shape[1], x.device, x.dtype)), self.heads)
+        q = _heads(self.q(self.norm(x) + pos_encoding(*x.shape[2:], x.shape[1], x.device, x.dtype)), self.heads)
         if mask is None: return x + self._out(attend(q, k.to(q.dtype), v.to(q.dtype)), x)
         # a picture without any token looks at all, and its answer is dropped
         some = mask.any(1)

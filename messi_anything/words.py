@@ -51,11 +51,11 @@ from messi_anything.headspace import (
 )
 from .headparts import head_parts
 from .heads import HeadInpainter, blur, even_hair, seen_faces, smooth_step
-from .directions import Wish, change_head, change_of, known_phrases, mesh_of, move_mesh, understand
+from .directions import ParsedText, change_head, change_of, known_phrases, mesh_of, move_mesh, understand
 from .pipeline import Result, dress, faces_of, in_words, load_segmenter, read, whole_seed
 
 # %% auto #0
-__all__ = ['SIZE', 'PLAIN', 'EXPECTED', 'ENOUGH', 'vocabulary', 'draw_bust', 'draw_portrait', 'Pictures', 'generate', 'portrait',
+__all__ = ['SIZE', 'PLAIN', 'EXPECTED', 'ENOUGH', 'vocabulary', 'draw_bust', 'draw_portrait', 'Portraits', 'generate', 'portrait',
            'Edited', 'edit', 'word_rates', 'messi_words', 'messi_edit', 'main_words', 'main_edit']
 
 # %% ../nbs/11_words.ipynb #5a797f3d
@@ -138,14 +138,14 @@ PLAIN = (.78,.80,.83),(.95,.95,.94) # background and shirt, where nothing is sai
 
 def draw_portrait(
     target:HeadTarget,
-    wish:Wish,
+    wish:ParsedText,
     seed:int=0,
     size:int=SIZE,
     temperature:float=.5, # see `sample_heads`
 )->tuple:                 # (1,3,size,size) in [0,1]; (478,3) landmarks of the head in it
     "Head and shoulders on a plain ground: pose, expression, shirt and ground as wished"
     space,big = head_space(),2*size
-    change = change_of(Wish(), wish, {})
+    change = change_of(ParsedText(), wish, {})
     mesh = landmark_net().mean*(.148*big)
     mesh = move_mesh(mesh-mesh.mean(0), change)
     middle = (mesh[:,:2].amin(0)+mesh[:,:2].amax(0))/2
@@ -189,15 +189,15 @@ def _head_on(n, at, view, texture, outline, face, mesh): # -> (1,3,n,n), (1,1,n,
     return rgb,blur(torch.lerp(alpha, alpha*jaw, low), .4*at.scale)
 
 # %% ../nbs/11_words.ipynb #2c7c72a2
-class Pictures(list):
+class Portraits(list):
     "Pictures from words, PIL; in a notebook they show themselves side by side"
-    text,seed,target,heard = '',0,'',()
+    text,seed,target,understood = '',0,'',()
     def about(self, i:int=0)->dict: # of the picture with this number
         return dict(target=self.target, seed=str(self.seed+i), text=self.text, mode='words')
     @property
     def note(self)->str:
         return (
-            f'{len(self)} picture{"s"*(len(self)!=1)}; understood: {", ".join(self.heard) or "nothing in particular"}'
+            f'{len(self)} picture{"s"*(len(self)!=1)}; understood: {", ".join(self.understood) or "nothing in particular"}'
         )
     def grid(self, cell:int=SIZE, cols:int=4)->Image.Image:
         return noted(image_grid(list(self), cols=min(cols, len(self)), cell=cell), self.about(), 'generated')
@@ -217,18 +217,18 @@ def generate(
     n:int=1,        # so many pictures, with the seeds `seed`, `seed`+1, ...
     seed=0,         # a whole number; the same seed gives the same picture
     target='messi', # whom: a name, folder or hub id, or a `HeadTarget`
-)->Pictures:        # RGB, 256 pixels a side
+)->Portraits:        # RGB, 256 pixels a side
     "Portraits from a description"
     if isinstance(n, bool) or not isinstance(n, (int,np.integer)) or not 1<=n<=256:
         raise ConfigError(f'n={n!r}: give a number of pictures from 1 to 256')
     seed,who = whole_seed(seed),target if isinstance(target, HeadTarget) else head_target(target)
     wish = understand(text, (who.cfg.name, who.cfg.label))
-    out = Pictures(to_pil(portrait(who, wish, seed+i)*2-1) for i in range(n))
-    out.text,out.seed,out.target,out.heard = wish.text,seed,who.cfg.name,tuple(wish.heard)
+    out = Portraits(to_pil(portrait(who, wish, seed+i)*2-1) for i in range(n))
+    out.text,out.seed,out.target,out.understood = wish.text,seed,who.cfg.name,tuple(wish.understood)
     out[:] = [noted(o, out.about(i), 'generated') for i,o in enumerate(out)]
     return out
 
-def portrait(target:HeadTarget, wish:Wish, seed:int=0)->Tensor: # (1,3,256,256) in [0,1]
+def portrait(target:HeadTarget, wish:ParsedText, seed:int=0)->Tensor: # (1,3,256,256) in [0,1]
     "`draw_portrait`, with all that the words say on top"
     img,mesh = draw_portrait(target, wish, seed)
     return change_head(img, mesh, wish, still=True)[0]
@@ -237,14 +237,14 @@ def portrait(target:HeadTarget, wish:Wish, seed:int=0)->Tensor: # (1,3,256,256) 
 @dataclass
 class Edited(Result):
     "A photo that was changed from two descriptions"
-    heard:tuple=()
+    understood:tuple=()
     @property
     def note(self)->str:
         more = f' (from {self.about})' if self.about else ''
         if not self.people:
             return ('nobody found' if self.source=='segmenter' else 'the mask is empty')+': the photo is unchanged'+more
         if not self.strength: return 'strength 0: the photo is unchanged'+more
-        said = f'; understood: {", ".join(self.heard) or "nothing"}'
+        said = f'; understood: {", ".join(self.understood) or "nothing"}'
         return (
             in_words(self.done)
             + (f', on {(self.changed>0).float().mean():.1%} of the photo' + said if self.replaced else '')
@@ -298,7 +298,7 @@ def edit(
         mode='edit',
         strength=float(strength),
         text=f'{a.text or "(the photo)"} -> {b.text or "(nothing asked for)"}',
-        heard=tuple(b.heard or a.heard),
+        understood=tuple(b.understood or a.understood),
     )
     out = Edited(to_pil(x) if did else img.copy(), img, mask, changed, found.people, done, **about)
     dress(out, seen)
@@ -420,7 +420,7 @@ def messi_edit(
     target:str='',        # what it should show, such as 'a man with sunglasses'
     where:str='',         # a mask of the photo's size: white = change here only
     strength:float=1.,    # 0 gives the photo back, a negative number goes the other way, -2 to 2
-    people:str='all',     # whom: all, largest, left, right, surest, a number from the left (from 0), or several: 0,2
+    people:str='all',     # whom: all, largest, left, right, most_confident, a number from the left (from 0), or several: 0,2
     out:str='.',          # folder
     device:str='auto',    # of the segmenter: cpu, cuda or mps
 )->int:
