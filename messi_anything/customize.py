@@ -13,6 +13,7 @@ from torch import Tensor
 from PIL import Image
 from fastcore.basics import patch
 from messi_anything.images import (
+    in_parallel,
     Box,
     MessiError,
     ConfigError,
@@ -29,7 +30,6 @@ from messi_anything.images import (
     to_pil,
     user_path,
 )
-from .data import in_parallel
 from .training import commit_id, make_folder, write_json
 from .faces import Face, read_landmarks
 from .target import Checks, FaceEmbedding, reasons, target_report, verdict_of

@@ -16,6 +16,8 @@ from fastcore.basics import copy_func, patch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from messi_anything.images import (
+    short_repr,
+    in_parallel,
     Box,
     ConfigError,
     DataError,
@@ -39,13 +41,13 @@ from messi_anything.images import (
 )
 
 # %% auto #0
-__all__ = ['Photo', 'photo_mask', 'mask_box', 'CocoImage', 'short_repr', 'read_coco', 'coco_rle', 'check_annotation',
-           'coco_people', 'check_image', 'is_public', 'download_image', 'file_names', 'Prepared', 'write_csv',
-           'in_parallel', 'prep_coco', 'people_facts', 'plot_people', 'main_prep_coco', 'read_faces', 'folder_people',
-           'person_window', 'Frame', 'eye_angle', 'face_frame', 'person_frame', 'centre_frame', 'best_frame',
-           'content_hash', 'side_of', 'phash', 'photo_hashes', 'hamming', 'hash_distance', 'near_pairs', 'near_groups',
-           'read_split', 'split_photos', 'Packed', 'pack_crops', 'letterbox', 'pack_photos', 'pack_shards', 'Shards',
-           'PhotoFiles', 'as_source', 'write_tars', 'TarShards', 'PairDataset', 'TargetDataset', 'loader_speed']
+__all__ = ['Photo', 'photo_mask', 'mask_box', 'CocoImage', 'read_coco', 'coco_rle', 'check_annotation', 'coco_people',
+           'check_image', 'is_public', 'download_image', 'file_names', 'Prepared', 'write_csv', 'prep_coco',
+           'people_facts', 'plot_people', 'main_prep_coco', 'read_faces', 'folder_people', 'person_window', 'Frame',
+           'eye_angle', 'face_frame', 'person_frame', 'centre_frame', 'best_frame', 'content_hash', 'side_of', 'phash',
+           'photo_hashes', 'hamming', 'hash_distance', 'near_pairs', 'near_groups', 'read_split', 'split_photos',
+           'Packed', 'pack_crops', 'letterbox', 'pack_photos', 'pack_shards', 'Shards', 'PhotoFiles', 'as_source',
+           'write_tars', 'TarShards', 'PairDataset', 'TargetDataset', 'loader_speed']
 
 # %% ../nbs/01_data.ipynb #424603f8
 @dataclass(frozen=True)
@@ -171,8 +173,6 @@ class CocoImage:
     notes:list=field(default_factory=list)  # what is odd and does no harm
 
 # %% ../nbs/01_data.ipynb #52f99104
-def short_repr(v)->str: return (s := repr(v))[:60]+('…' if len(s)>60 else '')
-
 def _coco_image(d, seen:dict)->CocoImage: # `seen`: id -> image, is added to
     "An entry of the list `images`, with its faults"
     if not isinstance(d, dict):
@@ -727,15 +727,6 @@ def _as_coco(kept:list)->dict: # `kept`: (CocoImage, RLEs, name)
         annotations=anns,
         categories=[dict(id=1, name='person', supercategory='person')],
     )
-
-# %% ../nbs/01_data.ipynb #429ebdfa
-def in_parallel(f, items, workers, progress=True, unit='image'):
-    "`f` of each item by several threads, in order, with a bar; an error or a keyboard interrupt leaves no work behind"
-    from tqdm.auto import tqdm
-    if workers<1: raise ConfigError(f'workers={workers} must be at least 1')
-    pool = ThreadPoolExecutor(workers)
-    try: yield from tqdm(pool.map(f, items), total=len(items), disable=not progress, unit=unit)
-    finally: pool.shutdown(cancel_futures=True)
 
 # %% ../nbs/01_data.ipynb #b0d5bb4d
 def prep_coco(

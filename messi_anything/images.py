@@ -5,6 +5,7 @@
 # %% ../nbs/00_images.ipynb #564feee7
 from __future__ import annotations
 import contextlib, errno, functools, hashlib, importlib, io, json, math, os, re, secrets, shutil, stat, sys, tempfile, threading, warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
@@ -19,14 +20,14 @@ from PIL.PngImagePlugin import PngInfo
 # %% auto #0
 __all__ = ['plugin_formats', 'unreadable', 'quiet_pillow', 'in_float32', 'RASTER', 'KINDS', 'synthetic_source', 'most_pixels',
            'image_suffixes', 'MessiError', 'ImageError', 'DataError', 'WeightsError', 'ConfigError', 'reason',
-           'positional', 'say', 'user_path', 'regular_file', 'short_name', 'read_json', 'make_folder', 'check_writable',
-           'home_folder', 'command', 'source_name', 'why_unreadable', 'open_source', 'Shared', 'has_alpha', 'to_rgba',
-           'on_white', 'check_size', 'raster', 'open_image', 'is_raw', 'load_plugin', 'decode_image', 'array_to_pil',
-           'to_pil', 'load_image', 'LoadedPhoto', 'load_photo', 'with_alpha', 'to_tensor', 'load_mask', 'mask_to_pil',
-           'image_grid', 'Box', 'square_window', 'resize', 'crop', 'link_target', 'atomic_path', 'sweep',
-           'atomic_write', 'xmp_packet', 'read_provenance', 'save_options', 'NotedImage', 'noted', 'note_of',
-           'save_image', 'describe_provenance', 'messi_check', 'main_check', 'made_here', 'check_free', 'is_image_file',
-           'natural_key', 'is_service_folder', 'list_images']
+           'positional', 'say', 'short_repr', 'user_path', 'regular_file', 'short_name', 'read_json', 'make_folder',
+           'check_writable', 'home_folder', 'check_workers', 'in_parallel', 'command', 'source_name', 'why_unreadable',
+           'open_source', 'Shared', 'has_alpha', 'to_rgba', 'on_white', 'check_size', 'raster', 'open_image', 'is_raw',
+           'load_plugin', 'decode_image', 'array_to_pil', 'to_pil', 'load_image', 'LoadedPhoto', 'load_photo',
+           'with_alpha', 'to_tensor', 'load_mask', 'mask_to_pil', 'image_grid', 'Box', 'whole_pixels', 'square_window',
+           'resize', 'crop', 'link_target', 'atomic_path', 'sweep', 'atomic_write', 'xmp_packet', 'read_provenance',
+           'save_options', 'NotedImage', 'noted', 'note_of', 'save_image', 'describe_provenance', 'messi_check',
+           'main_check', 'made_here', 'check_free', 'is_image_file', 'natural_key', 'is_service_folder', 'list_images']
 
 # %% ../nbs/00_images.ipynb #9a9dec22
 def _clip(
@@ -101,6 +102,13 @@ def say(
     bars = sys.modules.get('tqdm.std')
     if bars: bars.tqdm.write(str(text), file=file or sys.stdout)
     else: print(text, file=file or sys.stdout)
+
+# %% ../nbs/00_images.ipynb #c4626c2f
+def short_repr(
+    v, # anything
+)->str: # at most 61 characters
+    "What an error shows of a value that somebody else wrote: its beginning"
+    return (s := repr(v))[:60]+('…' if len(s)>60 else '')
 
 # %% ../nbs/00_images.ipynb #81e52240
 def user_path(
@@ -210,6 +218,28 @@ def home_folder()->Path:
     try: cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home()/'.cache')
     except RuntimeError: cache = Path(tempfile.gettempdir())/f'cache-{getattr(os, "getuid", lambda: "me")()}'
     return cache/'messi_anything'
+
+# %% ../nbs/00_images.ipynb #57c0a1ca
+def check_workers(
+    n, # threads; 0 for one each processor, None for what the caller thinks best
+):
+    "`ConfigError` for a negative number of threads"
+    if n is not None and n<0: raise ConfigError(f'workers={n}: say how many threads, or 0 for one each processor')
+
+# %% ../nbs/00_images.ipynb #098cd69c
+def in_parallel(
+    f,             # a function of one item
+    items,         # with a length
+    workers:int,   # threads, at least 1
+    progress=True, # show a bar
+    unit='image',  # of the bar
+):                 # yields `f(item)`, in the order of the items
+    "`f` of each item by several threads; an error or a keyboard interrupt leaves no work behind"
+    from tqdm.auto import tqdm
+    if workers<1: raise ConfigError(f'workers={workers} must be at least 1')
+    pool = ThreadPoolExecutor(workers)
+    try: yield from tqdm(pool.map(f, items), total=len(items), disable=not progress, unit=unit)
+    finally: pool.shutdown(cancel_futures=True)
 
 # %% ../nbs/00_images.ipynb #43c535d7
 def command(
@@ -976,6 +1006,16 @@ def clip(self:Box,
     "The part of the box that lies on the photo"
     (w,h),lim = size,lambda v,m: min(max(v, 0), m)
     return Box(lim(self.left,w), lim(self.top,h), lim(self.right,w), lim(self.bottom,h))
+
+# %% ../nbs/00_images.ipynb #290f7189
+def whole_pixels(
+    box:Box,    # may lie partly or wholly outside
+    size:tuple, # (width, height) of the photo
+)->Box:         # of whole pixels, inside the photo, at least one wide and high
+    "The smallest box of whole pixels that holds another, cut to the photo"
+    w,h = size
+    l,t = min(max(math.floor(box.left), 0), w-1), min(max(math.floor(box.top), 0), h-1)
+    return Box(l, t, min(max(math.ceil(box.right), l+1), w), min(max(math.ceil(box.bottom), t+1), h))
 
 # %% ../nbs/00_images.ipynb #b6b20aa2
 def square_window(

@@ -12,6 +12,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 from fastcore.basics import patch
 from messi_anything.images import (
+    in_parallel,
+    check_workers,
+    whole_pixels,
     Box,
     MessiError,
     ImageError,
@@ -39,16 +42,15 @@ from messi_anything.data import (
     face_frame,
     centre_frame,
     write_csv,
-    in_parallel,
 )
 from .training import make_folder, only_run
 from .faces import Face
 
 # %% auto #0
-__all__ = ['reasons', 'columns', 'Checks', 'brightness', 'whole_pixels', 'softness', 'colours', 'lines', 'seams', 'detail',
-           'main_face', 'photo_facts', 'own_reasons', 'verdict_of', 'target_centre', 'list_files', 'read_overrides',
-           'naming', 'TargetReport', 'target_report', 'check_workers', 'Review', 'thumbnail', 'review', 'draw_groups',
-           'draw_report', 'CleanSet', 'prep_target', 'messi_prep_target', 'main_prep_target', 'FaceEmbedding']
+__all__ = ['reasons', 'columns', 'Checks', 'brightness', 'softness', 'colours', 'lines', 'seams', 'detail', 'main_face',
+           'photo_facts', 'own_reasons', 'verdict_of', 'target_centre', 'list_files', 'read_overrides', 'naming',
+           'TargetReport', 'target_report', 'Review', 'thumbnail', 'review', 'draw_groups', 'draw_report', 'CleanSet',
+           'prep_target', 'messi_prep_target', 'main_prep_target', 'FaceEmbedding']
 
 # %% ../nbs/03b_target.ipynb #6c7ce259
 @dataclass(frozen=True)
@@ -87,11 +89,6 @@ def brightness(
     if face is None: return tuple(np.percentile(_grey(img), (90,10)).tolist())
     m = float(_grey(crop(img, whole_pixels(face.scaled(.8), img.size)), 64).mean())
     return m,m
-
-def whole_pixels(box, size): # whole pixels, inside the photo, at least one
-    w,h = size
-    l,t = min(max(math.floor(box.left), 0), w-1), min(max(math.floor(box.top), 0), h-1)
-    return Box(l, t, min(max(math.ceil(box.right), l+1), w), min(max(math.ceil(box.bottom), t+1), h))
 
 # %% ../nbs/03b_target.ipynb #451fe3e2
 def softness(
@@ -616,9 +613,6 @@ def target_report(
 def _default_finder():
     from messi_anything.faces import find_faces
     return find_faces
-
-def check_workers(n):
-    if n is not None and n<0: raise ConfigError(f'workers={n}: say how many threads, or 0 for one each processor')
 
 def _threshold(embed, same):
     if embed is None: return None
