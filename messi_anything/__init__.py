@@ -5,9 +5,9 @@ from importlib import import_module as _import_module
 
 # Names that `from messi_anything import ...` offers, and the module each lives in. They load on first use,
 # so that `import messi_anything` itself costs next to nothing.
-_names = dict(replace='pipeline', ReplaceCfg='pipeline', Result='pipeline', load_image='images', save_image='images',
-              Segmenter='segment', Inpainter='inpaint', PixelInpainter='inpaint', MessiError='images', ImageError='images',
-              DataError='images', WeightsError='images', ConfigError='images', measure='fid')
+_names = dict(replace='pipeline', ReplaceCfg='pipeline', Result='pipeline', load_image='images', save_image='provenance',
+              Segmenter='segment', Inpainter='inpaint', PixelInpainter='inpaint', MessiError='core', ImageError='core',
+              DataError='core', WeightsError='core', ConfigError='core', measure='fid')
 __all__ = list(_names)
 
 def __getattr__(name):

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import numpy as np, torch, torch.nn.functional as F
 from torch import Tensor
 from PIL import Image
-from .images import Box, DataError, to_tensor
+from .boxes import Box
+from .core import DataError
+from .images import to_tensor
 from .landmarks import FACE_OVAL
 from .headparts import head_parts
 from messi_anything.headspace import (

@@ -11,21 +11,12 @@ from pathlib import Path
 import numpy as np
 from PIL import GifImagePlugin, Image
 from fastcore.meta import delegates
-from messi_anything.images import (
-    Box,
-    ConfigError,
-    ImageError,
-    xmp_packet,
-    atomic_path,
-    check_writable,
-    command,
-    load_image,
-    make_folder,
-    open_image,
-    positional,
-    say,
-    user_path,
+from .boxes import Box
+from messi_anything.core import (
+    ConfigError, ImageError, atomic_path, check_writable, command, make_folder, positional, say, user_path,
 )
+from .images import load_image, open_image
+from .provenance import xmp_packet
 from .segment import choice
 from .pipeline import ReplaceCfg, faces_of, load_segmenter, replace, with_options
 

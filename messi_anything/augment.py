@@ -10,20 +10,9 @@ import numpy as np, torch, torch.nn.functional as F
 from torch import Tensor
 from fastcore.basics import patch
 from PIL import Image, ImageDraw
-from messi_anything.images import (
-    Box,
-    ConfigError,
-    DataError,
-    ImageError,
-    to_pil,
-    to_tensor,
-    load_image,
-    load_mask,
-    crop,
-    open_image,
-    resize,
-    quiet_pillow,
-)
+from .boxes import Box, crop, resize
+from .core import ConfigError, DataError, ImageError
+from .images import load_image, load_mask, open_image, quiet_pillow, to_pil, to_tensor
 
 # %% auto #0
 __all__ = ['landmark_names', 'studio', 'colours', 'hats', 'sunglasses_shapes', 'medical_masks', 'patterns', 'hole_kinds', 'bands',

@@ -9,8 +9,10 @@ from dataclasses import dataclass, replace
 import numpy as np, torch, torch.nn.functional as F
 from torch import Tensor
 from fastcore.basics import patch
-from .images import Box, ConfigError, to_pil
-from .data import mask_box
+from .boxes import Box
+from .core import ConfigError
+from .images import to_pil
+from .frames import mask_box
 from .segment import Person
 from .inpaint import Edge, Inpainter, Painted, Plan, match_grain, soft_alpha, wide_window, window_tensor
 

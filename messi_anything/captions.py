@@ -8,7 +8,8 @@ import re
 from pathlib import Path
 import numpy as np, torch
 from PIL import Image
-from .images import Box, ConfigError, DataError
+from .boxes import Box
+from .core import ConfigError, DataError
 from messi_anything.augment import (
     head_pose,
     hats,

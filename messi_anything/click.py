@@ -13,25 +13,16 @@ import numpy as np, torch, torch.nn.functional as F
 from torch import nn, Tensor
 from PIL import Image
 from fastcore.basics import patch
-from messi_anything.images import (
-    Box,
-    ConfigError,
-    ImageError,
-    WeightsError,
-    check_writable,
-    command,
-    load_image,
-    made_here,
-    make_folder,
-    mask_to_pil,
-    positional,
-    save_image,
-    say,
-    user_path,
+from .boxes import Box
+from messi_anything.core import (
+    ConfigError, ImageError, WeightsError, check_writable, command, make_folder, positional, say, user_path,
 )
-from .data import mask_box
-from .segment import DETAIL, Person, Segmentation, Segmenter, cutout, overlay, refine, separate
-from .training import Pretrained, find_weights, pick_device
+from .images import load_image, mask_to_pil
+from .provenance import made_here, save_image
+from .frames import mask_box
+from .cutouts import cutout, overlay
+from .segment import DETAIL, Person, Segmentation, Segmenter, refine, separate
+from .weights import Pretrained, find_weights, pick_device
 
 # %% auto #0
 __all__ = ['CLUES', 'Clicks', 'read_clicks', 'Look', 'look_at', 'clues', 'ClickCfg', 'ClickNet', 'weigh', 'walk',

@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
 from torch import Tensor
 from PIL import Image, ImageDraw, ImageFont
-from .images import Box, ConfigError, ImageError, MessiError, load_image, to_tensor
-from .training import find_weights
+from .boxes import Box
+from .core import ConfigError, ImageError, MessiError
+from .images import load_image, to_tensor
+from .weights import find_weights
 from .parts import BodyParts, body_parts, guide
 from .heads import blur, smooth_step
 

@@ -14,8 +14,8 @@ import messi_anything
 COMMANDS = dict(  # and the room of each
     messi_replace='pipeline',
     messi_animate='animate',
-    messi_check='images',
-    messi_segment='segment',
+    messi_check='provenance',
+    messi_segment='cutouts',
     messi_click='click',
     messi_prep_coco='data',
     messi_prep_target='target',

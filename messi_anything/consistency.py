@@ -8,7 +8,7 @@ import copy, functools, math
 from dataclasses import dataclass, InitVar
 import torch, torch.nn.functional as F
 from torch import nn, Tensor
-from .images import ConfigError
+from .core import ConfigError
 
 # %% auto #0
 __all__ = ['SIGMA_MIN', 'SIGMA_MAX', 'SIGMA_DATA', 'RHO', 'SeededNoise', 'bcast', 'Denoiser', 'karras_sigmas', 'EDMLoss',

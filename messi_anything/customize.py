@@ -12,27 +12,19 @@ import numpy as np, torch, torch.nn.functional as F
 from torch import Tensor
 from PIL import Image
 from fastcore.basics import patch
-from messi_anything.images import (
-    in_parallel,
-    Box,
-    MessiError,
-    ConfigError,
-    DataError,
-    ImageError,
-    atomic_write,
-    command,
-    image_grid,
-    load_image,
-    is_image_file,
-    positional,
-    reason,
-    say,
-    to_pil,
+from .boxes import Box
+from messi_anything.core import (
+    ConfigError, DataError, ImageError, MessiError, atomic_write, command, in_parallel, positional, reason, say,
     user_path,
 )
-from .training import commit_id, make_folder, write_json
+from .images import image_grid, load_image, to_pil
+from .provenance import is_image_file
+from .records import commit_id, write_json
+from .training import make_folder
 from .faces import Face, read_landmarks
-from .target import Checks, FaceEmbedding, reasons, target_report, verdict_of
+from .checks import Checks, reasons, verdict_of
+from .report import target_report
+from .target import FaceEmbedding
 from .headspace import VIEWS, HeadTarget, head_space, head_target, sample_heads
 from .heads import HeadInpainter, steady_temperature
 from .aligned import RANGES, AlignedHead, aligned_heads, head_set, unusual_heads

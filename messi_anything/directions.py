@@ -9,9 +9,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np, torch, torch.nn.functional as F
 from torch import nn, Tensor
 from PIL import Image
-from .images import Box, ConfigError, DataError, to_pil, to_tensor
+from .boxes import Box
+from .core import ConfigError, DataError
+from .images import to_pil, to_tensor
 from .augment import colours, eyeglasses, hat, medical_mask, sunglasses, wear
-from .training import Pretrained, find_weights
+from .weights import Pretrained, find_weights
 from .landmarks import FACE_OVAL, align, angles, landmark_net, six_points
 from .text import check_text
 from .inpaint import LEFT, Painted, Wrapper

@@ -11,7 +11,10 @@ import numpy as np, torch
 from PIL import Image
 from fastcore.basics import store_attr
 from tqdm.auto import tqdm
-from .images import Box, ConfigError, DataError, command, list_images, load_image, made_here, to_tensor
+from .boxes import Box
+from .core import ConfigError, DataError, command
+from .images import load_image, to_tensor
+from .provenance import list_images, made_here
 from .faces import BACKENDS, Face, find_faces, read_landmarks
 from messi_anything.headspace import (
     control_points,
@@ -25,7 +28,7 @@ from messi_anything.headspace import (
 from .heads import aligned_crop
 from .pipeline import ReplaceCfg, replace
 from .target import FaceEmbedding
-from .training import write_json
+from .records import write_json
 
 # %% auto #0
 __all__ = ['SAME', 'BANDS', 'FaceScore', 'face_sharpness', 'light_direction', 'FaceJudge', 'target_center', 'face_table',

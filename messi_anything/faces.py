@@ -11,18 +11,9 @@ import numpy as np, torch, torch.nn.functional as F
 from torch import nn, Tensor
 from fastcore.basics import patch
 from PIL import Image
-from messi_anything.images import (
-    Box,
-    ConfigError,
-    DataError,
-    ImageError,
-    atomic_path,
-    load_image,
-    crop,
-    reason,
-    regular_file,
-    to_tensor,
-)
+from .boxes import Box, crop
+from .core import ConfigError, DataError, ImageError, atomic_path, reason, regular_file
+from .images import load_image, to_tensor
 from .augment import landmark_names, warp, recolour
 from messi_anything.landmarks import (
     N_POINTS,
@@ -35,7 +26,7 @@ from messi_anything.landmarks import (
     six_points,
     windows_of,
 )
-from .training import Pretrained, find_weights
+from .weights import Pretrained, find_weights
 
 # %% auto #0
 __all__ = ['LANDMARKS', 'MIRROR', 'BACKENDS', 'Face', 'write_face_table', 'read_face_table', 'draw_faces', 'FaceCfg', 'FaceNet',

@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np, torch
 from torch import Tensor
 from PIL import Image
-from .images import ConfigError, DataError, open_image, to_pil, to_tensor
+from .core import ConfigError, DataError
+from .images import open_image, to_pil, to_tensor
 from .background import continue_background, continue_into
-from .training import hardware
-from .fid import kid, offline
+from .records import hardware
+from .distances import kid
+from .features import offline
 
 # %% auto #0
 __all__ = ['fill_methods', 'hole_shape', 'put_hole', 'fill_tasks', 'around_hole', 'compare_fills', 'bench_fills']

@@ -9,11 +9,14 @@ from dataclasses import dataclass
 import numpy as np, torch, torch.nn.functional as F
 from torch import nn, Tensor
 from PIL import Image, ImageDraw
-from .images import Box, ConfigError, DataError, ImageError, open_image
+from .boxes import Box
+from .core import ConfigError, DataError, ImageError
+from .images import open_image
 from .augment import recolour
 from .landmarks import FACE_OVAL
 from .parts import guide
-from .training import Pretrained, TrainCfg, Trainer, find_weights
+from .training import TrainCfg, Trainer
+from .weights import Pretrained, find_weights
 
 # %% auto #0
 __all__ = ['HEAD_PARTS', 'SOMEBODY', 'UNKNOWN', 'align_head', 'head_window', 'head_crop', 'draw_oval', 'HeadPartsCfg',

@@ -8,7 +8,9 @@ import functools, math
 from dataclasses import dataclass, replace
 import numpy as np, torch, torch.nn.functional as F
 from torch import Tensor
-from .images import Box, ConfigError, DataError, to_pil
+from .boxes import Box
+from .core import ConfigError, DataError
+from .images import to_pil
 from .faces import read_landmarks
 from .landmarks import FACE_OVAL
 from .headparts import head_parts

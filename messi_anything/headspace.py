@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
 from torch import nn, Tensor
-from .images import ConfigError, DataError, ImageError, WeightsError, read_json
+from .core import ConfigError, DataError, ImageError, WeightsError, read_json
 from .landmarks import FACE_OVAL
-from .training import Pretrained, find_weights
+from .weights import Pretrained, find_weights
 
 # %% auto #0
 __all__ = ['WARPED', 'CROP', 'EYES_APART', 'RAYS', 'N_FACE', 'N_KNOWN', 'VIEWS', 'N_OUTLINE', 'ray_directions', 'Placement',

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
 from torch import nn, Tensor
-from .images import ConfigError, DataError
-from .training import Pretrained, find_weights
+from .core import ConfigError, DataError
+from .weights import Pretrained, find_weights
 from .headspace import N_KNOWN, VIEWS, face_region, quantised
 
 # %% auto #0

@@ -11,10 +11,12 @@ import numpy as np, torch, torch.nn.functional as F
 from torch import Tensor
 from fastcore.basics import patch
 from PIL import Image
-from .images import Box, ConfigError, ImageError, WeightsError, read_json, to_pil, to_tensor
-from .data import person_window, face_frame
+from .boxes import Box
+from .core import ConfigError, ImageError, WeightsError, read_json
+from .images import to_pil, to_tensor
+from .frames import face_frame, person_window
 from .augment import grow
-from .training import precision, find_weights
+from .weights import find_weights, precision
 from .unet import UNet
 from .text import read_words
 from .faces import face_logit

@@ -11,8 +11,10 @@ import numpy as np, torch, torch.nn.functional as F
 from torch import nn, Tensor
 from fastcore.basics import patch
 from PIL import Image
-from .images import Box, ConfigError, DataError, crop, load_image, to_tensor
-from .training import Pretrained, find_weights
+from .boxes import Box, crop
+from .core import ConfigError, DataError
+from .images import load_image, to_tensor
+from .weights import Pretrained, find_weights
 
 # %% auto #0
 __all__ = ['N_POINTS', 'RIGHT_EYE', 'LEFT_EYE', 'NOSE', 'CHIN', 'FOREHEAD', 'FACE_OVAL', 'SIX_POINTS', 'eye_distance',

@@ -7,7 +7,8 @@ from __future__ import annotations
 import copy, functools
 import numpy as np, torch
 from torch import Tensor
-from .images import ConfigError, to_pil
+from .core import ConfigError
+from .images import to_pil
 from .target import FaceEmbedding
 from .headspace import N_OUTLINE, HeadTarget, HeadSpace, head_target, known_of
 from .inpaint import LEFT, Painted, Plan

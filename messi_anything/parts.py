@@ -10,10 +10,13 @@ from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
 from torch import nn, Tensor
 from PIL import Image
-from .images import Box, ConfigError, DataError, ImageError, load_image, open_image, to_pil, to_tensor
+from .boxes import Box
+from .core import ConfigError, DataError, ImageError
+from .images import load_image, open_image, to_pil, to_tensor
 from .augment import recolour
 from .segment import DETAIL, Segmenter
-from .training import Pretrained, TrainCfg, Trainer, find_weights, make_folder
+from .training import TrainCfg, Trainer, make_folder
+from .weights import Pretrained, find_weights
 
 # %% auto #0
 __all__ = ['PARTS', 'PARTS_COLOURS', 'TOP', 'CLOTHES', 'SOMETHING', 'UNKNOWN', 'PartsCfg', 'PartsHead', 'guide', 'BodyParts',

@@ -8,7 +8,8 @@ import copy, time
 import numpy as np, torch
 from torch import Tensor
 from PIL import Image, ImageDraw
-from .images import Box, ConfigError
+from .boxes import Box
+from .core import ConfigError
 from .segment import Segmenter
 from .parts import BodyParts, body_parts
 from .heads import HeadInpainter, seen_faces, smooth_step

@@ -14,39 +14,20 @@ from torch import Tensor
 from PIL import Image
 from fastcore.basics import patch
 from fastcore.meta import delegates
-from messi_anything.images import (
-    Box,
-    MessiError,
-    ImageError,
-    DataError,
-    ConfigError,
-    WeightsError,
-    load_image,
-    load_mask,
-    load_photo,
-    LoadedPhoto,
-    noted,
-    save_image,
-    with_alpha,
-    mask_to_pil,
-    image_grid,
-    list_images,
-    check_free,
-    check_writable,
-    in_float32,
-    made_here,
-    read_json,
-    regular_file,
-    say,
-    short_name,
-    user_path,
-    command,
-    positional,
+from .boxes import Box
+from messi_anything.core import (
+    ConfigError, DataError, ImageError, MessiError, WeightsError, check_writable, command, positional, read_json,
+    regular_file, say, short_name, user_path,
 )
-from .training import find_weights, make_folder, pick_device
+from messi_anything.images import (
+    LoadedPhoto, image_grid, in_float32, load_image, load_mask, load_photo, mask_to_pil, with_alpha,
+)
+from .provenance import check_free, list_images, made_here, noted, save_image
+from .training import make_folder
+from .weights import find_weights, pick_device
 from .faces import Face, find_faces
-from .segment import (Segmenter, from_mask, check_choice, choice, faces_within,
-                                    default_face_finder, cutout as cut_out)
+from .cutouts import cutout as cut_out
+from .segment import Segmenter, check_choice, choice, default_face_finder, faces_within, from_mask
 from .inpaint import (Inpainter, PixelInpainter, BestOf, Edge, Plan, Painted, LEFT, STEPS,
                                     paint_photo, start_levels, check_tries)
 from .background import BackgroundInpainter
@@ -398,7 +379,7 @@ def static_fill(
     seed:int=0,  # of that one
 ):
     "The fill that pastes a cut-out; made once for a folder of photos"
-    from messi_anything.fills import StaticFill, generated_cutout
+    from messi_anything.static import StaticFill, generated_cutout
     make = lambda: StaticFill(generated_cutout(str(target), seed) if figure is None else figure)
     if figure is None: key = (str(target), seed, _stamp(str(target), 'target'))
     else: key = fingerprint(figure) if isinstance(figure, (str, Path, bytes)) else id(figure)

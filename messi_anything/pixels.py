@@ -12,25 +12,16 @@ import numpy as np, torch, torch.nn.functional as F
 from torch import Tensor
 from PIL import Image, ImageDraw
 from scipy.ndimage import maximum_filter
-from messi_anything.images import (
-    ConfigError,
-    DataError,
-    WeightsError,
-    atomic_path,
-    image_grid,
-    load_image,
-    open_image,
-    read_json,
-    to_pil,
-    to_tensor,
-)
+from .core import ConfigError, DataError, WeightsError, atomic_path, read_json
+from .images import image_grid, load_image, open_image, to_pil, to_tensor
 from .landmarks import FACE_OVAL
 from .augment import box_hole, blob_hole, stroke_hole
-from .training import find_weights, precision
+from .weights import find_weights, precision
 from .unet import UNet, UNetCfg
 from .consistency import Denoiser, sample_consistency, sample_heun
 from .inpaint import LEFT, STEPS, PixelInpainter, Painted, match_colours, match_grain, start_levels
-from .recipe import RecipeCfg, balance, condition_of, recipe_net, train_stages
+from .recipe import RecipeCfg, recipe_net, train_stages
+from .views import balance, condition_of
 from .headparts import head_crop, head_parts, head_window
 from .headspace import CROP, EYES_APART, WARPED, light_of, place_head
 from .heads import blur, seen_faces, without_sunglasses

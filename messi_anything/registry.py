@@ -7,19 +7,12 @@ from __future__ import annotations
 import json, math, os, re, shutil, stat, tempfile, zipfile, zlib
 from pathlib import Path
 import torch
-from messi_anything.images import (
-    MessiError,
-    ConfigError,
-    WeightsError,
-    atomic_path,
-    command,
-    home_folder,
-    positional,
-    read_json,
-    reason,
+from messi_anything.core import (
+    ConfigError, MessiError, WeightsError, atomic_path, command, home_folder, positional, read_json, reason,
     user_path,
 )
-from .training import find_weights, load_weights, load_into, make_folder
+from .training import make_folder
+from .weights import find_weights, load_into, load_weights
 from .headspace import HeadTarget, HeadTargetCfg
 from .unet import UNet, UNetCfg
 from .text import read_words

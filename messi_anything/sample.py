@@ -13,18 +13,12 @@ from torch import Tensor
 from PIL import Image
 from .consistency import Denoiser, SIGMA_MAX, SIGMA_MIN, karras_sigmas, sample_consistency
 from .fid import Samples, load_npz, target_samples
-from messi_anything.images import (
-    ConfigError,
-    atomic_path,
-    check_writable,
-    command,
-    image_grid,
-    make_folder,
-    save_image,
-    user_path,
-)
-from .training import pick_device, precision
-from .unet import UNet, load_published
+from .core import ConfigError, atomic_path, check_writable, command, make_folder, user_path
+from .images import image_grid
+from .provenance import save_image
+from .weights import pick_device, precision
+from .published import load_published
+from .unet import UNet
 
 # %% ../nbs/08a_sample.ipynb #0636286c
 def to_uint8(

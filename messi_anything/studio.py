@@ -18,27 +18,16 @@ import numpy as np, torch, traitlets as T, ipywidgets as W
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 from fastcore.basics import patch
 from fastcore.meta import delegates
+from .core import ConfigError, DataError, ImageError, MessiError, command, user_path
 from messi_anything.images import (
-    MessiError,
-    ImageError,
-    DataError,
-    ConfigError,
-    LoadedPhoto,
-    load_image,
-    load_photo,
-    mask_to_pil,
-    image_grid,
-    command,
-    is_image_file,
-    note_of,
-    user_path,
-    load_plugin,
-    plugin_formats,
-    save_options,
+    LoadedPhoto, image_grid, load_image, load_photo, load_plugin, mask_to_pil, plugin_formats,
 )
-from .training import make_folder, pick_device, plot_curve
+from .provenance import is_image_file, note_of, save_options
+from .training import make_folder, plot_curve
+from .weights import pick_device
 from .segment import choice
-from .target import target_report, thumbnail, review
+from .report import target_report
+from .target import review, thumbnail
 from .inpaint import Wrapper
 from .clothes import Kit, wardrobe_of
 from messi_anything.pipeline import (
@@ -60,7 +49,8 @@ from messi_anything.pipeline import (
 from .registry import check_name, listed_targets, targets_home
 from .customize import CONSENT
 from .words import edit as edit_photo, generate, vocabulary
-from .serve import ServeCfg, check_upload, known_host, loopback, png_bytes, same_origin, bind_socket
+from .requests import ServeCfg, check_upload, png_bytes
+from .serve import bind_socket, known_host, loopback, same_origin
 
 # %% ../nbs/12_studio.ipynb #39673944
 try: from anywidget import AnyWidget

@@ -10,18 +10,11 @@ from pathlib import Path
 import torch, torch.nn.functional as F
 from torch import nn, Tensor
 from fastcore.basics import patch
-from .images import ConfigError, WeightsError, read_json, reason
+from .core import ConfigError, WeightsError, read_json, reason
 from .captions import split_words, all_words
-from messi_anything.training import (
-    Pretrained,
-    build_within,
-    check_modest,
-    find_weights,
-    save_weights,
-    load_weights,
-    load_into,
-    weight_shapes,
-    write_json,
+from .records import write_json
+from messi_anything.weights import (
+    Pretrained, build_within, check_modest, find_weights, load_into, load_weights, save_weights, weight_shapes,
 )
 from .unet import UNet, attend, with_context
 

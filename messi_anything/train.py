@@ -7,8 +7,11 @@ from __future__ import annotations
 import dataclasses, hashlib, json, math, os, sys
 from pathlib import Path
 import numpy as np, torch
-from .images import DataError, ConfigError, load_image, list_images, command
-from .training import make_folder, pick_device
+from .core import ConfigError, DataError, command
+from .images import load_image
+from .provenance import list_images
+from .training import make_folder
+from .weights import pick_device
 
 # %% auto #0
 __all__ = ['target_photos', 'generator_views', 'segmenter_photos', 'segmenter_weights', 'score_segmenter', 'face_photos',
@@ -36,7 +39,7 @@ def target_photos(
 
 # %% ../nbs/09a_train.ipynb #a603ac16
 def _cached(path, photos, make, kind=None): # a packed dataset from its file, made once for these photos
-    from messi_anything.data import Packed
+    from messi_anything.packing import Packed
     key = hashlib.sha1(
         repr([(str(p.path), p.size, p.label, p.path.stat().st_mtime_ns) for p in photos]).encode()
     ).hexdigest()[:12]
@@ -61,8 +64,9 @@ def _marks(root, *names)->dict: # path -> (6,2) landmarks of the largest face, w
 # -> `recipe.Views`, and the target's photos that are kept apart
 def generator_views(root, cache, size=72, bodies=4, outfits=6):
     "What the generator learns from: a close view and some wide ones of each photo of the target, a close one of each other face, two wide ones of each other person; the faces once more with hats, sunglasses and masks on"
-    from messi_anything.data import coco_people, split_photos
-    from messi_anything.recipe import Views, pack_views
+    from messi_anything.data import coco_people
+    from messi_anything.splits import split_photos
+    from messi_anything.views import Views, pack_views
     photos,marks = target_photos(root),_marks(root, 'messi', 'faces')
     side = split_photos([p for p in photos if p.label==1], progress=False)
     apart = [p for p in photos if side.get(p.path, 'train')!='train']
@@ -79,7 +83,7 @@ def generator_views(root, cache, size=72, bodies=4, outfits=6):
 
 # %% ../nbs/09a_train.ipynb #460726ba
 def _whole(photos, cache, side): # photos scaled into squares, once: Packed and sizes
-    from messi_anything.data import pack_photos, letterbox
+    from messi_anything.packing import letterbox, pack_photos
     return _cached(cache, photos, lambda: pack_photos(photos, side)[0]), np.array(
         [letterbox(p.size, side) for p in photos]
     )
@@ -87,7 +91,8 @@ def _whole(photos, cache, side): # photos scaled into squares, once: Packed and 
 # %% ../nbs/09a_train.ipynb #538e0fc0
 def segmenter_photos(root, cache, side=224): # -> {name: (Packed, sizes)}, {name: photos}
     "What the segmenter learns from and is judged by; scenes without people are halved by a hash of their content"
-    from messi_anything.data import Photo, coco_people
+    from messi_anything.data import coco_people
+    from messi_anything.frames import Photo
     root,cache = Path(root),Path(cache)
     people = {k: coco_people(root/f'people/annotations/person_{k}.json', root/'people/images') for k in ('train','val')}
     people['soft'] = _clear(root, target_photos(root))
@@ -99,7 +104,7 @@ def segmenter_photos(root, cache, side=224): # -> {name: (Packed, sizes)}, {name
 
 # %% ../nbs/09a_train.ipynb #18ed98d2
 def _clear(root, photos): # those with one listed face and a mask of some size, where machine-made masks are good
-    from messi_anything.data import photo_mask
+    from messi_anything.frames import photo_mask
     from messi_anything.faces import read_face_table
     faces = {
         Path(root) / k: v
@@ -127,7 +132,8 @@ def _no_mask(size): # an empty mask as COCO writes it
 # %% ../nbs/09a_train.ipynb #d3d28899
 def score_segmenter(net, root, people)->dict: # numbers for the record; `net.cfg` gets its calibration
     "Scores on the validation photos, and on the half of the scenes that was not learned from. The calibration's two numbers are fitted on these, and on `second_target`; what they are worth is measured by fitting them on either half and looking at the other"
-    from messi_anything.segment import Segmenter, evaluate_photos, score_table, calibrate
+    from messi_anything.segment import Segmenter
+    from messi_anything.train_segmenter import calibrate, evaluate_photos, score_table
     scenes, second = _scenes(root, 1), (
         list_images(Path(root) / 'second_target') if (Path(root) / 'second_target').is_dir() else []
     )
@@ -170,7 +176,7 @@ def score_segmenter(net, root, people)->dict: # numbers for the record; `net.cfg
 def face_photos(root, name='messi')->dict: # 'train' and 'val' -> {path: [Face]}
     "The photos with listed faces, split by what they show"
     from messi_anything.faces import read_face_table
-    from messi_anything.data import split_photos
+    from messi_anything.splits import split_photos
     root,listed = Path(root),{}
     for o in (name, 'faces'):
         out = _flagged(root, name)
@@ -191,8 +197,9 @@ def _scenes(root, half):
 
 def faceless_places(root, faces:dict)->list: # of (path, box), see `other_windows`
     "Where no face is: scenes, below the listed faces, and the lower part of people who stand"
-    from messi_anything.images import Box
-    from messi_anything.data import coco_people, photo_mask, mask_box
+    from messi_anything.boxes import Box
+    from messi_anything.data import coco_people
+    from messi_anything.frames import mask_box, photo_mask
     root = Path(root)
     out = [(p, None) for p in _scenes(root, 0)]
     for p,fs in faces.items():
@@ -218,7 +225,7 @@ def face_sets(root, cache):
     )
     pairs = [(p,o) for p,fs in train.items() for o in fs if o.landmarks is not None]
     if not f.exists():
-        from messi_anything.images import atomic_path
+        from messi_anything.core import atomic_path
         c,others = pack_faces(pairs),other_windows(faceless_places(root, train))
         with atomic_path(f) as tmp, open(tmp, 'wb') as g:
             np.savez(g, image=c.image, box=c.box, landmarks=c.landmarks, others=others)
@@ -231,7 +238,7 @@ def score_face_finder(find, listed:dict, root)->dict: # name -> numbers, see `sc
     "The network beside the cascade alone, on the same photos in the same run"
     from PIL import Image
     from messi_anything.faces import score_faces, cascade_candidates, Face
-    from messi_anything.images import Box
+    from messi_anything.boxes import Box
     def alone(img):
         k = min(1, 480/max(img.size))
         im = img.resize((round(img.width*k), round(img.height*k)), Image.BILINEAR)
@@ -258,7 +265,7 @@ def score_face_finder(find, listed:dict, root)->dict: # name -> numbers, see `sc
 
 # %% ../nbs/09a_train.ipynb #4c745458
 def _finished(run, steps): # whether the stage in `run` has done all its steps; half-trained weights are not handed out
-    from messi_anything.training import checkpoints, load_checkpoint
+    from messi_anything.records import checkpoints, load_checkpoint
     have = checkpoints(run)
     done = load_checkpoint(have[-1])['step'] if have else 0
     if done<steps: print(f'stopped after {done} of {steps} steps: run the same command again to go on', file=sys.stderr)
@@ -270,7 +277,7 @@ def _first()->bool:
 
 # %% ../nbs/09a_train.ipynb #8ffca84b
 def _joined(*sets): # (Packed, dims) of several
-    from messi_anything.data import Packed
+    from messi_anything.packing import Packed
     return Packed(
         *(np.concatenate([getattr(o, k) for o, _ in sets]) for k in ('image', 'mask', 'label'))
     ), np.concatenate([d for _, d in sets])
@@ -278,7 +285,8 @@ def _joined(*sets): # (Packed, dims) of several
 # (Packed, dims), how often each is drawn, and the sets and photos of `segmenter_photos`
 def segmenter_sets(data, cache, side, teacher='', unlabelled='', device='cpu')->tuple:
     "All that the segmenter learns from"
-    from messi_anything.segment import Segmenter, soft_labels
+    from messi_anything.segment import Segmenter
+    from messi_anything.train_segmenter import soft_labels
     if bool(teacher)!=bool(unlabelled):
         raise ConfigError('a teacher and unlabelled photos go together: give both --teacher and --unlabelled')
     sets,people = segmenter_photos(data, cache, side)
@@ -301,7 +309,7 @@ class SegmentTrainCfg:
     n_eval:int=0             # photos kept apart that the IoU is measured on while it trains; 0 for all
 
     def __post_init__(self):
-        from messi_anything.segment import mask_losses
+        from messi_anything.train_segmenter import mask_losses
         bad = [o for o in self.loss.split('+') if o not in mask_losses]
         if bad:
             raise ConfigError(
@@ -315,7 +323,7 @@ class SegmentTrainCfg:
         return {k: v for k,v in dataclasses.asdict(self).items() if k!='loss' and v!=getattr(plain, k)}
 
 def _some(judged, n): # (Packed, dims) -> n of them, spread evenly
-    from messi_anything.data import Packed
+    from messi_anything.packing import Packed
     packed,dims = judged
     if not n or n>=len(packed): return judged
     i = np.linspace(0, len(packed)-1, n).round().astype(int)
@@ -339,17 +347,11 @@ def train_segment(
     more=None,
 ):
     "The whole recipe, with one record"
-    from messi_anything.segment import (
-        HieraFPN,
-        segment_cfg,
-        fixed_size,
-        load_encoder,
-        pretrain_encoder,
-        train_segmenter,
-        evaluate_masks,
-    )
-    from messi_anything.images import atomic_path
-    from messi_anything.training import TrainCfg, plot_curve, write_json
+    from messi_anything.segment import HieraFPN, fixed_size, load_encoder, segment_cfg
+    from messi_anything.train_segmenter import evaluate_masks, pretrain_encoder, train_segmenter
+    from messi_anything.core import atomic_path
+    from messi_anything.records import write_json
+    from messi_anything.training import TrainCfg, plot_curve
     cfg,run = segment_cfg(preset),Path(out)/f'segment-{preset}'
     free,more = not fixed_size(cfg),more or SegmentTrainCfg()
     packed, dims, weights, sets, people = segmenter_sets(
@@ -509,7 +511,8 @@ def train_landmarks(data, run, steps, bs, command=''): # the network, its record
     "The whole recipe on one CPU: shape model, crops, training with a cosine schedule, scores"
     from messi_anything.landmarks import LandmarkNet, LandmarkBatches, landmark_loss, pack_landmarks, shape_model
     from messi_anything.faces import other_windows
-    from messi_anything.training import EMA, hardware, write_json
+    from messi_anything.records import hardware, write_json
+    from messi_anything.training import EMA
     import time
     sides,start = landmark_faces(data),time.time()
     mean,basis,mirror = shape_model(np.stack([q for _,q in sides['train']]))
@@ -581,7 +584,7 @@ def head_photos(
 )->list:           # of (path, (478,3) points, whether it is the target, whether it is kept apart)
     "Whose heads the generator of upright heads learns from; of the target and of portraits, one face a photo"
     import csv
-    from messi_anything.data import split_photos
+    from messi_anything.splits import split_photos
     root,out_of = Path(root),validation_photos(root)|{Path(root)/o for o in _flagged(root, 'messi')}
     if (f := root/'messi/embedding_distance.csv').exists():
         with open(f, newline='', encoding='utf-8') as g:
@@ -623,7 +626,7 @@ def head_pack(
 def train_head_pixels(data, out, run, cfg, start='', minutes=0, device=None, workers=0, command=''):
     "The whole recipe, from a folder or a pack; after each call `preview.png` shows heads that were kept apart"
     from messi_anything.pixels import HeadPack, HeadHoles, pixel_net, preview, train_pixels
-    from messi_anything.training import checkpoints, load_checkpoint
+    from messi_anything.records import checkpoints, load_checkpoint
     from messi_anything.unet import UNet
     path = Path(data) if Path(data).suffix=='.npz' else head_pack(data, out, cfg.size)
     pack = HeadPack.load(path)
@@ -691,7 +694,8 @@ def messi_train(
     workers:int=0,      # pixels: processes that prepare pictures
 ):
     "Train the segmenter, a generator, the face finder's or the landmarks' network, and leave weights that --target or --segmenter can name"
-    from messi_anything.training import TrainCfg, write_json
+    from messi_anything.records import write_json
+    from messi_anything.training import TrainCfg
     dev,run = pick_device(device),Path(out)/f'{what}-{preset}'
     from messi_anything.recipe import recipe_cfg, recipes
     from messi_anything.pixels import pixel_recipes

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
 from PIL import Image
 from .landmarks import mirror_map
-from .images import DataError, load_image, open_image
+from .core import DataError
+from .images import load_image, open_image
 from messi_anything.headspace import (
     VIEWS,
     N_OUTLINE,

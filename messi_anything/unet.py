@@ -4,18 +4,18 @@
 
 # %% ../nbs/05_unet.ipynb #44fe31fe
 from __future__ import annotations
-import math
+import math, torch
+import torch.nn.functional as F
 from dataclasses import dataclass, replace
-import torch, torch.nn.functional as F
-from torch import nn, Tensor
 from fastcore.basics import patch
-from .images import ConfigError, WeightsError
-from .training import Pretrained, bf16_is_fast
+from torch import Tensor, nn
+from .core import ConfigError
+from .weights import Pretrained, bf16_is_fast
+from .core import moved_names
 
 # %% auto #0
-__all__ = ['unet_presets', 'published_cfgs', 'attend', 'zero_', 'Conv2d', 'FlashAttention', 'sinusoid', 'up_conv', 'ResBlock',
-           'pos_encoding', 'ContextTokens', 'CrossAttention', 'UNetCfg', 'unet_cfg', 'Resample', 'UNet', 'adapt',
-           'with_context', 'published_names', 'to_published', 'published_cfg', 'from_published', 'load_published']
+__all__ = ['unet_presets', 'attend', 'zero_', 'Conv2d', 'FlashAttention', 'sinusoid', 'up_conv', 'ResBlock', 'pos_encoding',
+           'ContextTokens', 'CrossAttention', 'UNetCfg', 'unet_cfg', 'Resample', 'UNet', 'adapt', 'with_context']
 
 # %% ../nbs/05_unet.ipynb #9bdbfe8e
 def attend(
@@ -583,207 +583,8 @@ def with_context(
     "The same trained network with cross-attention to a context; gives what `net` gives until it is trained"
     return adapt(net, context=tuple(channels), context_dim=context_dim, pool=pool)
 
-# %% ../nbs/05_unet.ipynb #63cd6642
-_res = dict(
-    norm1='in_layers.0',
-    conv1='in_layers.2',
-    emb='emb_layers.1',
-    norm2='out_layers.0',
-    conv2='out_layers.3',
-    skip='skip_connection',
-)
-_attn = dict(norm='norm', qkv='qkv', proj='proj_out')
-
-def published_names(
-    cfg:UNetCfg, # without `cond` and `context`, which the published networks do not have
-)->dict:         # our name -> published name, of modules with parameters
-    "What the published consistency models and guided-diffusion U-Nets call the modules of a `UNet`"
-    names = {
-        'emb.0': 'time_embed.0',
-        'emb.2': 'time_embed.2',
-        'label': 'label_emb',
-        'stem': 'input_blocks.0.0',
-        'out.0': 'out.0',
-        'out.2': 'out.2',
-    }
-    def add(ours, theirs, parts): names.update({f'{ours}.{a}':f'{theirs}.{b}' for a,b in parts.items()})
-    up = dict(conv='conv') if cfg.updown=='conv' else _res
-    down = dict(conv='op') if cfg.updown=='conv' else _res
-    n = cfg.blocks+1
-    for i in range(n*len(cfg.mult)-1):
-        add(f'down.{i}.res', f'input_blocks.{i+1}.0', down if i%n==cfg.blocks else _res)
-        add(f'down.{i}.attn', f'input_blocks.{i+1}.1', _attn)
-    for ours,theirs,parts in (('mid.0.res','0',_res), ('mid.0.attn','1',_attn), ('mid.1.res','2',_res)):
-        add(ours, f'middle_block.{theirs}', parts)
-    j = 0
-    for level,side in reversed(list(enumerate(cfg.sides))):
-        for i in range(n):
-            b = (len(cfg.mult)-1-level)*n+i
-            add(f'up.{j}.res', f'output_blocks.{b}.0', _res)
-            add(f'up.{j}.attn', f'output_blocks.{b}.1', _attn)
-            j += 1
-        if level:
-            add(f'up.{j}.res', f'output_blocks.{b}.{2 if side in cfg.attention else 1}', up)
-            j += 1
-    return names
-
-# %% ../nbs/05_unet.ipynb #d3493ab0
-def _reorder(w, heads, to):
-    "Rows of a `qkv` weight or bias between head by head ('legacy') and queries, keys, values ('new')"
-    return (w.unflatten(0, (heads,3,-1)) if to=='new' else w.unflatten(0, (3,heads,-1))).transpose(0,1).flatten(0,2)
-
-def to_published(
-    net:UNet,
-    order:str='new', # of attention channels, 'new' or 'legacy'
-)->dict:             # published name -> tensor
-    "A network's tensors under their published names"
-    if net.cfg.cond or net.cfg.context or net.cfg.patch>1:
-        raise ConfigError('the published networks have no condition, context or folded stem; this one has')
-    if order not in ('new','legacy'): raise ConfigError(f"order={order!r} must be 'new' or 'legacy'")
-    names,out = published_names(net.cfg),{}
-    for k,v in net.state_dict().items():
-        mod,kind = k.rsplit('.', 1)
-        if mod=='label': v = v[:-1]
-        if mod.endswith('qkv') and order=='legacy': v = _reorder(v, len(v)//3//net.cfg.head_dim, 'legacy')
-        out[f'{names[mod]}.{kind}'] = v
-    return out
-
-# %% ../nbs/05_unet.ipynb #d179e7ab
-def published_cfg(
-    tensors:dict,    # published name -> tensor
-    size:int=None,   # side of the picture; None: such that attention begins at a side of 32
-    head_dim:int=64, # channels of an attention head
-)->UNetCfg:
-    "Read a network's settings off the names and shapes of its tensors"
-    def count(pre):
-        return 1 + max(
-            (int(k.split('.')[1]) for k in tensors if k.startswith(pre + '.') and k.split('.')[1].isdigit()),
-            default=-1,
-        )
-    has = lambda k: k in tensors
-    try:
-        c,stem = tensors['time_embed.0.weight'].shape[1], tensors['input_blocks.0.0.weight'].shape
-        n,outs = count('input_blocks'),tensors['out.2.weight'].shape[0]
-        ups = [
-            i
-            for i in range(n)
-            if any(has(f'output_blocks.{i}.{j}.{p}.weight') for j in (1, 2) for p in ('in_layers.2', 'conv'))
-        ]
-        levels = len(ups)+1
-        per = n//levels # blocks and one more
-        firsts = [1+i*per for i in range(levels)]
-        widths = [tensors[f'input_blocks.{i}.0.out_layers.3.weight'].shape[0] for i in firsts]
-        attn = [i for i,f in enumerate(firsts) if has(f'input_blocks.{f}.1.qkv.weight')]
-        scale_shift = tensors['middle_block.0.emb_layers.1.weight'].shape[0]==2*widths[-1]
-    except (KeyError, IndexError, AttributeError) as e:
-        raise WeightsError(f'not a published U-Net: {e} is not among its {len(tensors)} tensors') from None
-    if stem[1]!=3 or outs!=3:
-        raise WeightsError(
-            f'a network from {stem[1]} to {outs} channels: only those from 3 to 3 can be loaded (6 is a network that'
-            ' also predicts a variance)'
-        )
-    size = size or 32*2**(attn[0] if attn else 0)
-    mult = tuple(w//c if w%c==0 else w/c for w in widths)
-    conv = any(has(f'output_blocks.{i}.{j}.conv.weight') for i in ups for j in (1,2))
-    return UNetCfg(
-        size,
-        1,
-        c,
-        mult,
-        per - 1,
-        tuple(size // 2**i for i in attn),
-        head_dim,
-        0,
-        len(tensors['label_emb.weight']) if has('label_emb.weight') else 0,
-        time_scale=1000.0,
-        scale_shift=scale_shift,
-        updown='conv' if conv else 'block',
-    )
-
-# %% ../nbs/05_unet.ipynb #1c52d5b7
-def from_published(
-    tensors:dict,       # published name -> tensor, of any precision
-    cfg:UNetCfg=None,   # None to read it off the tensors
-    # of attention channels: 'new', 'legacy', or None for the consistency models' files, which are new
-    order:str=None,
-)->UNet:                # in float32
-    "A network from tensors under their published names, all of them and nothing else"
-    cfg = cfg or published_cfg(tensors)
-    if order not in (None,'new','legacy'): raise ConfigError(f"order={order!r} must be 'new', 'legacy' or None")
-    with torch.device('meta'): net = UNet(cfg)
-    want = to_published(net)
-    flat = {k for k,v in tensors.items() if k.endswith('qkv.weight') and v.ndim==3}
-    if flat and order is None:
-        raise WeightsError(
-            "a guided-diffusion file: say order='legacy' (its default) or order='new' (trained with"
-            " --use_new_attention_order True, as its ImageNet-64)"
-        )
-    got = {k: v[...,None] if v.ndim==3 and ('.qkv.' in k or '.proj_out.' in k) else v for k,v in tensors.items()}
-    _same(want, got)
-    names,own = published_names(cfg),{}
-    for k,v in net.state_dict().items():
-        mod,kind = k.rsplit('.', 1)
-        p = got[f'{names[mod]}.{kind}'].float()
-        if mod=='label': p = torch.cat([p, p.mean(0, keepdim=True)])
-        if mod.endswith('qkv') and order=='legacy': p = _reorder(p, len(p)//3//cfg.head_dim, 'new')
-        own[k] = p
-    net.load_state_dict(own, assign=True)
-    return net.eval()
-
-def _same(want, got):
-    "Names and shapes as they should be, or an error that says what is not"
-    missing,extra = [k for k in want if k not in got], [k for k in got if k not in want]
-    bad = [
-        f'{k} is {tuple(got[k].shape)}, not {tuple(want[k].shape)}'
-        for k in want
-        if k in got and got[k].shape != want[k].shape
-    ]
-    if any('emb_layers' in k for k in bad):
-        bad.append('half or twice the rows of an emb_layers is the setting scale_shift')
-    say = (
-        [f'{len(l)} tensors {w} (first: {l[0]})' for l, w in ((missing, 'missing'), (extra, 'unknown')) if l]
-        + bad[:1]
-        + bad[-1:][: len(bad) > 1]
-    )
-    if say: raise WeightsError('these tensors do not fit the settings: '+'; '.join(say))
-
-# %% ../nbs/05_unet.ipynb #f433d670
-def load_published(
-    path,             # a .pt file of the published consistency models, or one of the same layout
-    cfg:UNetCfg=None, # None to read it off the file
-    order:str=None,   # of attention channels, see `from_published`
-)->UNet:              # grow it with `adapt`
-    "Load published weights, without running any code that the file may hold"
-    try:
-        tensors = torch.load(path, map_location='cpu', weights_only=True)
-    except FileNotFoundError: raise WeightsError(f'no file at {path}') from None
-    except Exception as e:
-        raise WeightsError(
-            f'{path} is not a file of tensors ({type(e).__name__}): it is cut short, or holds more than tensors and'
-            ' is not opened'
-        ) from None
-    if not isinstance(tensors, dict) or not tensors or not all(isinstance(v, Tensor) for v in tensors.values()):
-        raise WeightsError(
-            f'{path} holds {type(tensors).__name__ if not isinstance(tensors, dict) else "more than"} names and'
-            ' tensors: save its state dict alone'
-        )
-    try: return from_published(tensors, cfg, order)
-    except WeightsError as e: raise WeightsError(f'{path}: {e}') from None
-
-# %% ../nbs/05_unet.ipynb #4fd8b9e3
-published_cfgs = dict(
-    imagenet64=UNetCfg(
-        size=64,
-        patch=1,
-        channels=192,
-        mult=(1, 2, 3, 4),
-        blocks=3,
-        attention=(32, 16, 8),
-        head_dim=64,
-        cond=0,
-        classes=1000,
-        time_scale=1000.0,
-    ),
-    plain256=replace(unet_presets['paper'], cond=0),
-    lsun256=replace(unet_presets['paper'], cond=0, scale_shift=False),
+# %% ../nbs/05_unet.ipynb #7b29f1d7
+__getattr__ = moved_names(
+    __name__,
+    published='from_published load_published published_cfg published_cfgs published_names to_published',
 )

@@ -11,21 +11,9 @@ import numpy as np, torch, torch.nn.functional as F
 from torch import Tensor
 from PIL import Image, ImageDraw
 from fastcore.basics import patch
-from messi_anything.images import (
-    ConfigError,
-    check_free,
-    command,
-    image_grid,
-    load_mask,
-    noted,
-    positional,
-    save_image,
-    say,
-    short_name,
-    to_pil,
-    to_tensor,
-    user_path,
-)
+from .core import ConfigError, command, positional, say, short_name, user_path
+from .images import image_grid, load_mask, to_pil, to_tensor
+from .provenance import check_free, noted, save_image
 from .training import make_folder
 from .landmarks import FACE_OVAL, landmark_net
 from .faces import find_faces
