@@ -10,11 +10,12 @@ import numpy as np, torch, torch.nn.functional as F
 from torch import nn, Tensor
 from PIL import Image
 from .images import Box, ConfigError, DataError, to_pil, to_tensor
-from .augment import colours, eyeglasses, hat, medical_mask, sunglasses, wear
+from .augment import colours, eyeglasses, grow, hat, head_pose, medical_mask, sunglasses, wear
 from .training import Pretrained, find_weights
 from .landmarks import FACE_OVAL, align, angles, landmark_net, six_points
 from .text import check_text
 from .inpaint import LEFT, Painted, Wrapper
+from .background import continue_background
 from .headparts import head_parts
 from messi_anything.headspace import (
     CROP,
@@ -783,7 +784,7 @@ def change_head(
     alpha = torch.where(alpha>.004, alpha, 0)
     out[head.part] = torch.where(alpha>0, torch.lerp(out[head.part], layer.clamp(0, 1), alpha), out[head.part])
     changed[head.part] = alpha
-    return _worn(out, changed, new, change.props, _person(head, img) if person is None else person)
+    return _worn(out, changed, new, change.props, _person(head, img) if person is None else person, head)
 
 def _coloured(layer, alpha, head, change): # hair and skin, where they are
     if not change.hair and not change.texture.get('skin'): return layer,alpha
@@ -803,10 +804,43 @@ def _person(head, img): # (1,1,H,W)
     out[head.part] = 1-head.parts.on(head.box)[0]
     return out
 
-def _worn(img, changed, mesh, props, person): # puts props on
+def _worn(img, changed, mesh, props, person, head): # puts props on
     if not props: return img,changed
-    on = wear(img*2-1, six_points(mesh[None,:,:2].numpy())[0], props, person=person)
+    six = six_points(mesh[None,:,:2].numpy())[0]
+    on = wear(img*2-1, six, props, person=person)
+    if any(p.slot=='hat' for p in props):
+        hat_on = on.alpha if len(props)==1 else wear(
+            img*2-1, six, [p for p in props if p.slot=='hat'], person=person
+        ).alpha
+        out = _above_rim(hat_on, head_pose(six), head, img, person)
+        if out.mean()*out.numel()>.02*head_pose(six).scale**2:
+            gone = continue_background(img*2-1, grow((out>.02).float(), 2), avoid=person)/2+.5
+            img = torch.lerp(img, gone, out)
+            changed = torch.maximum(changed, (out>0).float())
+            on = wear(img*2-1, six, props, person=person)
     return on.image/2+.5,torch.maximum(changed, on.changed)
+
+def _above_rim(hat_on, pose, head, img, person): # (1,1,H,W): hair that a hat would hold down
+    hair = torch.zeros(1,1,*img.shape[2:])
+    parts = head.parts.on(head.box)
+    hair[head.part] = smooth_step(parts[1]+parts[2]-parts[4], .15, .5)
+    y,x = torch.meshgrid(*(torch.arange(o)+.5 for o in img.shape[2:]), indexing='ij')
+    down = torch.tensor(pose.turn[:2,1]/max(float(np.linalg.norm(pose.turn[:2,1])), 1e-3)).float()
+    dx,dy = (x-pose.origin[0])/pose.scale,(y-pose.origin[1])/pose.scale
+    low,side = dx*down[0]+dy*down[1],dx*down[1]-dy*down[0]
+    on = (hat_on[0,0]>.5)
+    if not on.any(): return hair*0
+    left,right = side[on].min(),side[on].max()
+    # the rim: where the hat is widest
+    rows = ((low[on]-low[on].min())/.06).long()
+    wide = torch.zeros(int(rows.max())+1).index_add_(0, rows, torch.ones(len(rows)))
+    rim = float(low[on].min()+.06*(wide.argmax()+1))
+    beyond = torch.maximum(left-side, side-right).clamp(min=0)
+    cut = rim+.05+.6*beyond                                              # farther out, hair falls lower
+    wisps = blur(grow((hair>.3).float(), max(1, round(.12*pose.scale))), .03*pose.scale)[0,0]
+    out = wisps*smooth_step(cut-low, 0., .12)*(low>-4)
+    shown = 1-grow((hat_on>.98).float(), -1)[0,0]
+    return (out*shown)[None,None]
 
 # %% ../nbs/07m_directions.ipynb #789d47d0
 class Told(Wrapper):
