@@ -496,7 +496,7 @@ def _shade(rgb, part:_Part, p, way, turn, light:Light):
     d = np.float32(light.way@turn)@n
     up = np.float32(turn[1])@n # the sky lights what looks up, and little of it comes to what looks down
     rgb = np.stack([np.broadcast_to(np.float32(o), d.shape) for o in rgb]) * (
-        0.4 + 0.5 * np.maximum(d, 0) - 0.1 * np.maximum(-d, 0) - 0.16 * up
+        0.5 + 0.5 * np.maximum(d, 0) - 0.1 * np.maximum(-d, 0) - 0.16 * up
     )
     rgb *= 0.7 + 0.3 * np.abs(np.float32(way / np.linalg.norm(way)) @ n) ** 0.6
     if part.gloss:
@@ -1085,7 +1085,7 @@ def _head_width(
         for r in hair
     ]
     side = abs(pose.turn[2,0])                                 # a head is longer than wide
-    return float(np.clip(np.median(runs)*.025/2/math.hypot(1.22*math.sqrt(1-side**2), 1.6*side), .84, 1.1))
+    return float(np.clip(np.median(runs)*.025/2/math.hypot(1.22*math.sqrt(1-side**2), 1.6*side), .92, 1.1))
 
 # %% ../nbs/02_augment.ipynb #815e002d
 _slots = ('mask', 'glasses', 'hat')                            # in the order in which they are put on

@@ -15,6 +15,7 @@ from .training import Pretrained, find_weights
 from .landmarks import FACE_OVAL, align, angles, landmark_net, six_points
 from .text import check_text
 from .inpaint import LEFT, Painted, Wrapper
+from .clothes import Kit, Wardrobe
 from .background import continue_background
 from .headparts import head_parts
 from messi_anything.headspace import (
@@ -42,9 +43,10 @@ from .heads import aligned_crop, blur, old_outline, seen_faces, smooth_step, wit
 
 # %% auto #0
 __all__ = ['SHAPES', 'TEXTURES', 'READ', 'PHRASES', 'NOTHING', 'HAIR', 'HATS', 'SUNGLASSES', 'GLASSES', 'MASKS', 'SHIRTS',
-           'own_frame', 'out_of_frame', 'mesh_of', 'turn_head', 'shape_numbers', 'texture_numbers', 'DirectionsCfg',
-           'Directions', 'load_directions', 'fit_directions', 'Wish', 'known_phrases', 'understand', 'Change',
-           'change_of', 'move_mesh', 'recolour_hair', 'numbers_of', 'change_head', 'Told', 'told']
+           'WEAVES', 'CLOTHS', 'own_frame', 'out_of_frame', 'mesh_of', 'turn_head', 'shape_numbers', 'texture_numbers',
+           'DirectionsCfg', 'Directions', 'load_directions', 'fit_directions', 'Wish', 'known_phrases', 'understand',
+           'Change', 'change_of', 'move_mesh', 'recolour_hair', 'numbers_of', 'change_head', 'Told', 'told', 'kit_of',
+           'told_person']
 
 # %% ../nbs/07m_directions.ipynb #1f7ab2d5
 def own_frame(
@@ -295,7 +297,15 @@ SUNGLASSES = {'sunglasses': 'square', 'dark glasses': 'square', 'shades': 'squar
 GLASSES = {'glasses': 'square', 'spectacles': 'square', 'round glasses': 'round', 'aviator glasses': 'aviator'}
 MASKS = {'mask': 'surgical', 'medical mask': 'surgical', 'face mask': 'surgical', 'surgical mask': 'surgical',
          'cloth mask': 'cloth', 'n95 mask': 'N95'}
-SHIRTS = ('shirt','t shirt','tee','jersey','top','sweater')
+SHIRTS = ('shirt','t shirt','tee','jersey','top','sweater','football shirt','kit','pullover','jumper')
+WEAVES = {  # pattern of a `Kit` -> how it is said
+    'stripes': ('striped', 'stripy', 'stripes', 'vertical stripes'),
+    'hoops': ('hooped', 'hoops', 'horizontal stripes', 'horizontally striped'),
+    'halves': ('halved', 'halves'),
+    'sash': ('sash',),
+    'centre': ('centre stripe', 'central stripe'),
+}
+CLOTHS = dict(colours, garnet=(.63,.09,.25), gold=(.84,.66,.24), silver=(.70,.71,.73), crimson=(.66,.06,.16), lilac=(.76,.66,.86))
 
 # %% ../nbs/07m_directions.ipynb #2a137c64
 _also = {
@@ -306,7 +316,18 @@ _also = {
     'lightblue': 'light blue',
     'darkblue': 'navy',
     'light grey': 'light grey',
+    'maroon': 'burgundy',
+    'claret': 'burgundy',
+    'wine red': 'burgundy',
+    'dark red': 'burgundy',
+    'scarlet': 'red',
+    'royal blue': 'blue',
+    'violet': 'purple',
+    'cream': 'beige',
+    'golden': 'gold',
 }
+_weave_of = {o: k for k,v in WEAVES.items() for o in v}
+_woven = {k for k in _weave_of if k.endswith(('ed','stripy'))} # said before the shirt
 _fill = set(
     '''a an light dark and or but with in on of at to is was who wearing wears has having person man woman boy girl somebody someone
     people photo picture portrait close up plain head shoulders his her their him he she this that player another'''.split()
@@ -321,7 +342,8 @@ class Wish:
     moves:dict=field(default_factory=dict) # attribute -> standard deviations, or degrees
     props:dict=field(default_factory=dict) # slot -> `Prop`
     hair:str=''           # one of `HAIR`
-    shirt:tuple=()        # RGB in [0,1], or two of them for stripes
+    shirt:tuple=()        # RGB in [0,1], or two of them for a pattern
+    pattern:str=''        # of the shirt, one of `WEAVES`; '' for none
     ground:tuple=()       # RGB of the background
     heard:list=field(default_factory=list) # phrases
     unknown:list=field(default_factory=list) # of (word, the nearest known one or None)
@@ -345,9 +367,9 @@ def known_phrases()->dict: # kind -> phrases
         hats=list(HATS),
         glasses=[*SUNGLASSES, *GLASSES],
         masks=list(MASKS),
-        shirts=[*SHIRTS[:1], 'striped shirt', *SHIRTS[1:]],
+        shirts=[*SHIRTS, *_weave_of],
         background=['background'],
-        colours=list(colours),
+        colours=list(CLOTHS),
         how=[*_much, 'no', 'without'],
     )
 
@@ -362,7 +384,7 @@ def understand(
     tokens = [t for t in re.findall(r'[^\W_]+|[,;.]', text.lower().replace('&', ' and ')) if t!='the']
     if re.search(r'\bwith (?:and|or) without\b', ' '.join(tokens)):
         raise ConfigError(f'{text[:60]!r} asks for something and its opposite: say one of them')
-    wish,i,state = Wish(text),0,dict(no=False, much=1., colours=[], striped=False)
+    wish,i,state = Wish(text),0,dict(no=False, much=1., colours=[], pattern='')
     own = {w for n in names for w in re.findall(r'[^\W_]+', str(n).lower())}
     while i<len(tokens): i = _hear(wish, tokens, i, state, own)
     for c in state['colours']: wish.unknown.append((c, None))
@@ -389,9 +411,10 @@ def _book(): # words of a phrase -> (kind, phrase), the long ones first
         (GLASSES, 'glasses'),
         (('background', 'ground'), 'ground'),
         (('hair',), 'hair'),
-        (('stripes',), 'shirt'),
+        ([o for o in _weave_of if o not in _woven], 'shirt'),
+        (_woven, 'woven'),
         (_also, 'colour'),
-        (colours, 'colour'),
+        (CLOTHS, 'colour'),
     ]
     book = {tuple(w for w in p.lower().split() if w!='the'): (kind, p) for phrases,kind in kinds for p in phrases}
     for c in HAIR: book[c,'hair'] = 'haircolour',c
@@ -407,7 +430,6 @@ def _hear(wish, tokens, i, state, own): # reads on at `i` -> where to go on
     if t in ',;.': state.update(no=False, much=1.)
     elif t in _not: state['no'] = True
     elif t in _much: state['much'] = _much[t]
-    elif t in ('striped','stripy'): state['striped'] = True
     elif t in _so_far: state['no'] = False
     elif t not in _fill|own: wish.unknown.append((t, _nearest(t)))
     return i+1
@@ -419,12 +441,13 @@ def _nearest(word):
 # %% ../nbs/07m_directions.ipynb #7261ddcf
 def _take(wish, kind, phrase, state): # a phrase that was found
     if kind=='colour': return state['colours'].append(_also.get(phrase, phrase))
-    tints,no = [c for c in state['colours'] if c in colours],state['no']
+    if kind=='woven': return state.update(pattern=phrase)
+    tints,no = list(dict.fromkeys(state['colours'])),state['no']
     said = ' '.join(
         [
             *(['no'] if no else []),
             *(' and '.join(tints).split()),
-            *(['striped'] if state['striped'] and kind == 'shirt' else []),
+            *([state['pattern']] if state['pattern'] and kind == 'shirt' else []),
             phrase + ' hair' * (kind == 'haircolour'),
         ]
     )
@@ -433,11 +456,22 @@ def _take(wish, kind, phrase, state): # a phrase that was found
     elif kind=='haircolour' or kind=='hair':
         _ask_hair(wish, phrase if kind=='haircolour' else next(iter(tints), ''), said)
     elif kind=='shirt':
-        _set(wish, 'shirt', tuple(colours[c] for c in tints[:2 if state['striped'] or phrase=='stripes' else 1]))
-    elif kind=='ground': _set(wish, 'ground', colours[tints[0]] if tints else ())
+        _ask_shirt(wish, tints, _weave_of.get(state['pattern'] or phrase, ''), no)
+    elif kind=='ground': _set(wish, 'ground', CLOTHS[tints[0]] if tints else ())
     else: _ask_prop(wish, kind, phrase, tints, no)
-    state.update(colours=[], striped=False, much=1.)
+    state.update(colours=[], pattern='', much=1.)
     wish.heard.append(said)
+
+def _ask_shirt(wish, tints, pattern, no):
+    if no: raise ConfigError(f'{wish.text[:60]!r}: what is worn instead? Say a shirt and its colour')
+    rgb = tuple(CLOTHS[c] for c in tints[:2])
+    if pattern and len(rgb)==1 and len(wish.shirt)==1:                   # a white shirt with blue stripes
+        rgb,wish.shirt = (*wish.shirt, *rgb),()
+    if pattern and not rgb and len(wish.shirt)==2: rgb = wish.shirt
+    if pattern and len(rgb)<2: rgb = (*rgb, CLOTHS['white']) if rgb!=(CLOTHS['white'],) else (*rgb, CLOTHS['black'])
+    if pattern and len(rgb)<2: rgb = CLOTHS['blue'],CLOTHS['white']
+    _set(wish, 'shirt', rgb)
+    _set(wish, 'pattern', pattern or ('halves' if len(rgb)==2 else ''))
 
 def _set(wish, what, value):
     old = getattr(wish, what)
@@ -472,7 +506,7 @@ def _ask_prop(wish, kind, phrase, tints, no):
             raise ConfigError(f'{wish.text[:60]!r} asks for something and its opposite: say one of them')
         wish.props[slot] = None
         return
-    tint = next(iter(tints), None)
+    tint = next((c if c in colours else CLOTHS[c] for c in tints), None)
     prop = (
         hat(
             HATS[phrase],
@@ -847,7 +881,7 @@ class Told(Wrapper):
     "A painter of heads that was told what they should show"
     def __init__(self, inner, wish:Wish):
         super().__init__(inner)
-        self.wish,self.text = wish,wish.text
+        self.wish,self.text,self.heard = wish,wish.text,tuple(wish.heard)
 
     def paint(self, img, plan, seeds, cfg)->Painted:
         "Paint everybody in the plan, as they were described"
@@ -879,5 +913,39 @@ def told(
     target = getattr(painter, 'target', None)
     wish = understand(text, (painter.name, getattr(getattr(target, 'cfg', None), 'label', '')))
     if wish.shirt or wish.ground:
-        warnings.warn('shirts and backgrounds stay as the photo has them; `generate` hears such words', stacklevel=2)
+        warnings.warn('shirts and backgrounds stay as the photo has them; mode person changes shirts', stacklevel=2)
     return Told(painter, wish) if wish.on_head else painter
+
+# %% ../nbs/07m_directions.ipynb #f8cd2714
+def kit_of(
+    wish:Wish,
+    wardrobe:Wardrobe=Wardrobe(), # a kit in it that is as described is taken, with its number and trim
+    near:float=.25,               # how far its colours may be from those that were said, in RGB
+)->Kit:                           # None where no shirt was described
+    "The kit that words describe: one of the target's own, or a new one"
+    if not wish.shirt: return None
+    pattern = wish.pattern or 'plain'
+    for kit in wardrobe.kits:
+        have = [tuple(int(c[i:i+2], 16)/255 for i in (1,3,5)) for c in kit.colours]
+        fits = lambda cs: len(cs)==len(have) and all(math.dist(a, b)<near for a,b in zip(cs, have))
+        if kit.pattern==pattern and (fits(wish.shirt) or fits(wish.shirt[::-1])): return kit
+    return Kit('as described', tuple('#%02x%02x%02x'%tuple(round(255*o) for o in c) for c in wish.shirt), pattern)
+
+# %% ../nbs/07m_directions.ipynb #669a1b37
+def told_person(
+    painter,  # a `PersonInpainter`
+    text:str, # see `understand`
+):
+    "The same painter of people, told what heads should show and what should be worn"
+    label = getattr(getattr(getattr(painter.heads, 'target', None), 'cfg', None), 'label', '')
+    wish,out = understand(text, (painter.name, label)),copy.copy(painter)
+    if wish.ground: warnings.warn('backgrounds stay as the photo has them', stacklevel=2)
+    if wish.on_head:
+        if painter.heads is None: raise ConfigError(f'{painter.name or "this target"} has no head to be told {text!r}')
+        out = out.with_heads(Told(painter.heads, wish))
+    if kit := kit_of(wish, painter.wardrobe):
+        if painter.kit is not None:
+            raise ConfigError('both `kit` and `text` say what is worn: leave the kit out, or the shirt')
+        out = out.with_kit(kit)
+    out.text,out.heard = wish.text,tuple(wish.heard)
+    return out
