@@ -481,7 +481,7 @@ def face_light(
     face,x,y = _look(a, pose)
     if len(face)<12: face,x,y = whole,np.zeros(len(whole)),np.zeros(len(whole))
     grey,skin = face.mean(1),np.median(face, 0)
-    level = float(np.clip((.4*np.median(grey)/.6+.6*np.quantile(whole.mean(1), .92)/.88), .15, 1.12))
+    level = float(np.clip((.3*np.median(grey)/.6+.7*np.quantile(whole.mean(1), .92)/.88), .15, 1.12))
     tint = .7*np.log((skin+.02)/(1.22,.98,.80))+.3*np.log(whole.mean(0)+.02)
     tint = np.exp(.42*(tint-tint.mean()).clip(-.5, .5))
     slope = np.linalg.lstsq(np.stack([x, y, np.ones(len(x))], 1), grey/(grey.mean()+.02), rcond=None)[0]
@@ -729,7 +729,7 @@ def _bucket_hat(p:Prop):
 _hat_parts = {'cap': _cap, 'beanie': _beanie, 'sun hat': _sun_hat, 'top hat': _top_hat, 'bucket hat': _bucket_hat}
 _hat_tilt = {'cap': 6, 'beanie': 14, 'sun hat': 5, 'top hat': 6, 'bucket hat': 8}     # degrees, back down
 # height of the rim's middle
-_hat_drop = {'cap': -.60, 'beanie': -.68, 'sun hat': -.68, 'top hat': -.80, 'bucket hat': -.72}
+_hat_drop = {'cap': -.54, 'beanie': -.64, 'sun hat': -.68, 'top hat': -.80, 'bucket hat': -.72}
 
 # %% ../nbs/02_augment.ipynb #051f114d
 def _skull(rays:_Rays, wide:float=1.):

@@ -8,7 +8,7 @@ import copy, difflib, functools, math, re, warnings
 from dataclasses import dataclass, field, replace
 import numpy as np, torch, torch.nn.functional as F
 from torch import nn, Tensor
-from PIL import Image
+from PIL import Image, ImageDraw
 from .images import Box, ConfigError, DataError, to_pil, to_tensor
 from .augment import colours, eyeglasses, grow, hat, head_pose, medical_mask, sunglasses, wear
 from .training import Pretrained, find_weights
@@ -281,7 +281,7 @@ PHRASES = {  # what is said -> attribute and how much of it, in standard deviati
     'looking down': dict(pitch=13),
 }
 NOTHING = dict(smile=-.6, mouth=-1.6) # 'no' and 'without' before one of these
-HAIR = dict(blond=(.78,.62,.38), blonde=(.78,.62,.38), brown=(.33,.21,.13), black=(.10,.09,.09), dark=(.14,.11,.09),
+HAIR = dict(blond=(.72,.58,.39), blonde=(.72,.58,.39), brown=(.33,.21,.13), black=(.10,.09,.09), dark=(.14,.11,.09),
             red=(.40,.21,.13), ginger=(.46,.25,.14), grey=(.58,.58,.57), white=(.86,.86,.85))
 HATS = {
     'hat': 'cap',
@@ -569,6 +569,7 @@ def _step(k, goal, was, now): # how far to go for an attribute
     if k in _relative: return goal-(was or 0.)
     if k=='yaw': return float(np.clip(goal-now.get('yaw', 0.), -26, 26))
     if was is not None: return goal-was
+    if k=='beard' and goal>0: return goal                                # it is drawn as full as was said
     by,way = goal-now.get(k, 0.),1 if goal>0 else -1
     return way*float(np.clip(way*by, _least.get(k, 0.), _most.get(k, 4.)))
 
@@ -728,11 +729,68 @@ def _retextured(head, layer, alpha, texture): # adds what the directions do to t
         m = matte*_where(head, k)
         if k=='light':
             layer = layer*(1+m*(d/base).clamp(-.6, .8))
-        elif k=='beard':
-            layer = layer*(1+m*(d.clamp(max=0)/base).clamp(min=-.8)) if amount>0 else layer+gain*m*d.clamp(min=0)
+        elif k=='beard' and amount>0:
+            layer,m = _bearded(head, layer, amount, matte, grey)
+        elif k=='beard': layer = layer+gain*m*d.clamp(min=0)
         else: layer = layer*(1+m*(d.clamp(max=0)/base).clamp(min=-.8))+gain*m*d.clamp(min=0)
         alpha = torch.maximum(alpha, smooth_step(m, 0., .02))
     return layer,alpha
+
+def _bearded(head, layer, amount, matte, grey): # -> (1,3,h,w), (1,1,h,w)
+    hair = head.from_texture(_beard_hair(), 'bilinear')
+    on = (head.from_texture(_beard_on(head.view), 'bilinear')*matte).clamp(0, 1)
+    full = min(max(amount/4, 0.), 1.2)
+    a = (on*smooth_step(on*(.3+.8*full)+.6*hair, .35, .95)*min(full, 1.)**1.4).clamp(0, .9)
+    luma = (layer*torch.tensor([.299,.587,.114])[:,None,None]).sum(1, keepdim=True)
+    soft = blur(luma, 4*head.at.scale)
+    skin = on[0,0]>.3
+    if not skin.any(): return layer,torch.zeros_like(a)
+    colour = _beard_colour(head, layer, luma[0,0][skin].median())
+    if grey: colour = colour.mean().expand(3)
+    shade = (soft/soft[0,0][skin].mean()).clamp(.55, 1.5)*(.8+.5*hair)
+    return torch.lerp(layer, (colour[:,None,None]*shade).clamp(0, 1), a),a
+
+def _beard_colour(head, layer, bright): # (3,): that of the hair, where there is some, and a little darker than the skin at least
+    parts = head.parts.on(head.box)
+    hair = parts[1]>.7
+    weights = torch.tensor([.299,.587,.114])
+    own = torch.tensor([.17,.12,.09])*(float(bright)/.55)
+    if hair.sum()>60: own = .85*layer[0][:,hair].median(1).values
+    return own*min(1., float(.62*bright/(own*weights).sum().clamp(min=.01)))
+
+@functools.lru_cache(1)
+def _beard_hair(n:int=576): # (1,1,n,n) in [0,1]: strands, the same for everybody
+    noise = torch.rand(2, 1, 1, n, n, generator=torch.Generator().manual_seed(5))
+    down = lambda x, k: F.avg_pool2d(x, (k,1), 1, (k//2,0))
+    strands = sum(w*(o-o.mean())/o.std() for w,o in ((1., down(blur(noise[0], .7), 15)), (.6, down(blur(noise[1], 1.6), 9))))
+    return (.5+.22*strands).clamp(0, 1)
+
+@functools.lru_cache(4)
+def _beard_on(view): # (1,1,s,s) in [0,1]: from the ears down, around the mouth, and not on the lips
+    size,at = view.where.shape[0],{j: view.shape[i] for i,j in enumerate(WARPED)}
+    mouth = (at[61]+at[291])/2
+    toward = lambda a, b, t: at[a]+t*(at[b]-at[a])
+    edge = [at[j] for j in FACE_OVAL if at[j][1]>at[2][1]]
+    middle = torch.stack(edge).mean(0)
+    jaw = sorted(edge, key=lambda p: math.atan2(*(p-middle-torch.tensor([0.,-40.]))[[1,0]]))[::-1] # left to right, by the chin
+    jaw = [p+.04*(p-mouth) for p in jaw]
+    nose,wide = toward(0, 2, .72),.5*(at[291]-at[61])[0].abs()
+    side = lambda ear, jaw, corner, s: [
+        toward(ear, corner, .10),
+        toward(jaw, corner, .30)+.35*(at[ear]-at[jaw]),
+        toward(jaw, corner, .58)+.16*(at[ear]-at[jaw]),
+        nose+torch.tensor([s*1.05*wide, 4.]),
+        nose+torch.tensor([s*.15*wide, 0.]),
+    ]
+    outline = [*jaw, *side(454, 397, 291, 1), *side(234, 172, 61, -1)[::-1]]
+    im = Image.new('L', (4*size,4*size))
+    ImageDraw.Draw(im).polygon([tuple(float(4*o+2) for o in p) for p in outline], fill=255)
+    on = blur(F.avg_pool2d(torch.from_numpy(np.array(im)).float()[None,None]/255, 4), 3.)
+    g = torch.arange(size).float()
+    lips = (at[0]+at[17])/2
+    r = ((g[None]-lips[0])/(1.02*wide+1))**2+((g[:,None]-lips[1])/(.5*(at[17]-at[0])[1]+2))**2
+    under = ((g[None]-at[17][0])/(.5*wide))**2+((g[:,None]-at[17][1]-4)/4)**2   # little grows beside the soul patch
+    return on*smooth_step(r, .75, 1.35)*(.72+.28*smooth_step(under, .6, 1.6))
 
 def _where(head, k): # (1,1,h,w): beards and smiles are below the nose; a beard is not on the lips
     if k=='light': return torch.ones(1,1,*head.crop.shape[:2])
@@ -763,10 +821,11 @@ def recolour_hair(
     luma = luma.clamp(*sure.quantile(torch.tensor([.01,.85])))
     tint = torch.tensor(HAIR[colour])[:,None,None]*light
     mean = (tint*weights).sum()
-    shade = mean+(luma-luma[on].mean())*(.24*mean.sqrt()/luma[on].std().clamp(min=.02)).clamp(.5, 2.2)
-    new = (tint/mean*shade.clamp(min=0)).clamp(0, 1)
-    new = new+(shade-(new*weights).sum(1, keepdim=True)).clamp(min=0)
-    return torch.lerp(img, new.clamp(0, 1), hair)
+    shade = mean+(luma-luma[on].mean())*(.28*mean.sqrt()/luma[on].std().clamp(min=.02)).clamp(.5, 3.2)
+    # a darker shade of a colour is a fuller one, a lighter one is paler
+    power = (shade.clamp(.02, .97).log()/mean.clamp(.02, .97).log()).clamp(.4, 1.5)
+    new = tint.clamp(.01, .99)**power
+    return torch.lerp(img, (new*(shade.clamp(.02, 1)/(new*weights).sum(1, keepdim=True)).clamp(.2, 1.5)).clamp(0, 1), hair)
 
 # %% ../nbs/07m_directions.ipynb #9a31c3b6
 def numbers_of(
@@ -857,7 +916,9 @@ def _worn(img, changed, mesh, props, person, head): # puts props on
 def _above_rim(hat_on, pose, head, img, person): # (1,1,H,W): hair that a hat would hold down
     hair = torch.zeros(1,1,*img.shape[2:])
     parts = head.parts.on(head.box)
-    hair[head.part] = smooth_step(parts[1]+parts[2]-parts[4], .15, .5)
+    skin = hair.clone()
+    hair[head.part] = smooth_step(parts[1]-parts[4], .15, .5)
+    skin[head.part] = smooth_step(parts[1]+parts[2]-parts[4], .15, .5)
     y,x = torch.meshgrid(*(torch.arange(o)+.5 for o in img.shape[2:]), indexing='ij')
     down = torch.tensor(pose.turn[:2,1]/max(float(np.linalg.norm(pose.turn[:2,1])), 1e-3)).float()
     dx,dy = (x-pose.origin[0])/pose.scale,(y-pose.origin[1])/pose.scale
@@ -871,8 +932,9 @@ def _above_rim(hat_on, pose, head, img, person): # (1,1,H,W): hair that a hat wo
     rim = float(low[on].min()+.06*(wide.argmax()+1))
     beyond = torch.maximum(left-side, side-right).clamp(min=0)
     cut = rim+.05+.6*beyond                                              # farther out, hair falls lower
-    wisps = blur(grow((hair>.3).float(), max(1, round(.12*pose.scale))), .03*pose.scale)[0,0]
-    out = wisps*smooth_step(cut-low, 0., .12)*(low>-4)
+    near = lambda x: blur(grow((x>.3).float(), max(1, round(.12*pose.scale))), .03*pose.scale)[0,0]
+    out = near(hair)*smooth_step(cut-low, 0., .12)
+    out = torch.maximum(out, near(skin)*smooth_step(rim-.15-low, 0., .12))*(low>-4)   # the top of a bald head
     shown = 1-grow((hat_on>.98).float(), -1)[0,0]
     return (out*shown)[None,None]
 
