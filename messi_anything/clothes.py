@@ -307,7 +307,7 @@ def _colour_steps(look, member, inside): # (1,1,h,w), 0 inside one colour, about
 # %% ../nbs/07f_clothes.ipynb #fee5dbc2
 @dataclass
 class Torso:
-    "A frame on a torso: across, from the centre line (0) to the outline (about -1 and 1), and down from the neck, in the same unit"
+    "A frame on a torso: across, from the centre line (0) to its sides (-1 and 1), and down from the neck"
     neck:np.ndarray   # (2,) x and y, pixels
     down:np.ndarray   # (2,) unit vector
     at:np.ndarray     # (k,) distances down the axis, pixels
@@ -747,7 +747,7 @@ def _garments(W, kit, face, back, hair, tone):
     if hair and (g := W.around(own)): yield 'hair',('hair',),own,torch.ones_like(own),g,plain(hair)
 
 # %% ../nbs/07f_clothes.ipynb #fa8a4edd
-def _shares(W, names, radius=7): # each (1,1,h,w): upper of clothes, clothes of clothes and skin, clothes of everything worn
+def _shares(W, names, radius=7): # (1,1,h,w) each: upper of clothes, clothes of those and skin, of everything worn
     some = [('upper','dress'),names,(*names,'skin','hair'),(*names,'skin','hair','hat','glasses','shoes','things')]
     x,maps = W.small*2-1,torch.cat([W.coarse(*o) for o in some], 1)
     lines = guide(x, maps, radius, 8e-3)                                # what has one colour is one thing
