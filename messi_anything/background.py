@@ -12,6 +12,7 @@ from fastcore.basics import patch
 from .boxes import Box
 from .core import ConfigError
 from .images import to_pil
+from .augment import grow
 from .frames import mask_box
 from .segment import Person
 from .inpaint import Edge, Inpainter, Painted, Plan, match_grain, soft_alpha, wide_window, window_tensor
@@ -102,7 +103,7 @@ class PatchGrid:
         self.now = self._unfold(self.x)[self.targets]
 
 def _grow(m, r): # (h,w) bool, by r pixels
-    return F.max_pool2d(m.float()[None,None], 2*r+1, 1, r)[0,0]>0
+    return grow(m.float()[None,None], r)[0,0]>0
 
 # %% ../nbs/07aa_background.ipynb #28e6b465
 @patch

@@ -25,7 +25,8 @@ from .registry import check_name, install_target, read_target_json, targets_home
 from .splits import split_photos
 from .target import prep_target
 from .text import TextConditionedUNet, read_words, save_words
-from .training import Trainer, make_folder
+from .core import make_folder
+from .training import Trainer
 from .unet import UNet
 from .views import HoleSet, Views, pack_views
 from .weights import find_weights, pick_device

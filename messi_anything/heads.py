@@ -11,6 +11,7 @@ from torch import Tensor
 from .boxes import Box
 from .core import ConfigError, DataError
 from .images import to_pil
+from .augment import grow
 from .faces import read_landmarks
 from .landmarks import FACE_OVAL
 from .headparts import head_parts
@@ -452,7 +453,7 @@ def erase(
         new = low.on(low.new.float())
         gone = gone*(1-new)+low.on(low.hair)*new
         wide = max(1, round(6*h.scale))                                    # single hairs stand out
-        grown = F.max_pool2d((gone>.1).float(), 2*wide+1, 1, wide)
+        grown = grow((gone>.1).float(), wide)
         for all_,one in zip((weight, body, bare), (blur(grown, max(.7, h.scale)), low.on(low.body), low.on(low.bare))):
             all_[here] = torch.maximum(all_[here], one)
     weight = torch.where(weight>.02, weight, 0)
@@ -588,7 +589,7 @@ def put_in(
     covered = torch.zeros(changed.shape, dtype=torch.bool)
     for h in heads:
         wide = max(1, round(2*h.scale))
-        covered[h.part] |= -F.max_pool2d(-h.alpha, 2*wide+1, 1, wide)>.99
+        covered[h.part] |= grow(h.alpha, -wide)>.99
     out,weight = erase(out.clamp(0, 1), heads, seed, people, covered)
     changed = torch.maximum(changed, weight)
     for h in heads:

@@ -17,7 +17,7 @@ from .frames import Photo, photo_mask
 from .images import load_image, mask_to_pil
 from .provenance import save_image
 from .segment import Segmenter
-from .training import make_folder
+from .core import make_folder
 from .views import ROOM, Views, close_frame
 
 # %% auto #0

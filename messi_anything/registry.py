@@ -11,7 +11,7 @@ from messi_anything.core import (
     ConfigError, MessiError, WeightsError, atomic_path, command, home_folder, positional, read_json, reason,
     user_path,
 )
-from .training import make_folder
+from .core import make_folder
 from .weights import find_weights, load_into, load_weights
 from .headspace import HeadTarget, HeadTargetCfg
 from .unet import UNet, UNetCfg

@@ -18,7 +18,7 @@ from .data import write_csv
 from .images import load_image, open_image
 from .provenance import image_suffixes, is_service_folder, made_here
 from .splits import content_hash, near_groups
-from .training import make_folder
+from .core import make_folder
 
 # %% auto #0
 __all__ = ['columns', 'list_files', 'read_overrides', 'naming', 'TargetReport', 'target_report', 'draw_groups', 'draw_report']

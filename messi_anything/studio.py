@@ -23,7 +23,8 @@ from messi_anything.images import (
     LoadedPhoto, image_grid, load_image, load_photo, load_plugin, mask_to_pil, plugin_formats,
 )
 from .provenance import is_image_file, note_of, save_options
-from .training import make_folder, plot_curve
+from .core import make_folder
+from .training import plot_curve
 from .weights import pick_device
 from .segment import choice
 from .report import target_report

@@ -23,7 +23,8 @@ from .images import load_image
 from .provenance import save_image
 from .report import TargetReport, target_report
 from .splits import split_photos
-from .training import make_folder, only_run
+from .core import make_folder
+from .training import only_run
 from .core import moved_names
 
 # %% auto #0

@@ -10,7 +10,7 @@ import numpy as np, torch
 from .core import ConfigError, DataError, command
 from .images import load_image
 from .provenance import list_images
-from .training import make_folder
+from .core import make_folder
 from .weights import pick_device
 
 # %% auto #0
