@@ -406,7 +406,7 @@ def inpainter(
     if cfg.kit is not None: out = out.with_kit(cfg.kit)
     if mode=='image': out = out.with_strength(.6 if cfg.strength is None else cfg.strength)
     if cfg.text and mode in ('head','person'):
-        from messi_anything.directions import told, told_person
+        from messi_anything.directions import told_person, with_text
         out = told_person(out, cfg.text) if mode=='person' else with_text(out, cfg.text)
     elif cfg.text: out = out.with_prompt(cfg.text, cfg.guidance)
     return BestOf(out, cfg.tries) if cfg.tries>1 and out.close and mode in ('generated','image') else out
