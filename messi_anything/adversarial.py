@@ -11,7 +11,8 @@ from torch import Tensor
 from .consistency import Denoiser, ECTLoss, Guided, bcast, ode_step
 from .core import ConfigError
 from .inpaint import STEPS
-from .views import FillLoss, condition_of
+from .inpaint import condition_of
+from .views import FillLoss
 
 # %% auto #0
 __all__ = ['GuidedECTLoss', 'Discriminator', 'diff_augment', 'AdversarialLoss']

@@ -12,7 +12,7 @@ from fastcore.basics import patch
 from .boxes import Box
 from .core import ConfigError
 from .images import to_pil
-from .augment import grow
+from .transforms import grow
 from .frames import mask_box
 from .segment import Person
 from .inpaint import Edge, Inpainter, Painted, Plan, match_grain, soft_alpha, wide_window, window_tensor

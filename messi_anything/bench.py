@@ -10,7 +10,8 @@ from pathlib import Path
 from .bench_gpu import bench_attention, bench_gpu, bench_growth, bench_train_memory
 from .consistency import Denoiser, sample_consistency, sample_heun
 from .core import ConfigError, command
-from .records import commit_id, hardware, write_json
+from .core import write_json
+from .records import commit_id, hardware
 from .timing import bench_cfg, bench_unet, race, ratio, rival, shaken
 from .unet import UNet, UNetCfg, unet_cfg
 from .core import moved_names

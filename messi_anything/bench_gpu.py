@@ -90,7 +90,7 @@ def bench_train_memory(
         out['with checkpointing' if ck else 'without'] = dict(
             computed=round(m['total'] * 1024),
             measured=apart(
-                'peak_of_call', 'ours', c, batch, 'step', 'last', 'bf16' if bf16 else 'fp32', device=str(device)
+                'timing.peak_of_call', 'ours', c, batch, 'step', 'last', 'bf16' if bf16 else 'fp32', device=str(device)
             ),
         )
     return dict(batch=batch, **out, paper=dict(batch=16, size=256, **train_memory(unet_cfg('paper'), 16)))
@@ -108,7 +108,7 @@ def bench_growth(
             size=size,
             batch=batch,
             seconds=round(median(took), 4),
-            mib=apart('peak_of_call', 'ours', cfg, batch, 'step', 'last', 'fp32', device=str(device)),
+            mib=apart('timing.peak_of_call', 'ours', cfg, batch, 'step', 'last', 'fp32', device=str(device)),
         )
     return dict(resolution=[row(s, 1) for s in sizes], batch=[row(64, b) for b in batches])
 
@@ -134,7 +134,7 @@ def attention_memory(
 
 def bench_attention(device='cpu', tokens=(1024,2048,4096,8192))->list:
     "`attention_memory` in a process of its own"
-    return apart('attention_memory', tokens, device=str(device))
+    return apart('bench_gpu.attention_memory', tokens, device=str(device))
 
 # %% ../nbs/12y_bench_gpu.ipynb #d086a90b
 def matmul_rate(

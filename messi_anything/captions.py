@@ -10,17 +10,10 @@ import numpy as np, torch
 from PIL import Image
 from .boxes import Box
 from .core import ConfigError, DataError
-from messi_anything.augment import (
-    head_pose,
-    hats,
-    hat,
-    sunglasses,
-    medical_mask,
-    medical_masks,
-    wear,
-    random_landmarks,
-    grow,
-)
+from .head_pose import head_pose, random_landmarks
+from .props import hat, hats, medical_mask, medical_masks, sunglasses
+from .transforms import grow
+from .wear import wear
 
 # %% auto #0
 __all__ = ['chart', 'colour_names', 'fact_values', 'fact_names', 'name_colours', 'fact_row', 'said', 'torso', 'shirt_facts',
@@ -189,7 +182,7 @@ def view_facts(
 
 # %% ../nbs/02a_captions.ipynb #2d642bb2
 def _shade(words, kind): # 'dark green cap' -> the name on our chart
-    from messi_anything.augment import colours
+    from messi_anything.props import colours
     name = words.removesuffix(' '+kind)
     best = max((o for o in colours if re.match(rf'{o}\b', name)), key=len, default=None)
     return colour_names[int(name_colours(np.array(colours[best])*255))] if best else None

@@ -12,7 +12,7 @@ from pathlib import Path
 __all__ = ['MessiError', 'ImageError', 'DataError', 'WeightsError', 'ConfigError', 'reason', 'positional', 'say', 'short_repr',
            'moved_names', 'user_path', 'regular_file', 'short_name', 'read_json', 'make_folder', 'check_writable',
            'home_folder', 'check_workers', 'in_parallel', 'command', 'link_target', 'atomic_path', 'sweep',
-           'atomic_write']
+           'atomic_write', 'write_json']
 
 # %% ../nbs/000_core.ipynb #9a9dec22
 def _clip(
@@ -341,3 +341,9 @@ def atomic_write(
     "Write `data` to the file `path`, all of it or nothing"
     with atomic_path(path) as tmp: tmp.write_bytes(data.encode() if isinstance(data, str) else data)
     return Path(path)
+
+# %% ../nbs/000_core.ipynb #df437a31
+def write_json(path, obj):
+    "Write `obj` as JSON, beside its place and then renamed into it"
+    with atomic_path(path) as tmp: Path(tmp).write_text(json.dumps(obj, indent=1)+'\n')
+

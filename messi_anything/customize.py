@@ -20,12 +20,13 @@ from messi_anything.core import (
 )
 from .images import image_grid, load_image, to_pil
 from .provenance import is_image_file
-from .records import commit_id, write_json
+from .core import write_json
+from .records import commit_id
 from .core import make_folder
 from .faces import Face, FaceFinder, face_net, read_landmarks, with_mesh
 from .checks import Checks, reasons, verdict_of
 from .report import target_report
-from .target import FaceEmbedding
+from .embedding import FaceEmbedding
 from .headspace import VIEWS, HeadTarget, head_space, head_target, sample_heads
 from .heads import HeadInpainter, steady_temperature
 from .aligned import AlignedHead, aligned_heads, unusual_heads

@@ -16,7 +16,7 @@ from messi_anything.core import (
 from .frames import mask_box
 from .images import load_image, mask_to_pil
 from .provenance import check_free, list_images, made_here, note_of, noted, save_image
-from .records import write_json
+from .core import write_json
 from .segment import Segmentation, Segmenter, check_choice, choice
 from .core import make_folder
 from .weights import pick_device

@@ -12,7 +12,10 @@ from PIL import Image, ImageDraw
 from .boxes import Box
 from .core import ConfigError, DataError
 from .images import to_pil, to_tensor
-from .augment import colours, eyeglasses, grow, hat, head_pose, medical_mask, sunglasses, wear
+from .head_pose import head_pose
+from .props import colours, eyeglasses, hat, medical_mask, sunglasses
+from .transforms import grow
+from .wear import wear
 from .weights import Pretrained, find_weights
 from .landmarks import FACE_OVAL, align, angles, landmark_net, six_points
 from .text import check_text

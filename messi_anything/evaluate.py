@@ -27,8 +27,8 @@ from messi_anything.headspace import (
 )
 from .heads import aligned_crop
 from .pipeline import ReplaceCfg, replace
-from .target import FaceEmbedding
-from .records import write_json
+from .embedding import FaceEmbedding
+from .core import write_json
 
 # %% auto #0
 __all__ = ['SAME', 'BANDS', 'FaceScore', 'face_sharpness', 'light_direction', 'FaceJudge', 'target_center', 'face_table',

@@ -4,34 +4,26 @@
 
 # %% ../nbs/03a_faces.ipynb #3a85e9a9
 from __future__ import annotations
-import csv, functools, importlib, importlib.util, math, time
-from dataclasses import dataclass, replace
-from pathlib import Path
-import numpy as np, torch, torch.nn.functional as F
-from torch import nn, Tensor
-from fastcore.basics import patch
+import csv, functools, importlib.util, math, torch
+import numpy as np
+import torch.nn.functional as F
 from PIL import Image
-from .boxes import Box, crop
-from .core import ConfigError, DataError, ImageError, atomic_path, reason, regular_file
+from dataclasses import dataclass, replace
+from fastcore.basics import patch
+from torch import Tensor, nn
+from .boxes import Box
+from .core import ConfigError, DataError, atomic_path, reason, regular_file
 from .images import load_image, to_tensor
-from .augment import landmark_names, warp, recolour
 from messi_anything.landmarks import (
-    N_POINTS,
-    HeadPose,
-    Windows,
-    align,
-    angles,
-    find_landmarks,
-    landmark_net,
-    six_points,
-    windows_of,
+    HeadPose, Windows, align, angles, find_landmarks, landmark_net, six_points, windows_of,
 )
+from .transforms import landmark_names
 from .weights import Pretrained, find_weights
+from .core import moved_names
 
 # %% auto #0
 __all__ = ['LANDMARKS', 'MIRROR', 'BACKENDS', 'Face', 'write_face_table', 'read_face_table', 'draw_faces', 'FaceCfg', 'FaceNet',
-           'cascade_candidates', 'FaceFinder', 'scan', 'with_mesh', 'read_landmarks', 'find_faces', 'face_net',
-           'face_logit', 'FaceCrops', 'pack_faces', 'FaceSet', 'spoil', 'FaceLoss', 'other_windows', 'score_faces']
+           'FaceFinder', 'scan', 'with_mesh', 'read_landmarks', 'find_faces', 'face_net', 'face_logit']
 
 # %% ../nbs/03a_faces.ipynb #dcc8cbd7
 LANDMARKS = landmark_names # right eye, left eye, nose, mouth, right ear, left ear
@@ -194,40 +186,6 @@ class FaceNet(nn.Module, Pretrained):
         at = torch.linspace(-1.2, 1.2, f.shape[-1], device=x.device)      # the maps reach a little beyond the window
         marks = torch.stack([(p.sum(2)*at).sum(2), (p.sum(3)*at).sum(2)], 2) # (b,6,2)
         return torch.cat([self.face(c).float(), marks.flatten(1)], 1)
-
-# %% ../nbs/03a_faces.ipynb #a6b34092
-@functools.lru_cache(1)
-def _cascade():
-    from skimage import data
-    from skimage.feature import Cascade
-    return Cascade(data.lbp_frontal_face_cascade_filename())
-
-# %% ../nbs/03a_faces.ipynb #32a161af
-def cascade_candidates(
-    img:Image.Image,
-    angle:float=0.,      # degrees the photo is turned by, counter-clockwise
-    mirror:bool=False,   # whether it is mirrored first
-    neighbours:int=1,    # how many overlapping windows must agree
-    smallest:int=20,     # pixels
-)->list:                 # (centre x, y, side, angle in radians) in the photo as it came
-    "What the cascade takes for a face; with one neighbour, much that is none"
-    im = img.rotate(angle, Image.BILINEAR) if angle else img
-    if mirror: im = im.transpose(Image.FLIP_LEFT_RIGHT)
-    found = _cascade().detect_multi_scale(
-        img=np.asarray(im),
-        scale_factor=1.15,
-        step_ratio=1,
-        min_size=(smallest,) * 2,
-        max_size=(min(im.size),) * 2,
-        min_neighbor_number=neighbours,
-    )
-    a,(w,h),out = math.radians(angle),(im.width/2, im.height/2),[]
-    for o in found:
-        s = o['width']
-        x,y = o['c']+s/2-w,o['r']+s/2-h
-        if mirror: x = -x
-        out.append((x*math.cos(a)-y*math.sin(a)+w, x*math.sin(a)+y*math.cos(a)+h, float(s), a))
-    return out
 
 # %% ../nbs/03a_faces.ipynb #1193fbd6
 def _overlap(a, b): # (n,4) and (4,) windows -> (n,) IoU of their squares, turns left aside
@@ -507,208 +465,8 @@ def face_logit(
         )
     return torch.stack(out).mean(0)
 
-# %% ../nbs/03a_faces.ipynb #6920dcb6
-@dataclass
-class FaceCrops:
-    "Faces cut out with much around them, for training"
-    image:np.ndarray     # (n,s,s,3) uint8
-    # (n,3) float32: centre x and y, and side, of the face's box; the crop runs from -1 to 1 both ways
-    box:np.ndarray
-    landmarks:np.ndarray # (n,6,2) float32, likewise
-    def __len__(self): return len(self.image)
-
-# %% ../nbs/03a_faces.ipynb #e060bd6d
-def pack_faces(
-    faces:list,      # of (photo's path, `Face` with landmarks)
-    size:int=112,    # side of a crop
-    around:float=3.2,# side of the window cut out, as a multiple of the face box's
-)->FaceCrops:
-    "Cut faces out, with room to turn, shift and scale them later"
-    image,box,marks,last = [],[],[],(None,None)
-    for path,f in faces:
-        if f.landmarks is None: raise DataError(f'{path}: {f} has no landmarks to learn from')
-        if path!=last[0]: last = (path, load_image(path))
-        (cx,cy),h = f.box.center,max(f.box.width, f.box.height)*around/2
-        l,t,s = round(cx-h),round(cy-h),max(8, round(2*h))
-        image.append(np.asarray(crop(last[1], Box(l,t,l+s,t+s), size)))
-        rel = lambda p: (np.asarray(p)-(l,t))*2/s-1
-        box.append([*rel((cx,cy)), 4*h/around/s])
-        marks.append(rel(f.landmarks))
-    if not image: raise DataError('no faces to learn from')
-    return FaceCrops(np.stack(image), np.array(box, np.float32), np.array(marks, np.float32))
-
-# %% ../nbs/03a_faces.ipynb #2183b88a
-class FaceSet(torch.utils.data.Dataset):
-    "Windows around faces and beside them, turned, scaled, shifted, mirrored and spoilt"
-    def __init__(self,
-        faces:FaceCrops,
-        others:np.ndarray,  # (n,s,s,3) uint8 pictures without faces
-        cfg:FaceCfg=FaceCfg(),
-        share:float=.6,    # of windows on faces
-        beside:float=.15,   # of windows that a face is in, but not where or how large it should be
-        spoilt:bool=True,   # whether colours change and pictures are spoilt, see `spoil`
-    ): self.faces,self.others,self.cfg,self.share,self.beside,self.spoilt = faces,others,cfg,share,beside,spoilt
-    def __len__(self): return len(self.faces)
-
-    def move(self, kind, rng, roll, k): # -> scale, angle, shift, mirror
-        f = rng.choice([-1,1])
-        if kind=='level':  # as it is seen the second time
-            return k*np.exp(rng.normal(0,.07)), roll*f+rng.normal(0,.09), rng.normal(0,.05,2), f
-        if kind=='first': # as a detector proposes it
-            return k*np.exp(rng.uniform(-.45,.4)), rng.uniform(-.75,.75), rng.uniform(-.3,.3,2), f
-        far = rng.normal(0,1,2)
-        far *= rng.uniform(.75,1.3)/np.linalg.norm(far)
-        return (
-            (k * np.exp(rng.uniform(-0.2, 0.3)), rng.uniform(-0.5, 0.5), far, f)
-            if rng.random() < 0.6
-            else (
-                k * np.exp(rng.choice([-1, 1]) * rng.uniform(0.75, 1.1)),
-                rng.uniform(-0.5, 0.5),
-                rng.uniform(-0.3, 0.3, 2),
-                f,
-            )
-        )
-
-    def __getitem__(self, key):
-        i,seed = key
-        rng,s,u = np.random.default_rng(seed),self.cfg.size,0.
-        u = rng.random()
-        box,marks,on = np.zeros(3, np.float32),np.zeros((6,2), np.float32),float(u<self.share)
-        if u<self.share+self.beside:
-            p,(cx,cy,w) = self.faces.landmarks[i],self.faces.box[i]
-            d = p[1]-p[0]
-            scale, angle, shift, f = self.move(
-                ('level' if rng.random() < 0.65 else 'first') if on else 'beside',
-                rng,
-                math.atan2(d[1], d[0]),
-                2 / (w * self.cfg.zoom),
-            )
-            c,n = math.cos(angle),math.sin(angle)
-            m = np.array([[f*c,f*n],[-n,c]])*scale                     # from the crop to the window
-            to = lambda q: (np.asarray(q)-(cx,cy))@m.T+shift           # the face's middle comes to `shift`
-            x = warp(_picture(self.faces.image[i]), scale, angle, shift-m@np.array([cx,cy]), f, s, 'border')
-            marks = to(p)[MIRROR if f<0 else slice(None)]
-            box = np.array([*to((cx,cy)), math.log(w*scale*self.cfg.zoom/2)])
-        else:
-            x = _picture(self.others[rng.integers(len(self.others))])
-            x = warp(x, rng.uniform(1,2), rng.uniform(-.6,.6), rng.uniform(-.3,.3,2), rng.choice([-1,1]), s, 'border')
-        if self.spoilt: x = spoil(recolour(x, rng), rng)
-        return dict(
-            image=x[0],
-            on=torch.tensor(on),
-            box=torch.as_tensor(box).float(),
-            landmarks=torch.as_tensor(marks).float(),
-        )
-
-def _picture(a): return torch.from_numpy(a).permute(2,0,1)[None].float()/127.5-1
-
-# %% ../nbs/03a_faces.ipynb #fe08ca83
-def spoil(
-    x:Tensor,  # (b,3,h,w) in [-1,1]
-    rng,       # numpy's Generator
-)->Tensor:
-    "What happens to small faces in real photos: too few pixels, noise, something in front"
-    s = x.shape[-1]
-    if rng.random()<.3:
-        x = F.interpolate(
-            F.interpolate(x, size=int(rng.integers(s // 5, s)), mode='bilinear', antialias=True),
-            size=s,
-            mode='bilinear',
-        )
-    if rng.random()<.2: x = x+torch.from_numpy(rng.normal(0, rng.uniform(.01,.12), x.shape)).float()
-    if rng.random()<.1:
-        w,h = rng.integers(s//8, s//2, 2)
-        l,t = rng.integers(0, s-w),rng.integers(0, s-h)
-        x = x.clone()
-        x[...,t:t+h,l:l+w] = torch.from_numpy(rng.uniform(-1,1,(1,3,1,1))).float()
-    return x.clamp(-1,1)
-
-# %% ../nbs/03a_faces.ipynb #9d3a7076
-class FaceLoss:
-    "Cross entropy for being a face, and where it is one the distances of box and landmarks"
-    def __call__(self, net, batch):
-        o,on = net(batch['image']).float(),batch['on']
-        face = F.binary_cross_entropy_with_logits(o[:,0], on)
-        per = lambda d: (
-            F.smooth_l1_loss(d, torch.zeros_like(d), beta=0.02, reduction='none').flatten(1).mean(1) * on
-        ).sum() / on.sum().clamp(min=1)
-        box,marks = per(o[:,1:4]-batch['box']),per(o[:,4:].reshape(-1,6,2)-batch['landmarks'])
-        return face+4*box+10*marks, dict(face=face.detach(), box=box.detach(), landmarks=marks.detach())
-
-# %% ../nbs/03a_faces.ipynb #aea0f4c3
-def other_windows(
-    places:list,   # of (photo's path, `Box` without faces, or None for the whole photo)
-    each:int=16,   # windows of a photo, about
-    size:int=80,   # side of what is kept
-    side:int=480,  # the photo's longer side is scaled down to this
-    seed:int=0,
-    progress:bool=True,
-)->np.ndarray:     # (n,size,size,3) uint8
-    "Windows without faces: half at random, half those that the cascade takes for faces"
-    from tqdm.auto import tqdm
-    rng,out = np.random.default_rng(seed),[]
-    for path,box in tqdm(places, disable=not progress, unit='photo'):
-        img = load_image(path)
-        k = min(1, side/max(img.size))
-        img = img.resize((round(img.width*k), round(img.height*k)), Image.BILINEAR)
-        b = Box(0, 0, *img.size) if box is None else Box(*(o*k for o in box.astuple()))
-        room = min(b.width, b.height)
-        if room<32: continue
-        some = [
-            (rng.uniform(b.left + s / 2, b.right - s / 2), rng.uniform(b.top + s / 2, b.bottom - s / 2), s, 0.0)
-            for s in np.exp(rng.uniform(math.log(24), math.log(room), each // 2))
-        ]
-        hard = [
-            (x, y, 2.1 * s, a)
-            for x, y, s, a in cascade_candidates(img, smallest=18)
-            if b.left <= x - s / 2 and x + s / 2 <= b.right and b.top <= y - s / 2 and y + s / 2 <= b.bottom
-        ]
-        pick = some+[hard[i] for i in rng.permutation(len(hard))[:each//2]]
-        out.append(
-            ((Windows(img, size)(torch.tensor(pick, dtype=torch.float32)).permute(0, 2, 3, 1) + 1) * 127.5)
-            .round()
-            .clamp(0, 255)
-            .byte()
-            .numpy()
-        )
-    if not out:
-        raise DataError('no window without a face could be cut: the photos, or the boxes without faces, are too small')
-    return np.concatenate(out)
-
-# %% ../nbs/03a_faces.ipynb #3f131163
-def score_faces(
-    find,             # photo -> list of `Face`
-    listed:dict,      # photo's path -> list of `Face` that are in it
-    overlap:float=.3, # IoU from which a box counts as found
-    progress:bool=True,
-)->dict:              # numbers
-    "How many of the listed faces are found, what is found beside them, and how far landmarks are off"
-    from tqdm.auto import tqdm
-    hit,largest,extra,off,seconds = [],[],[],[],[]
-    for path,faces in tqdm(listed.items(), disable=not progress, unit='photo'):
-        img,start = load_image(path),time.perf_counter()
-        found = find(img)
-        seconds.append(time.perf_counter()-start)
-        match = [max(found, key=lambda f: f.box.iou(o.box), default=None) for o in faces]
-        ok = [m is not None and m.box.iou(o.box)>overlap for m,o in zip(match, faces)]
-        off += [
-            np.linalg.norm(m.landmarks - o.landmarks, axis=1).mean() / o.eyes
-            for m, o, k in zip(match, faces, ok)
-            if k and m.landmarks is not None and o.landmarks is not None
-        ]
-        hit += ok
-        largest += ok[:1]
-        extra.append(sum(all(f.box.iou(o.box)<=overlap for o in faces) for f in found))
-    mean = lambda v: round(float(np.mean(v)),4) if len(v) else None
-    out = dict(
-        photos=len(listed),
-        faces=len(hit),
-        found=mean(hit),
-        largest_found=mean(largest),
-        unlisted_a_photo=mean(extra),
-        seconds=round(float(np.median(seconds)), 4) if seconds else None,
-    )
-    return {
-        **out,
-        **(dict(landmark_error_median=round(float(np.median(off)), 4), landmark_error_mean=mean(off)) if off else {}),
-    }
+# %% ../nbs/03a_faces.ipynb #fd85f274
+__getattr__ = moved_names(
+    __name__,
+    train_faces='FaceCrops FaceLoss FaceSet cascade_candidates other_windows pack_faces score_faces spoil',
+)

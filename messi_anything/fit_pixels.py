@@ -9,7 +9,7 @@ import numpy as np
 from dataclasses import asdict, dataclass, field, replace
 from fastcore.basics import patch
 from pathlib import Path
-from .augment import wear_mask
+from .wear import wear_mask
 from messi_anything.core import (
     ConfigError, DataError, ImageError, WeightsError, atomic_write, read_json, say, user_path,
 )
@@ -20,7 +20,8 @@ from .pipeline import replace as replace_people
 from .pixel_card import Card, HeldOut, new_person, target_card
 from .pixel_views import landmarks_of, mask_views, masked_photos
 from .recipe import RecipeCfg, drawn_shares, recipe_cfg, recipe_net, stage_loss, stages, train_generator
-from .records import checkpoints, commit_id, write_json
+from .core import write_json
+from .records import checkpoints, commit_id
 from .registry import check_name, install_target, read_target_json, targets_home
 from .splits import split_photos
 from .target import prep_target

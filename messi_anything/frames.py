@@ -16,7 +16,7 @@ from .images import load_image, load_mask
 
 # %% auto #0
 __all__ = ['Photo', 'photo_mask', 'mask_box', 'person_window', 'Frame', 'eye_angle', 'face_frame', 'person_frame', 'centre_frame',
-           'best_frame']
+           'best_frame', 'letterbox']
 
 # %% ../nbs/00c_frames.ipynb #424603f8
 @dataclass(frozen=True)
@@ -191,3 +191,12 @@ def best_frame(
     if person is not None and (isinstance(person, Box) or np.any(np.asarray(person)>.5)):
         return person_frame(size, person)
     return centre_frame(size)
+
+# %% ../nbs/00c_frames.ipynb #45e8366b
+def letterbox(
+    size:tuple, # (width, height) of the photo
+    side:int,   # of the square
+)->tuple:       # (scaled width, scaled height); the photo lies in the square's top left corner
+    "The size of a photo scaled to fit a square without squashing"
+    s = side/max(size)
+    return max(1, round(size[0]*s)), max(1, round(size[1]*s))

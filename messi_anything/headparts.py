@@ -4,24 +4,22 @@
 
 # %% ../nbs/07c_headparts.ipynb #1e6c4370
 from __future__ import annotations
-import functools, io, math
-from dataclasses import dataclass
-import numpy as np, torch, torch.nn.functional as F
-from torch import nn, Tensor
+import functools, math, torch
+import numpy as np
+import torch.nn.functional as F
 from PIL import Image, ImageDraw
+from dataclasses import dataclass
+from torch import Tensor, nn
 from .boxes import Box
 from .core import ConfigError, DataError, ImageError
-from .images import open_image
-from .augment import recolour
 from .landmarks import FACE_OVAL
 from .parts import guide
-from .training import TrainCfg, Trainer
 from .weights import Pretrained, find_weights
+from .core import moved_names
 
 # %% auto #0
-__all__ = ['HEAD_PARTS', 'SOMEBODY', 'UNKNOWN', 'align_head', 'head_window', 'head_crop', 'draw_oval', 'HeadPartsCfg',
-           'HeadPartsNet', 'HeadParts', 'load_head_parts', 'head_parts', 'HeadCrops', 'pack_head', 'own_label', 'paste',
-           'HeadSet', 'spoil_head', 'HeadPartsLoss', 'unweighted', 'score_head_parts', 'train_head_parts']
+__all__ = ['HEAD_PARTS', 'align_head', 'sample_planes', 'head_window', 'head_crop', 'draw_oval', 'HeadPartsCfg', 'HeadPartsNet',
+           'HeadParts', 'load_head_parts', 'head_parts']
 
 # %% ../nbs/07c_headparts.ipynb #23779c6c
 HEAD_PARTS = ('background', 'hair', 'skin', 'clothes', 'in front')
@@ -59,7 +57,7 @@ def align_head(
     return np.concatenate([m, (np.array([.5,_eye_height])*size-m@middle)[:,None]], 1)
 
 # %% ../nbs/07c_headparts.ipynb #2f43bb79
-def _sample(
+def sample_planes(
     x:Tensor,        # (1,c,h,w)
     matrix,          # (2,3), pixels of x to pixels of the answer
     size:tuple,      # (w,h) of the answer
@@ -98,7 +96,7 @@ def head_crop(
     h,w = x.shape[2:]
     if k>1: x = F.avg_pool2d(F.pad(x, (0,-w%k,0,-h%k), 'replicate'), k)
     to = np.array(matrix)@np.array([[k,0,b.left], [0,k,b.top], [0,0,1]])
-    return _sample(x, to, (size,size))
+    return sample_planes(x, to, (size,size))
 
 # %% ../nbs/07c_headparts.ipynb #426a43e8
 def draw_oval(
@@ -173,10 +171,10 @@ def _on_window(
     left,top,right,bottom = (int(o) for o in box.astuple())
     x,size = img[...,top:bottom,left:right],(right-left,bottom-top)
     to = np.linalg.inv(np.vstack([matrix, (0,0,1)]))[:2]-[[0,0,left], [0,0,top]]
-    seen = _sample(torch.ones_like(lines[:1,:1]), to, size)
+    seen = sample_planes(torch.ones_like(lines[:1,:1]), to, size)
     maps = []
     for one in lines:                                        # class by class: 12 megapixels are a lot
-        m = _sample(one[None], to, size)
+        m = sample_planes(one[None], to, size)
         maps.append((m[:,:3]*x).sum(1, keepdim=True)+m[:,3:])
     p = torch.cat(maps, 1).clamp_(0, 1)
     p[:,:1] += 1-seen                                        # beyond the crop: background
@@ -253,277 +251,11 @@ def head_parts(
         out += [HeadParts(k, m, img) for k,m in zip(p, some)]
     return out
 
-# %% ../nbs/07c_headparts.ipynb #706307bd
-SOMEBODY,UNKNOWN = 254,255 # labels for training: some part of the person; nothing is known
-
-# %% ../nbs/07c_headparts.ipynb #e6f47f56
-@dataclass
-class HeadCrops:
-    "Aligned heads with their labels, and room around them to turn and shift"
-    image:np.ndarray   # (n,s,s,3) uint8; the network's crop is in its middle, at its scale
-    label:np.ndarray   # (n,s,s) uint8: place in `HEAD_PARTS`, `SOMEBODY` or `UNKNOWN`
-    oval:np.ndarray    # (n,s,s) uint8, 255 inside the face
-    true:np.ndarray    # (n,) bool, whether the labels were made by people
-    def __len__(self): return len(self.image)
-    def __getitem__(self, i): return HeadCrops(self.image[i], self.label[i], self.oval[i], self.true[i])
-
-# %% ../nbs/07c_headparts.ipynb #f38c78da
-_room = 32 # pixels kept around the crop
-
-def pack_head(
-    img:Tensor,   # (1,3,H,W) in [-1,1]
-    label,        # (H,W) uint8, see `HeadCrops`
-    mesh,         # (468,2) or (478,2)
-    size:int=128, # the network's side
-)->tuple:         # image (s,s,3), label (s,s), oval (s,s), all uint8, with s = size+64
-    "One aligned head for training"
-    m,s = align_head(mesh, size)+np.array([[0,0,_room], [0,0,_room]]),size+2*_room
-    x = ((head_crop(img, m, s)[0].permute(1,2,0)+1)*127.5).round().clamp(0, 255).byte().numpy()
-    l = torch.from_numpy(255-np.asarray(label)).float()[None,None]          # so that 0, beyond the photo, is `UNKNOWN`
-    l = 255-_sample(l, m, (s,s), 'nearest')[0,0].byte().numpy()
-    return x, l, (draw_oval(mesh, m, s)[0,0]*255).byte().numpy()
-
-# %% ../nbs/07c_headparts.ipynb #85dce2de
-def own_label(
-    label,       # (H,W) uint8, see `HeadCrops`: everybody's
-    mesh,        # (p,2) of the person
-    others=(),   # meshes of other people in the photo
-)->np.ndarray:   # (H,W): everybody else is background
-    "Whose hair, whose clothes: the nearest face's; what does not hang together with the face is somebody else's"
-    from scipy import ndimage
-    l,(h,w) = np.array(label),np.shape(label)
-    y,x = np.mgrid[:h,:w].astype(np.float32)+.5
-    def far(m):
-        p = np.asarray(m)[FACE_OVAL]
-        c,s = (p.min(0)+p.max(0))/2,np.ptp(p, 0).max()
-        return np.hypot((x-c[0])/s, np.maximum(abs(y-c[1]-.3*s)/s-.5, 0)*.6)
-    if len(others):
-        mine,their = far(mesh),np.min([far(o) for o in others], 0)
-        l[(their<mine) & (l!=UNKNOWN)] = 0
-        l[(l>0) & (abs(their-mine)<.12*(their+mine))] = UNKNOWN
-    number,n = ndimage.label((l>0) & (l!=UNKNOWN))
-    if n:
-        p = np.asarray(mesh)[FACE_OVAL].astype(int)
-        here = number[p[:,1].clip(0, h-1), p[:,0].clip(0, w-1)]
-        count = np.bincount(here[here>0], minlength=n+1)
-        if count.sum(): l[(number>0) & (count[number]<.15*count.sum())] = 0
-    return l
-
-# %% ../nbs/07c_headparts.ipynb #27ad671c
-def paste(
-    x:Tensor,    # (1,3,s,s), changed in place
-    label:Tensor,# (s,s) uint8, changed in place
-    new:Tensor,  # (1,3,s,s) what is laid over
-    on:Tensor,   # (s,s) bool, where
-    value:int,   # what it is
-    soft:float=1., # whether edges are softened
-):
-    "Lay something over a crop, with an edge as a camera would draw it"
-    a = on.float()[None,None]
-    if soft: a = F.avg_pool2d(a, 3, 1, 1)
-    x.lerp_(new, a)
-    label[on & (label!=UNKNOWN)] = value
-
-# %% ../nbs/07c_headparts.ipynb #1c215779
-def _texture(rng, scenes, size): # (1,3,size,size): a part of a scene, or one colour
-    if rng.random()<.15 or not len(scenes):
-        return torch.from_numpy(rng.uniform(-1, 1, (1,3,1,1))).float().expand(1,3,size,size)
-    s = scenes[rng.integers(len(scenes))]
-    k = int(rng.integers(size//2, len(s)+1))
-    t,l = rng.integers(0, len(s)-k+1, 2)
-    x = torch.from_numpy(s[t:t+k,l:l+k]).permute(2,0,1)[None].float()/127.5-1
-    return F.interpolate(x, (size,size), mode='bilinear', align_corners=False)
-
-def _thing(rng, size): # (s,s) bool: a ball on a stick, a bar, a blob, somewhere over the lower face or beside it
-    im = Image.new('L', (size,size))
-    d = ImageDraw.Draw(im)
-    x,y = size*(.5+rng.normal(0, .14)),size*(.6+rng.normal(0, .12))
-    r,a = size*rng.uniform(.03, .09),rng.uniform(.15, .85)*math.pi
-    if rng.random()<.6:
-        d.line([x, y, x+size*math.cos(a), y+size*math.sin(a)], fill=255, width=int(r*rng.uniform(.5, 1.6))+1)
-    if rng.random()<.5: d.ellipse([x-r,y-r*rng.uniform(.8,1.6),x+r,y+r], fill=255)
-    else:
-        round_ = np.linspace(0, 6, 8)
-        corners = [(x+rng.uniform(.5,2)*r*math.cos(t), y+rng.uniform(.5,2)*r*math.sin(t)) for t in round_]
-        d.polygon(corners, fill=255)
-    return torch.from_numpy(np.array(im)>0)
-
-# %% ../nbs/07c_headparts.ipynb #5dac4504
-class HeadSet(torch.utils.data.Dataset):
-    "Aligned heads, turned, shifted, recoloured, with neighbours, other backgrounds, hands and things in front"
-    def __init__(self,
-        heads:HeadCrops,
-        scenes=(),          # (n,s,s,3) uint8 pictures without people
-        hands=(),           # (n,s,s,4) uint8 hands and arms on nothing
-        size:int=128,       # of the network's crop
-        spoilt:bool=True,   # False: the crops as they are
-    ): self.heads,self.scenes,self.hands,self.size,self.spoilt = heads,scenes,hands,size,spoilt
-    def __len__(self): return len(self.heads)
-
-    def look(self, i, matrix): # crop i through a map from the stored crop to the network's: picture, label, oval
-        h,s = self.heads,self.size
-        x = torch.from_numpy(h.image[i]).permute(2,0,1)[None].float()/127.5-1
-        two = torch.from_numpy(np.stack([255-h.label[i], h.oval[i]])).float()[None]
-        two = _sample(two, matrix, (s,s), 'nearest')[0]
-        return _sample(x, matrix, (s,s)), 255-two[0].byte(), two[1:]/255
-
-    def matrix(self, rng, shift, scale, turn, mirror): # stored crop -> network's crop, about the middle
-        c,n = math.cos(turn)*scale,math.sin(turn)*scale
-        m = np.array([[c*mirror,-n], [n*mirror,c]])
-        old,new = np.full(2, self.heads.image.shape[1]/2),np.full(2, self.size/2)
-        return np.concatenate([m, (new+np.asarray(shift)*self.size-m@old)[:,None]], 1)
-
-    def __getitem__(self, key):
-        i,seed = key
-        rng = np.random.default_rng(seed)
-        if not self.spoilt:
-            x,label,oval = self.look(i, self.matrix(rng, (0,0), 1, 0, 1))
-            return self.item(x, label, oval, i)
-        turn = rng.normal(0, .08) if rng.random()<.75 else rng.uniform(-.5, .5)
-        m = self.matrix(rng, rng.normal(0, .02, 2), math.exp(rng.normal(0, .08)), turn, rng.choice([-1,1]))
-        x,label,oval = self.look(i, m)
-        x = x.contiguous()
-        if rng.random()<.25: self.behind(rng, x, label)
-        if rng.random()<.3: self.neighbour(rng, x, label, oval)
-        if rng.random()<.15: self.hand(rng, x, label, oval)
-        if rng.random()<.12:
-            new = _texture(rng, self.scenes, self.size)*rng.uniform(.2, 1)
-            paste(x, label, new, _thing(rng, self.size), 4)
-        if rng.random()<.5:                                               # meshes are not exact
-            moved = np.array([[1,0,rng.normal(0,1.5)], [0,1,rng.normal(0,1.5)]])
-            oval = _sample(oval[None], moved, (self.size,)*2)[0]
-        return self.item(spoil_head(recolour(x, rng, .35), rng), label, oval, i)
-
-    def item(self, x, label, oval, i):
-        weight = torch.tensor(1. if self.heads.true[i] else .6)
-        return dict(image=torch.cat([x[0], oval]), label=label.long(), weight=weight)
-
-# %% ../nbs/07c_headparts.ipynb #57fe876e
-def _behind(self, rng, x, label):
-    "Another background"
-    on = F.avg_pool2d((label==0).float()[None,None], 3, 1, 1)
-    x.lerp_(_texture(rng, self.scenes, self.size), on)
-
-def _neighbour(self, rng, x, label, oval):
-    "Somebody else beside this person, mostly behind"
-    j,side = int(rng.integers(len(self.heads))),rng.choice([-1,1])
-    shift,scale = (side*rng.uniform(.22, .6), rng.normal(0, .12)),math.exp(rng.normal(0, .25))
-    m = self.matrix(rng, shift, scale, rng.normal(0, .1), rng.choice([-1,1]))
-    new,other,_ = self.look(j, m)
-    on = (other>0) & (other!=UNKNOWN)
-    if rng.random()<.75: on &= label==0
-    else: on &= ~(F.max_pool2d(oval[None], 9, 1, 4)[0,0]>0)
-    paste(x, label, new, on, 0)
-
-def _hand(self, rng, x, label, oval):
-    "A hand in front of the face, its colour half way to the face's"
-    if not len(self.hands): return
-    h = torch.from_numpy(self.hands[rng.integers(len(self.hands))]).permute(2,0,1)[None].float()
-    t,k,s = rng.uniform(-math.pi, math.pi),math.exp(rng.normal(.1, .3)),h.shape[-1]
-    r = np.array([[math.cos(t),-math.sin(t)], [math.sin(t),math.cos(t)]])*k
-    at = np.array([.5+rng.normal(0, .1), .55+rng.normal(0, .1)])*self.size
-    h = _sample(h, np.concatenate([r, (at-r@np.full(2, s/2))[:,None]], 1), (self.size,)*2)
-    on = h[0,3]>127
-    face = oval[0]>.5
-    if on.sum()<20 or face.sum()<20: return
-    new = h[:,:3]/127.5-1
-    change = x[:,:,face].mean(2)-new[:,:,on].mean(2)
-    paste(x, label, new+change[...,None,None]*rng.uniform(.5, 1), on, 4)
-
-HeadSet.behind,HeadSet.neighbour,HeadSet.hand = _behind,_neighbour,_hand
-
-# %% ../nbs/07c_headparts.ipynb #29ffc549
-def spoil_head(
-    x:Tensor, # (1,3,s,s) in [-1,1]
-    rng,      # numpy's Generator
-)->Tensor:
-    "Too few pixels, noise, JPEG"
-    s = x.shape[-1]
-    if rng.random()<.35:
-        small = F.interpolate(x, size=int(rng.integers(s//4, s)), mode='bilinear', antialias=True, align_corners=False)
-        x = F.interpolate(small, size=s, mode='bilinear', align_corners=False)
-    if rng.random()<.2: x = x+torch.from_numpy(rng.normal(0, rng.uniform(.01, .1), x.shape)).float()
-    if rng.random()<.3:
-        a = ((x[0].permute(1,2,0)+1)*127.5).clamp(0, 255).byte().numpy()
-        f = io.BytesIO()
-        Image.fromarray(a).save(f, 'JPEG', quality=int(rng.integers(25, 90)))
-        x = torch.from_numpy(np.array(open_image(f))).permute(2,0,1)[None].float()/127.5-1
-    return x.clamp(-1, 1)
-
-# %% ../nbs/07c_headparts.ipynb #225b1b58
-class HeadPartsLoss:
-    "Cross entropy and Dice; where only 'somebody' is known, the probability of the background counts"
-    def __init__(self,
-        classes:tuple=(1.,1.3,1.3,1.,2.), # weight of each class
-        dice:float=1.,                    # weight of the Dice term
-    ): self.classes,self.dice = torch.tensor(classes),dice
-
-    def __call__(self, net, batch):
-        logp,label = net(batch['image']).float().log_softmax(1),batch['label']
-        known,some = label<len(HEAD_PARTS),label==SOMEBODY
-        y = torch.where(known, label, 0)
-        ce = F.nll_loss(logp, y, self.classes.to(logp), reduction='none')
-        part = -torch.log1p(-logp[:,0].exp().clamp(max=1-1e-4))           # -log of the probability of any part
-        w = batch['weight'][:,None,None]
-        ce = (w*(ce*known+part*some)).sum()/(w*(known|some)).sum().clamp(min=1)
-        hot = F.one_hot(y, len(HEAD_PARTS)).permute(0,3,1,2)*known[:,None]
-        p = logp.exp()*known[:,None]
-        both,all_ = (p*hot).sum((0,2,3)),(p+hot).sum((0,2,3))
-        dice = (1-(2*both+1)/(all_+1)).mean()
-        return ce+self.dice*dice, dict(ce=ce.detach(), dice=dice.detach())
-
-# %% ../nbs/07c_headparts.ipynb #d8d617ce
-@torch.no_grad()
-def unweighted(
-    net:HeadPartsNet,                # changed in place
-    classes:tuple=(1.,1.,1.,1.,2.),  # weights to divide the odds by
-)->HeadPartsNet:
-    "The network without the weights of its loss in its answers"
-    bias = net.out[0].bias.view(len(HEAD_PARTS), 4)          # the four pixels of each part, see `nn.PixelShuffle`
-    bias -= torch.tensor(classes).log().to(bias)[:,None]
-    return net
-
-# %% ../nbs/07c_headparts.ipynb #9d640db2
-@torch.no_grad()
-def score_head_parts(
-    net:HeadPartsNet,
-    heads:HeadCrops,
-    flip:bool=False, # see `head_parts`
-    at_once:int=32,
-)->dict:             # IoU of every part over all known pixels, their mean, and the share of pixels that are right
-    "How well a network tells the parts of heads whose labels are known"
-    data,n = HeadSet(heads, spoilt=False, size=net.cfg.size),len(HEAD_PARTS)
-    table = torch.zeros(n, n)
-    for i in range(0, len(heads), at_once):
-        b = [data[(k,0)] for k in range(i, min(i+at_once, len(heads)))]
-        x,label = (torch.stack([o[k] for o in b]) for k in ('image','label'))
-        p = net(x).softmax(1)
-        if flip: p = (p+net(x.flip(3)).softmax(1).flip(3))/2
-        on = label<n
-        table += torch.bincount(label[on]*n+p.argmax(1)[on], minlength=n*n).view(n, n)
-    both = table.diag()
-    iou = both/(table.sum(0)+table.sum(1)-both).clamp(min=1)
-    number = lambda v: round(float(v), 4)
-    parts = {k: number(v) for k,v in zip(HEAD_PARTS, iou)}
-    return {**parts, 'mean': number(iou.mean()), 'right': number(both.sum()/table.sum())}
-
-# %% ../nbs/07c_headparts.ipynb #2abd71b3
-def train_head_parts(
-    heads:HeadCrops,
-    cfg:TrainCfg=TrainCfg(steps=960, bs=32, lr=3e-3, schedule='cosine', warmup=60, weight_decay=.03, ema=(.99,),
-                          precision='fp32', eval_every=300, save_every=100),
-    out='runs/headparts', # folder of the run
-    weights=None,         # (n,) how often each head is drawn
-    scenes=(), hands=(),  # see `HeadSet`
-    held:dict=None,       # name -> `HeadCrops` to measure on
-    net:HeadPartsCfg=HeadPartsCfg(),
-    workers:int=0,        # processes that prepare batches
-)->Trainer:               # call its `fit`, and `unweighted` on what that gives
-    "The run that makes the network"
-    def evaluate(net):
-        return {f'{k} {part}': v for k,h in (held or {}).items() for part,v in score_head_parts(net.eval(), h).items()}
-    torch.manual_seed(cfg.seed)
-    about = dict(net=dict(size=net.size, widths=list(net.widths), blocks=net.blocks))
-    data = HeadSet(heads, scenes, hands, net.size)
-    return Trainer(HeadPartsNet(net), HeadPartsLoss(), data, cfg, out, weights, evaluate if held else None, about,
-                   workers, 'cpu', f'train_head_parts, {cfg.steps} steps')
+# %% ../nbs/07c_headparts.ipynb #65dfc75b
+__getattr__ = moved_names(
+    __name__,
+    train_headparts=(
+        'HeadCrops HeadPartsLoss HeadSet SOMEBODY UNKNOWN own_label pack_head paste score_head_parts '
+        'spoil_head train_head_parts unweighted'
+    ),
+)

@@ -11,7 +11,7 @@ from torch import Tensor
 from .boxes import Box
 from .core import ConfigError, DataError
 from .images import to_pil
-from .augment import grow
+from .transforms import grow
 from .faces import read_landmarks
 from .landmarks import FACE_OVAL
 from .headparts import head_parts

@@ -15,7 +15,7 @@ from .boxes import Box
 from .core import ConfigError, ImageError, WeightsError, read_json
 from .images import to_pil, to_tensor
 from .frames import face_frame, person_window
-from .augment import grow
+from .transforms import grow
 from .weights import find_weights, precision
 from .unet import UNet
 from .text import read_words
@@ -23,9 +23,9 @@ from .faces import face_logit
 from .consistency import Denoiser, Guided, SeededNoise, sample_consistency
 
 # %% auto #0
-__all__ = ['STEPS', 'LEFT', 'ROOM', 'hole_condition', 'Inpainter', 'start_levels', 'PixelInpainter', 'read_target',
-           'match_colours', 'Edge', 'soft_alpha', 'window_tensor', 'wide_window', 'close_window', 'feather',
-           'noise_level', 'match_grain', 'fill_view', 'fill_person', 'Plan', 'Painted', 'Wrapper', 'BestOf',
+__all__ = ['STEPS', 'LEFT', 'ROOM', 'hole_condition', 'condition_of', 'Inpainter', 'start_levels', 'PixelInpainter',
+           'read_target', 'match_colours', 'Edge', 'soft_alpha', 'window_tensor', 'wide_window', 'close_window',
+           'feather', 'noise_level', 'match_grain', 'fill_view', 'fill_person', 'Plan', 'Painted', 'Wrapper', 'BestOf',
            'check_tries', 'Classical', 'paint_photo', 'reach', 'groups']
 
 # %% ../nbs/07_inpaint.ipynb #6914c1cd
@@ -35,6 +35,19 @@ def hole_condition(
 )->Tensor:       # (b,4,h,w): the photo with its hole in grey, and the hole
     "Everything the generator may know of the photo: nothing from under the hole is in it"
     return torch.cat([img*(1-hole), hole], 1)
+
+# %% ../nbs/07_inpaint.ipynb #5bae429e
+def condition_of(
+    batch:dict, # 'image' and 'hole'; where there are, 'sketch' (b,1,s,s) and 'light' (b,3,n,n) of a head, see `pixels`
+)->Tensor:      # (b,c,s,s)
+    "All that a generator is shown beside the noise"
+    parts = [hole_condition(batch['image'], batch['hole'])]
+    for k in ('sketch','light'):
+        if k not in batch: continue
+        v,size = batch[k],batch['image'].shape[2:]
+        parts.append(v if v.shape[2:]==size else F.interpolate(v, size, mode='bilinear', align_corners=False))
+    return torch.cat(parts, 1)
+
 
 # %% ../nbs/07_inpaint.ipynb #0511e377
 class Inpainter:

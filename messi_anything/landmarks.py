@@ -4,23 +4,22 @@
 
 # %% ../nbs/030_landmarks.ipynb #b7e4c7c7
 from __future__ import annotations
-import functools, math
-from dataclasses import dataclass
-from typing import NamedTuple
-import numpy as np, torch, torch.nn.functional as F
-from torch import nn, Tensor
-from fastcore.basics import patch
+import functools, math, torch
+import numpy as np
+import torch.nn.functional as F
 from PIL import Image
-from .boxes import Box, crop
+from dataclasses import dataclass
+from torch import Tensor, nn
+from typing import NamedTuple
 from .core import ConfigError, DataError
-from .images import load_image, to_tensor
+from .images import to_tensor
 from .weights import Pretrained, find_weights
+from .core import moved_names
 
 # %% auto #0
 __all__ = ['N_POINTS', 'RIGHT_EYE', 'LEFT_EYE', 'NOSE', 'CHIN', 'FOREHEAD', 'FACE_OVAL', 'SIX_POINTS', 'eye_distance',
            'six_points', 'align', 'HeadPose', 'angles', 'face_frames', 'level', 'mirror_map', 'mirrored', 'shape_model',
-           'LandmarkCfg', 'LandmarkNet', 'landmark_net', 'Windows', 'windows_of', 'find_landmarks', 'LandmarkCrops',
-           'pack_landmarks', 'cut', 'seen_from', 'spoil_windows', 'LandmarkBatches', 'landmark_loss']
+           'LandmarkCfg', 'LandmarkNet', 'landmark_net', 'Windows', 'windows_of', 'find_landmarks']
 
 # %% ../nbs/030_landmarks.ipynb #fd8bc459
 N_POINTS = 478
@@ -327,162 +326,8 @@ def find_landmarks(
         side = net.cfg.zoom*torch.minimum(torch.maximum(f[:,2], .5*old), 2*old) # a face that is none does not run away
         windows = torch.stack([f[:,0], f[:,1], side, f[:,3]], 1)
 
-# %% ../nbs/030_landmarks.ipynb #dc7ce3ce
-_SPAN,_SIDE = 6.3, 160 # side of what is kept around a face, in distances between the eyes, and in pixels
-
-@dataclass
-class LandmarkCrops:
-    "Faces cut out level with the photo, for training"
-    image:np.ndarray  # (n,160,160,3) uint8, 6.3 distances between the eyes wide
-    points:np.ndarray # (n,478,3) in distances between the eyes, from the middle of the crop
-    roll:np.ndarray   # (n,) radians
-    def __len__(self): return len(self.image)
-
-# %% ../nbs/030_landmarks.ipynb #d26b21be
-def pack_landmarks(
-    faces:list,  # of (photo's path, (478,3) points in pixels of the photo)
-    mean:Tensor, # (478,3) mean shape, see `shape_model`
-)->LandmarkCrops:
-    "Cut faces out with room to turn, shift and scale them later"
-    if not faces: raise DataError('no faces to learn from')
-    points = torch.from_numpy(np.stack([p for _,p in faces])).float()
-    frames,images,middles,last = face_frames(points, mean),[],[],(None,None)
-    for (path,_),(x,y,unit,_) in zip(faces, frames.tolist()):
-        if path!=last[0]: last = (path, load_image(path))
-        left,top,side = round(x-_SPAN*unit/2),round(y-_SPAN*unit/2),max(8, round(_SPAN*unit))
-        images.append(np.asarray(crop(last[1], Box(left, top, left+side, top+side), _SIDE, resample=Image.BILINEAR)))
-        middles.append((left+side/2, top+side/2, side/_SPAN, 0))
-    return LandmarkCrops(np.stack(images), level(points, torch.tensor(middles)).numpy(), frames[:,3].numpy())
-
-# %% ../nbs/030_landmarks.ipynb #a077b813
-def cut(
-    image:Tensor, # (n,160,160,3) uint8, see `LandmarkCrops`
-    windows:Tensor,# (n,4): shift x and y and side, in distances between the eyes; angle
-    size:int,     # of what comes out
-)->Tensor:        # (n,3,size,size) in [0,1]
-    "Windows out of crops"
-    c,s = windows[:,3].cos(),windows[:,3].sin()
-    half = windows[:,2]/_SPAN
-    theta = torch.stack([c*half, -s*half, windows[:,0]*2/_SPAN, s*half, c*half, windows[:,1]*2/_SPAN], 1).view(-1,2,3)
-    x = image.permute(0,3,1,2).float()/255
-    return F.grid_sample(
-        x,
-        F.affine_grid(theta, (len(x), 3, size, size), align_corners=False),
-        padding_mode='border',
-        align_corners=False,
-    )
-
-def seen_from(
-    points:Tensor, # (n,p,3) in distances between the eyes
-    windows:Tensor,# (n,4), see `cut`
-)->Tensor:         # (n,p,3) in half windows
-    "Where the points of a crop lie in its windows"
-    q = level(points, torch.cat([windows[:,:2], torch.ones(len(windows),1), windows[:,3:]], 1))
-    return q*(2/windows[:,2])[:,None,None]
-
-# %% ../nbs/030_landmarks.ipynb #f67838a1
-def _occlude(x, rng): # one bar or ellipse, dark, of any colour, or of another picture
-    n,s = len(x),x.shape[-1]
-    at = torch.linspace(-1, 1, s)
-    angle,half = torch.from_numpy(rng.normal(0, .5, n)).float(),torch.from_numpy(rng.uniform(.06, .45, (n,2))).float()
-    u, v = (at[None, None] - torch.from_numpy(rng.uniform(-0.7, 0.7, (n, 1, 1))).float()), (
-        at[None, :, None] - torch.from_numpy(rng.uniform(-0.7, 0.7, (n, 1, 1))).float()
-    )
-    c,d = angle.cos()[:,None,None],angle.sin()[:,None,None]
-    p,q = (u*c+v*d)/half[:,:1,None],(v*c-u*d)/half[:,1:,None]
-    bar = torch.from_numpy(rng.random((n,1,1))<.5)
-    inside = torch.where(bar, torch.maximum(p.abs(), q.abs()), (p*p+q*q).sqrt())<1
-    dark = torch.from_numpy(np.where(rng.random((n,1,1,1))<.5, .25, 1)).float()
-    colour = (torch.from_numpy(rng.random((n,3,1,1))).float()*dark).expand_as(x)
-    other = torch.from_numpy(rng.random((n,1,1,1))<.3)
-    return torch.where(inside[:,None], torch.where(other, x.roll(1, 0), colour), x)
-
-def spoil_windows(
-    x:Tensor, # (n,3,s,s) in [0,1]
-    rng,      # numpy's Generator
-)->Tensor:
-    "What happens to faces in photos: light, colour, grey, too few pixels, noise, something in front"
-    n,s = len(x),x.shape[-1]
-    draw = lambda scale, *shape: torch.from_numpy(rng.normal(0, scale, (n,*shape))).float()
-    some = lambda share: torch.from_numpy(rng.random(n)<share)[:,None,None,None]
-    x = x*(1+draw(.22,1,1,1))*(1+draw(.07,3,1,1))+draw(.08,1,1,1)+draw(.03,3,1,1)
-    x = torch.where(some(.12), x.mean(1, keepdim=True), x)
-    for part in (rng.random(n)<.35).nonzero()[0]:
-        few = int(math.exp(rng.uniform(math.log(12), math.log(2*s/3))))
-        x[part] = F.interpolate(
-            F.adaptive_avg_pool2d(x[part], few)[None], size=s, mode='bilinear', align_corners=False
-        )[0]
-    for share in (.3,.15): x = torch.where(some(share), _occlude(x, rng), x)
-    return (x+rng.uniform(0, .025)*draw(1.,*x.shape[1:])).clamp(0,1)
-
-# %% ../nbs/030_landmarks.ipynb #9734da9c
-class LandmarkBatches:
-    "Windows on faces, and beside them, as many as are asked for"
-    def __init__(self,
-        crops:LandmarkCrops,
-        others:np.ndarray,      # (m,160,160,3) uint8 pictures without faces
-        mirror:Tensor,          # (478,)
-        cfg:LandmarkCfg=LandmarkCfg(),
-        share:float=.85,        # of windows on faces
-        wide:float=.4,          # of these, as a detector proposes them: far off, leaning
-    ):
-        self.crops,self.others,self.mirror,self.cfg,self.share,self.wide = crops,others,mirror,cfg,share,wide
-        unit = eye_distance(crops.points[...,:2])       # small in a profile: drawn twice as often
-        self.weights = np.where(unit<.85, 2., 1.)/np.where(unit<.85, 2., 1.).sum()
-
-    def __call__(self,
-        n:int, # windows
-        seed,  # anything that seeds numpy's Generator
-    )->dict:   # image (n,3,s,s) in [-1,1]; on (n,), 1 for a face; points (n,478,3) in half windows; weight (n,), 0 for no face
-        rng,k = np.random.default_rng(seed),round(n*self.share)
-        i,far = rng.choice(len(self.crops), k, p=self.weights),rng.random(k)<self.wide
-        pick = lambda a,b: torch.from_numpy(np.where(far, a, b)).float()
-        normal = lambda *shape: torch.from_numpy(rng.normal(0, 1, shape).clip(-2.2, 2.2)).float()
-        roll = torch.from_numpy(self.crops.roll[i])
-        windows = torch.cat(
-            [
-                normal(k, 2) * pick(0.3, 0.1)[:, None],
-                (self.cfg.zoom * torch.exp(normal(k) * pick(0.17, 0.07)))[:, None],
-                (roll + normal(k) * pick(0.45, 0.2))[:, None],
-            ],
-            1,
-        )
-        j = rng.integers(len(self.others), size=n-k)
-        beside = torch.from_numpy(
-            np.stack(
-                [
-                    *rng.normal(0, 0.5, (2, n - k)),
-                    _SPAN * rng.uniform(0.45, 0.7, n - k),
-                    rng.uniform(-math.pi, math.pi, n - k),
-                ],
-                1,
-            )
-        ).float()
-        image = torch.from_numpy(np.concatenate([self.crops.image[i], self.others[j]]))
-        x = spoil_windows(cut(image, torch.cat([windows, beside]), self.cfg.size), rng)
-        points = torch.from_numpy(self.crops.points[i])
-        weight = windows[:,2]/2/eye_distance(points[...,:2]).clamp(.4)
-        points = seen_from(points, windows)
-        flip = torch.from_numpy(rng.random(n)<.5)
-        x = torch.where(flip[:,None,None,None], x.flip(3), x)
-        points = torch.where(flip[:k,None,None], mirrored(points, self.mirror), points)
-        none = torch.zeros(n-k)
-        return dict(
-            image=x * 2 - 1,
-            on=torch.cat([torch.ones(k), none]),
-            points=torch.cat([points, none[:, None, None].expand(-1, N_POINTS, 3)]),
-            weight=torch.cat([weight, none]),
-        )
-
-# %% ../nbs/030_landmarks.ipynb #aa07d73e
-def landmark_loss(
-    net:LandmarkNet,
-    batch:dict, # see `LandmarkBatches`
-):              # scalar; its parts
-    "The mean distance of the points, in distances between the eyes; depth for a quarter; cross entropy of being a face"
-    logit,q = net(batch['image'])
-    d,faces = q-batch['points'],batch['on'].sum().clamp(min=1)
-    flat = (((d[...,:2].square().sum(2)+1e-6).sqrt().mean(1))*batch['weight']).sum()/faces
-    depth = (d[...,2].abs().mean(1)*batch['weight']).sum()/faces
-    face = F.binary_cross_entropy_with_logits(logit, batch['on'])
-    return flat+.25*depth+.05*face, dict(points=flat.detach(), depth=depth.detach(), face=face.detach())
+# %% ../nbs/030_landmarks.ipynb #5d4d7640
+__getattr__ = moved_names(
+    __name__,
+    train_landmarks='LandmarkBatches LandmarkCrops cut landmark_loss pack_landmarks seen_from spoil_windows',
+)

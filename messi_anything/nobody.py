@@ -9,7 +9,7 @@ import numpy as np, torch
 from torch import Tensor
 from .core import ConfigError
 from .images import to_pil
-from .target import FaceEmbedding
+from .embedding import FaceEmbedding
 from .headspace import N_OUTLINE, HeadTarget, HeadSpace, head_target, known_of
 from .inpaint import LEFT, Painted, Plan
 from .heads import DrawnHead, HeadInpainter, HeadPlace, seen_faces, old_texture

@@ -16,10 +16,11 @@ from .boxes import crop
 from .core import ConfigError, DataError, atomic_path, atomic_write, in_parallel, make_folder, reason
 from .frames import Photo, mask_box, person_window, photo_mask
 from .images import load_image, load_mask, open_image
+from .frames import letterbox
 
 # %% auto #0
-__all__ = ['Packed', 'pack_crops', 'letterbox', 'pack_photos', 'pack_shards', 'Shards', 'PhotoFiles', 'as_source', 'write_tars',
-           'TarShards', 'PairDataset', 'TargetDataset', 'loader_speed']
+__all__ = ['Packed', 'pack_crops', 'pack_photos', 'pack_shards', 'Shards', 'PhotoFiles', 'as_source', 'write_tars', 'TarShards',
+           'PairDataset', 'TargetDataset', 'loader_speed']
 
 # %% ../nbs/01b_packing.ipynb #1e7d2637
 @dataclass
@@ -73,15 +74,6 @@ def pack_crops(
     if not out: raise DataError('no window could be cut: the photos have no masks, or their people are too small')
     out = np.stack(out)
     return Packed(np.ascontiguousarray(out[...,:3]), np.ascontiguousarray(out[...,3]), np.array(label))
-
-# %% ../nbs/01b_packing.ipynb #49ce3fc7
-def letterbox(
-    size:tuple, # (width, height) of the photo
-    side:int,   # of the square
-)->tuple:       # (scaled width, scaled height); the photo lies in the square's top left corner
-    "The size of a photo scaled to fit a square without squashing"
-    s = side/max(size)
-    return max(1, round(size[0]*s)), max(1, round(size[1]*s))
 
 # %% ../nbs/01b_packing.ipynb #d7a40662
 def _boxed(im:Image.Image, m:np.ndarray, side)->np.ndarray: # photo and mask (h,w) -> (s,s,4) uint8

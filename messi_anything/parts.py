@@ -4,25 +4,22 @@
 
 # %% ../nbs/04a_parts.ipynb #4e006ff7
 from __future__ import annotations
-import functools, json, math
-from dataclasses import dataclass, asdict
-from pathlib import Path
-import numpy as np, torch, torch.nn.functional as F
-from torch import nn, Tensor
+import functools, math, torch
+import numpy as np
+import torch.nn.functional as F
 from PIL import Image
+from dataclasses import dataclass
+from torch import Tensor, nn
 from .boxes import Box
-from .core import ConfigError, DataError, ImageError
-from .images import load_image, open_image, to_pil, to_tensor
-from .augment import recolour
+from .core import ConfigError, ImageError
+from .images import load_image, to_pil, to_tensor
 from .segment import DETAIL, Segmenter
-from .core import make_folder
-from .training import TrainCfg, Trainer
 from .weights import Pretrained, find_weights
+from .core import moved_names
 
 # %% auto #0
-__all__ = ['PARTS', 'PARTS_COLOURS', 'TOP', 'CLOTHES', 'SOMETHING', 'UNKNOWN', 'PartsCfg', 'PartsHead', 'guide', 'BodyParts',
-           'load_parts', 'body_parts', 'colour_parts', 'PartsLoss', 'random_window', 'PartsPhoto', 'parts_view',
-           'PartsViews', 'labelled_photos', 'score_parts', 'train_parts']
+__all__ = ['PARTS', 'PARTS_COLOURS', 'PartsCfg', 'PartsHead', 'guide', 'BodyParts', 'load_parts', 'default_segmenter',
+           'body_parts', 'colour_parts']
 
 # %% ../nbs/04a_parts.ipynb #ecaa36b6
 PARTS = ('background', 'hair', 'skin', 'hat', 'glasses', 'upper', 'lower', 'dress', 'shoes', 'things')
@@ -194,7 +191,7 @@ def load_parts(name='parts')->PartsHead:
     return PartsHead.from_pretrained(find_weights(name)).eval()
 
 @functools.lru_cache(1)
-def _segmenter(): return Segmenter.from_pretrained()
+def default_segmenter(): return Segmenter.from_pretrained()
 
 @torch.no_grad()
 def body_parts(
@@ -207,7 +204,7 @@ def body_parts(
     "What every pixel of the people in a photo, or in a window of it, is"
     if not isinstance(img, Tensor) or img.ndim!=4 or tuple(img.shape[:2])!=(1,3):
         raise ImageError(f'body_parts reads one photo (1,3,H,W) in [-1,1], not {tuple(getattr(img, "shape", ()))}')
-    find,head = segmenter or _segmenter(),head or load_parts()
+    find,head = segmenter or default_segmenter(),head or load_parts()
     l,t,r,b = (0,0,img.shape[3],img.shape[2]) if box is None else _slices(box, img.shape)
     if r<=l or b<=t: raise ImageError(f'{box} holds no pixel of the photo')
     x,(w,h) = find.prepare(to_pil(img[...,t:b,l:r]))
@@ -237,214 +234,11 @@ def colour_parts(
     a,on = np.asarray(img, np.float32),(label>0)[...,None]*strength
     return Image.fromarray((a*(1-on)+table[label]*on).round().astype(np.uint8))
 
-# %% ../nbs/04a_parts.ipynb #d20dfc95
-# weak labels: shirt or dress; some clothes; some part of a person; nothing is known
-TOP,CLOTHES,SOMETHING,UNKNOWN = 252,253,254,255
-_groups = {TOP: (5,7), CLOTHES: (3,5,6,7,8), SOMETHING: tuple(range(1,10))}
-
-class PartsLoss:
-    "Cross entropy; where a label names a group of parts, the probability of the whole group counts"
-    def __call__(self, net, batch):
-        maps = [batch[f'map{i}'] for i in range(4)]
-        logp,label = net(batch['image'], maps).float().log_softmax(1),batch['label']
-        known = label<len(PARTS)
-        loss = F.nll_loss(logp, torch.where(known, label, 0), reduction='none')*known
-        for value,group in _groups.items(): loss = loss-logp[:,group].logsumexp(1).clamp(max=0)*(label==value)
-        w = batch['weight']*(label!=UNKNOWN)
-        return (w*loss).sum()/w.sum().clamp(min=1e-6)
-
-# %% ../nbs/04a_parts.ipynb #b945dc76
-def random_window(
-    rng,
-    box:Box,           # of a person
-    size:int,          # of the square, pixels
-    tall:tuple,        # how many pixels the person's longer side gets, from and to
-)->np.ndarray:         # (2,3), photo to square
-    "A square somewhere on a person, turned, scaled and mirrored"
-    k = math.exp(rng.uniform(*np.log(tall)))/max(box.width, box.height)
-    turn = rng.normal(0, .08)
-    c,n = math.cos(turn)*k,math.sin(turn)*k
-    m = np.array([[c*rng.choice([-1,1]),-n], [n,c]])
-    m[1,0] *= np.sign(m[0,0])
-    at = np.array([rng.uniform(box.left, box.right), rng.uniform(box.top, box.bottom)])
-    on = size*rng.uniform(.25, .75, 2)
-    if box.width*k<.9*size: at[0],on[0] = box.center[0],size*rng.uniform(.35, .65)
-    if box.height*k<.9*size: at[1],on[1] = box.center[1],size*rng.uniform(.45, .55)
-    return np.concatenate([m, (on-m@at)[:,None]], 1)
-
-# %% ../nbs/04a_parts.ipynb #9250db74
-@dataclass
-class PartsPhoto:
-    "A photo with labels of parts"
-    photo:object      # anything `load_image` takes
-    labels:object     # (H,W) uint8 or its file: place in `PARTS`, 255 for some part of a person where they are rough
-    box:Box           # of the person
-    kind:str='true'   # 'true', 'rough' (5: some clothes), or 'portrait' (5: shirt or dress)
-    views:int=1       # how many views of it
-    tall:tuple=(220,420) # pixels on the longer side of the person in a view, from and to
-
-    def read(self)->tuple: # (1,3,H,W) in [-1,1], (H,W) uint8 with `TOP` and so on
-        "Photo and labels"
-        img = to_tensor(load_image(self.photo))
-        a = self.labels if isinstance(self.labels, np.ndarray) else np.array(open_image(self.labels))
-        if a.shape!=tuple(img.shape[2:]):
-            raise DataError(f'{self.photo}: labels of {a.shape} for a photo of {tuple(img.shape[2:])} pixels')
-        if self.kind=='true': return img,a.astype(np.uint8)
-        clothes = TOP if self.kind=='portrait' else CLOTHES
-        return img,np.where(a==5, clothes, np.where(a==255, SOMETHING, a)).astype(np.uint8)
-
-def _warped(x, matrix, size, mode='bilinear'): # (1,c,H,W) through (2,3), photo to view
-    inv = np.linalg.inv(np.vstack([matrix, (0,0,1)]))[:2]
-    half,old = size/2,2/np.array([x.shape[3],x.shape[2]])
-    theta = np.concatenate([inv[:,:2]*half, (inv[:,:2].sum(1)*half+inv[:,2])[:,None]], 1)*old[:,None]-[[0,0,1]]
-    grid = F.affine_grid(torch.from_numpy(theta[None]).float(), (1,1,size,size), align_corners=False)
-    return F.grid_sample(x, grid, mode, 'zeros', align_corners=False)
-
-def parts_view(
-    item:PartsPhoto,
-    rng,          # numpy's Generator
-    size:int=256, # of the view, pixels
-)->tuple:         # (1,3,size,size), (size,size) uint8
-    "A view of a labelled photo: moved, recoloured, now and then blurred"
-    img,label = item.read()
-    m = random_window(rng, item.box, size, item.tall)
-    x = recolour(_warped(img, m, size), rng, .3)
-    # beyond it: unknown
-    l = 255-_warped(torch.from_numpy(255-label).float()[None,None], m, size, 'nearest')[0,0].byte().numpy()
-    if rng.random()<.2:
-        less = F.interpolate(
-            x, size=int(size * rng.uniform(0.35, 0.8)), mode='bilinear', antialias=True, align_corners=False
-        )
-        x = F.interpolate(less, size=size, mode='bilinear', align_corners=False)
-    return x,l
-
-# %% ../nbs/04a_parts.ipynb #daed7c10
-class PartsViews(torch.utils.data.Dataset):
-    "Views with what the encoder made of them, in a folder that `make` has written; an item is some places of one"
-    places = 320 # in an item
-    def __init__(self, folder, n:int=None): # the first `n` views
-        names = ('image','label','weight','map0','map1','map2','map3')
-        try:
-            self.arrays = {k: np.load(Path(folder)/f'{k}.npy', mmap_mode='r')[:n] for k in names}
-        except (OSError, ValueError) as e:
-            raise DataError(f'{folder} holds no views ({type(e).__name__}): make them first') from None
-
-    def __len__(self): return len(self.arrays['image'])
-
-    def __getitem__(self, key)->dict: # image (3,n,1), label (n,1), weight (n,1), map0 to map3 (c,n,1), at n places
-        i,seed = key if isinstance(key, tuple) else (key,0)
-        rng = np.random.default_rng(seed)
-        at = lambda k: torch.from_numpy(np.array(self.arrays[k][i])).float()
-        label = np.array(self.arrays['label'][i])
-        kinds,back,n = np.unique(label, return_inverse=True, return_counts=True)
-        often = np.where(kinds==UNKNOWN, 0, n**.5)                       # as the root of their share
-        often = (often/max(often.sum(), 1e-9)/n)[back.ravel()] if often.sum() else None
-        some = rng.choice(label.size, self.places, p=often)
-        y,x = np.divmod(some, label.shape[1])
-        grid = torch.from_numpy(((np.stack([x, y], -1)+.5)/label.shape[0]*2-1).astype(np.float32))[None,:,None]
-        look = lambda m: F.grid_sample(m[None], grid, padding_mode='border', align_corners=False)[0]
-        weight = (n/n.sum())[back.ravel()[some]]**.25*float(self.arrays['weight'][i]) # half way back to their share
-        image = F.avg_pool2d(at('image').permute(2,0,1)/127.5-1, 4)
-        return dict(
-            image=look(image),
-            label=torch.from_numpy(label.ravel()[some]).long()[:, None],
-            weight=torch.from_numpy(weight).float()[:, None],
-            **{f'map{k}': look(at(f'map{k}')) for k in range(4)},
-        )
-
-    @classmethod
-    @torch.no_grad()
-    def make(cls,
-        folder,
-        photos:list,              # of `PartsPhoto`
-        segmenter:Segmenter=None, # the one that comes with the package
-        size:int=256,             # of a view, a multiple of 32
-        rough:float=.4,           # weight of photos whose labels are rough
-        seed:int=0,
-        at_once:int=8,
-    )->'PartsViews':
-        "Cut views, encode them, write the maps"
-        net,out = (segmenter or _segmenter()).net,make_folder(folder)
-        todo = [(p,i) for p in photos for i in range(p.views)]
-        todo = [todo[i] for i in np.random.default_rng(seed).permutation(len(todo))]
-        shapes = dict(image=('u1',size,size,3), label=('u1',size//2,size//2), weight=('f4',))
-        shapes.update({f'map{i}': ('f2',c,size//s,size//s) for i,(c,s) in enumerate(zip(net.channels, net.strides))})
-        to = {k: np.lib.format.open_memmap(out/f'{k}.npy', 'w+', s[0], (len(todo),*s[1:])) for k,s in shapes.items()}
-        for i in range(0, len(todo), at_once):
-            some = todo[i:i+at_once]
-            seen = [parts_view(p, np.random.default_rng([seed, i+j]), size) for j,(p,_) in enumerate(some)]
-            x = torch.cat([o[0] for o in seen]).contiguous(memory_format=torch.channels_last)
-            maps = net.encode(x)
-            true = [j for j,(p,_) in enumerate(some) if p.kind=='true']           # their passers-by have no labels
-            person = dict(zip(true, net.decode(x[true], [m[true] for m in maps])[:,0].numpy()>.4)) if true else {}
-            for j,((p,_),(_,l)) in enumerate(zip(some, seen)):
-                if j in person: l = np.where((l==0)&person[j], UNKNOWN, l)
-                to['image'][i+j] = ((x[j].permute(1,2,0)+1)*127.5).round().byte().numpy()
-                to['label'][i+j],to['weight'][i+j] = l[::2,::2],1. if p.kind=='true' else rough
-                for k,m in enumerate(maps): to[f'map{k}'][i+j] = m[j].half().numpy()
-        for a in to.values(): a.flush()
-        return cls(out)
-
-# %% ../nbs/04a_parts.ipynb #b886d869
-def labelled_photos(
-    folder,             # with images/, parts/ and annotations/person_train.json, person_val.json
-    split:str='val',    # 'train' or 'val'
-    source:str='ccp_',  # how the names of the photos begin
-)->list:                # of `PartsPhoto`, true ones
-    "Photos whose parts people have marked"
-    at = Path(folder)
-    f = at/'annotations'/f'person_{split}.json'
-    if not f.is_file(): raise DataError(f'{f} is missing: give the folder with the photos of people')
-    ann,largest = json.loads(f.read_text()),{}
-    for a in sorted(ann['annotations'], key=lambda o: o['area']): largest[a['image_id']] = a['bbox']
-    out = []
-    for im in ann['images']:
-        labels = at/'parts'/Path(im['file_name']).with_suffix('.png')
-        if not im['file_name'].startswith(source) or not labels.exists() or im['id'] not in largest: continue
-        l,t,w,h = largest[im['id']]
-        out.append(PartsPhoto(at/'images'/im['file_name'], labels, Box(l, t, l+w, t+h)))
-    return out
-
-# %% ../nbs/04a_parts.ipynb #3803a0bc
-@torch.no_grad()
-def score_parts(
-    photos:list,          # of `PartsPhoto`, true ones
-    head:PartsHead=None,  # the one that comes with the package
-    segmenter:Segmenter=None,
-)->dict:                  # IoU of every part over all pixels of all photos, and their mean over hair, skin, upper and lower
-    "How well parts are told, each photo looked at once as a whole, at the photo's own resolution"
-    n,table = len(PARTS),np.zeros((len(PARTS),)*2)
-    for p in photos:
-        img,label = p.read()
-        mine,on = body_parts(img, segmenter=segmenter, head=head).labels(),label<n
-        table += np.bincount(label[on].astype(int)*n+mine[on], minlength=n*n).reshape(n, n)
-    both = table.diagonal()
-    iou = dict(zip(PARTS, both/np.maximum(table.sum(0)+table.sum(1)-both, 1)))
-    iou['mean4'] = float(np.mean([iou[k] for k in ('hair','skin','upper','lower')]))
-    return {k: round(float(v), 4) for k,v in iou.items()}
-
-def train_parts(
-    views:PartsViews,
-    cfg:TrainCfg=TrainCfg(steps=1200, bs=16, lr=3e-3, schedule='cosine', warmup=60, weight_decay=.03, ema=(.99,),
-                          precision='fp32', channels_last=False, save_every=200),
-    out='runs/parts',    # folder of the run
-    held:list=(),        # of `PartsPhoto`, to measure on
-    head:PartsCfg=PartsCfg(),
-)->Trainer:              # call its `fit`
-    "The run that makes the head"
-    torch.manual_seed(cfg.seed)
-    about = dict(head={k: list(v) if isinstance(v, tuple) else v for k,v in asdict(head).items()}, views=len(views))
-    evaluate = (lambda net: score_parts(held, net.eval())) if held else None
-    return Trainer(
-        PartsHead(head),
-        PartsLoss(),
-        views,
-        cfg,
-        out,
-        None,
-        evaluate,
-        about,
-        0,
-        'cpu',
-        f'train_parts, {cfg.steps} steps',
-    )
+# %% ../nbs/04a_parts.ipynb #1bd12eb6
+__getattr__ = moved_names(
+    __name__,
+    train_parts=(
+        'CLOTHES PartsLoss PartsPhoto PartsViews SOMETHING TOP UNKNOWN labelled_photos parts_view '
+        'random_window score_parts train_parts'
+    ),
+)

@@ -443,7 +443,7 @@ class Result:
     mode:str='generated' # see `MODES`
     strength:float=1.    # of mode 'image'
     text:str=''          # what the generator was told to paint
-    heard:tuple=()       # what of it was understood
+    understood:tuple=()  # what of it was understood
     # of mode person: 'head', 'clothes', 'skin' -> (1,1,h,w) weight of what was painted
     parts:dict=field(default_factory=dict)
     about:str=''         # what of the photo was not used, such as its other frames
@@ -475,7 +475,7 @@ def in_words(
 def note(self:Result)->str:
     "What became of the photo"
     more = f' (from {self.about})' if self.about else ''
-    if self.heard: more = f'; understood: {", ".join(self.heard)}'+more
+    if self.understood: more = f'; understood: {", ".join(self.understood)}'+more
     if self.done: return in_words(self.done)+more
     return ('nobody found' if self.source=='segmenter' else 'the mask is empty')+': the photo is unchanged'+more
 
@@ -558,7 +558,7 @@ def results(
     mask = found.mask if len(did)==len(found.people) else todo.mask(did)
     about = dict(target=painter.name, steps=cfg.steps, source=found.source, timings=laps, mode=cfg.effective_mode,
                  strength=painter.strength, text=painter.text, parts=painted.parts,
-                 heard=getattr(painter, 'heard', ()))
+                 understood=getattr(painter, 'understood', ()))
     one = lambda x, seed: Result(x if did else img.copy(), img, mask, painted.changed, found.people,
                                  painted.done, seed=seed, **about)
     return Variants(one(x, s) for x,s in zip(painted.image, cfg.seeds))

@@ -11,7 +11,8 @@ from PIL import Image
 from dataclasses import asdict, dataclass, field, replace
 from fastcore.basics import patch
 from torch import Tensor
-from .augment import band, bands, blob_hole, grow
+from .holes import band, bands, blob_hole
+from .transforms import grow
 from .core import ConfigError, DataError, atomic_write, read_json, reason
 from .distances import frechet_rows, jackknife, kid, nearest_train
 from .faces import find_faces

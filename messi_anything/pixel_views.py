@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from PIL import Image
 from pathlib import Path
 from torch import Tensor
-from .augment import random_prop, wear_mask
+from .wear import random_prop, wear_mask
 from .boxes import Box
 from .core import DataError
 from .frames import Photo, photo_mask

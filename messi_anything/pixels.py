@@ -4,32 +4,28 @@
 
 # %% ../nbs/07p_pixels.ipynb #103aa44b
 from __future__ import annotations
-import io, math
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from pathlib import Path
-import numpy as np, torch, torch.nn.functional as F
-from torch import Tensor
+import torch
+import numpy as np
+import torch.nn.functional as F
 from PIL import Image, ImageDraw
+from pathlib import Path
 from scipy.ndimage import maximum_filter
-from .core import ConfigError, DataError, WeightsError, atomic_path, read_json
-from .images import image_grid, load_image, open_image, to_pil, to_tensor
-from .landmarks import FACE_OVAL
-from .augment import box_hole, blob_hole, stroke_hole
-from .weights import find_weights, precision
-from .unet import UNet, UNetCfg
-from .consistency import Denoiser, sample_consistency, sample_heun
-from .inpaint import LEFT, STEPS, PixelInpainter, Painted, match_colours, match_grain, start_levels
-from .recipe import RecipeCfg, recipe_net, train_stages
-from .views import balance, condition_of
+from torch import Tensor
+from .consistency import sample_consistency
+from .core import ConfigError, DataError, WeightsError, read_json
 from .headparts import head_crop, head_parts, head_window
-from .headspace import CROP, EYES_APART, WARPED, light_of, place_head
 from .heads import blur, seen_faces, without_sunglasses
+from .headspace import CROP, EYES_APART, WARPED, light_of, place_head
+from .inpaint import LEFT, Painted, PixelInpainter, STEPS, match_colours, match_grain, start_levels
+from .landmarks import FACE_OVAL
+from .unet import UNet
+from .inpaint import condition_of
+from .weights import find_weights, precision
+from .core import moved_names
 
 # %% auto #0
-__all__ = ['FRAME', 'KEPT', 'LINES', 'ROOM', 'OTHER', 'HEAD', 'UNSURE', 'BEYOND', 'pixel_recipes', 'head_matrix', 'kept_points',
-           'sketch', 'head_light', 'light_map', 'head_hole', 'HeadPack', 'pack_heads', 'HeadHoles', 'pixel_net',
-           'train_pixels', 'preview', 'is_aligned', 'AlignedInpainter']
+__all__ = ['FRAME', 'KEPT', 'LINES', 'head_matrix', 'kept_points', 'sketch', 'head_light', 'light_map', 'head_hole', 'is_aligned',
+           'AlignedInpainter']
 
 # %% ../nbs/07p_pixels.ipynb #fab0cb3d
 # side of what is shown of a head, pixels of the crop in which the eyes are `EYES_APART` apart
@@ -122,310 +118,6 @@ def head_hole(
     out = maximum_filter(np.maximum(head[0].numpy()>.5, np.asarray(im)>0).astype(np.uint8), 2*max(1, round(margin*s))+1)
     out[max(0, round(oval[:,1].max()+below*unit)):] = 0
     return torch.from_numpy(out).float()[None]
-
-# %% ../nbs/07p_pixels.ipynb #680a18d6
-ROOM = 1.125                        # a packed picture shows this much more than the network will, for shifts and scales
-# what a pixel is: background or clothes, hair or skin, one of the two, beyond the photo
-OTHER,HEAD,UNSURE,BEYOND = 0,1,2,3
-
-@dataclass
-class HeadPack:
-    "Upright heads, as they are carried"
-    image:list         # of JPEG files, bytes
-    part:list          # of PNG files, bytes: `OTHER`, `HEAD`, `UNSURE` or `BEYOND`
-    points:np.ndarray  # (n,152,2) float32, pixels of the packed picture
-    light:np.ndarray   # (n,8) float32
-    label:np.ndarray   # (n,) uint8, 1 for the target
-    held:np.ndarray    # (n,) bool: kept apart, to look at
-    size:int           # side of the packed pictures
-
-    def __len__(self): return len(self.image)
-
-    def save(self, path):
-        "One file, written beside its place and renamed into it"
-        out = dict(
-            points=(self.points * 32).round().clip(-32768, 32767).astype(np.int16),
-            light=self.light.astype(np.float16),
-            label=self.label,
-            held=self.held,
-            size=self.size,
-        )
-        for k in ('image','part'):
-            files = getattr(self, k)
-            out[k],out[k+'_end'] = np.frombuffer(b''.join(files), np.uint8),np.cumsum([len(o) for o in files])
-        with atomic_path(path) as tmp, open(tmp, 'wb') as f: np.savez(f, **out)
-
-    @classmethod
-    def load(cls, path)->'HeadPack':
-        try:
-            with np.load(path) as z: z = {k: z[k] for k in z.files}
-            cut = lambda k: [z[k][a:b].tobytes() for a,b in zip([0, *z[k+'_end'][:-1]], z[k+'_end'])]
-            return cls(
-                cut('image'),
-                cut('part'),
-                z['points'].astype(np.float32) / 32,
-                z['light'].astype(np.float32),
-                z['label'],
-                z['held'],
-                int(z['size']),
-            )
-        except Exception as e:
-            raise DataError(
-                f'{path} is no pack of heads ({type(e).__name__}): make one with `messi_train pack DATA`'
-            ) from None
-
-    @property
-    def bytes(self)->int: return sum(map(len, self.image+self.part))+len(self)*(4*len(KEPT)+34)
-
-    def decoded(self)->tuple: # (n,p,p,3) and (n,p,p) uint8
-        "All pictures, in memory"
-        with ThreadPoolExecutor() as pool:
-            return tuple(
-                np.stack(list(pool.map(lambda b: np.asarray(open_image(io.BytesIO(b)).convert(mode)), files)))
-                for files, mode in ((self.image, 'RGB'), (self.part, 'L'))
-            )
-
-# %% ../nbs/07p_pixels.ipynb #e1c0cf88
-def _cut_head(img, parts, mesh, size): # (1,3,H,W), (H,W) uint8, (478,3) -> arrays of picture and parts, (152,2), (8,)
-    m = head_matrix(mesh, size, ROOM)
-    maps = torch.from_numpy(np.stack([parts==HEAD, parts==UNSURE, np.ones_like(parts)])).float()[None]
-    head,unsure,seen = head_crop(maps, m, size)[0]>.5
-    x = torch.where(seen, head_crop(img, m, size)[0], 0.)
-    low = (size-round(size/ROOM))//2
-    label = torch.where(~seen, BEYOND, torch.where(head, HEAD, torch.where(unsure, UNSURE, OTHER)))
-    return (
-        ((x.permute(1, 2, 0) + 1) * 127.5).round().byte().numpy(),
-        label.byte().numpy(),
-        kept_points(mesh, m),
-        head_light(x[None, :, low : size - low, low : size - low])[0].numpy(),
-    )
-
-def _file(a, **how): # array -> bytes
-    f = io.BytesIO()
-    Image.fromarray(a).save(f, **how)
-    return f.getvalue()
-
-def pack_heads(
-    heads:list,         # of (photo's path, (478,3) landmarks, whether it is the target, whether to keep it apart)
-    parts,              # path -> (h,w) uint8: `OTHER`, `HEAD`, `UNSURE`
-    size:int=128,       # of the network
-    most:int=60_000_000,# bytes
-    least:float=.4,     # heads with fewer pixels of the photo for one of the network's picture are left out
-    progress:bool=True,
-)->HeadPack:
-    "Cut heads out of their photos, upright, into as many bytes as may be carried"
-    from tqdm.auto import tqdm
-    p,cut = round(size*ROOM/2)*2,[]
-    def one(path, mesh):
-        try:
-            if 1/math.sqrt(abs(np.linalg.det(head_matrix(mesh, size)[:,:2])))<least: return
-            return _cut_head(to_tensor(load_image(path)), np.asarray(parts(path)), mesh, p)
-        except DataError: return                                           # landmarks of no face
-    jpeg = lambda a, q: _file(a, format='JPEG', quality=q, subsampling=0 if q>=90 else 2)
-    some = [o for o in (one(*h[:2]) for h in heads[::max(1, len(heads)//60)]) if o is not None]
-    if not some: raise DataError(f'none of {len(heads)} heads is large enough for pictures of {size} pixels')
-    fixed = sum(len(_file(o[1], format='PNG')) for o in some)/len(some)+4*len(KEPT)+34
-    fits = lambda q: (sum(len(jpeg(o[0], q)) for o in some)/len(some)+fixed)*len(heads)*1.05<most
-    quality = next((q for q in (95,92,90,87,84,80,75,70,60,50) if fits(q)), None)
-    if quality is None:
-        raise DataError(
-            f'{len(heads)} heads of {p} pixels do not fit into {most/1e6:.0f} MB: take fewer, or smaller ones'
-        )
-    for path,mesh,label,held in tqdm(heads, disable=not progress, unit='head'):
-        if (o := one(path, mesh)) is not None:
-            cut.append((jpeg(o[0], quality), _file(o[1], format='PNG', optimize=True), *o[2:], label, held))
-    image,part,points,light,label,held = zip(*cut)
-    out = HeadPack(
-        list(image),
-        list(part),
-        np.stack(points).astype(np.float32),
-        np.stack(light),
-        np.array(label, np.uint8),
-        np.array(held, bool),
-        p,
-    )
-    if out.bytes>most:
-        raise DataError(
-            f'the pack has {out.bytes/1e6:.0f} MB, more than {most/1e6:.0f}: take fewer heads, or smaller ones'
-        )
-    return out
-
-# %% ../nbs/07p_pixels.ipynb #96783f51
-class HeadHoles(torch.utils.data.Dataset):
-    "Packed heads, shifted, scaled and mirrored a little, each with a hole and what is known of it"
-    def __init__(self,
-        pack:HeadPack,
-        size:int=128,          # of the network
-        p_full_mask:float=.1,   # share of holes that are the whole picture
-        p_random_mask:float=.05,        # share of rectangles, patches and strokes
-        p_drop_label:float=.1,       # share of labels left out, so that the network can paint anybody
-        classes:int=2,
-    ):
-        if pack.size<size:
-            raise DataError(f'heads of {pack.size} pixels are too small for a network of {size}: pack larger ones')
-        self.pack, self.size, self.p_full_mask, self.p_random_mask, self.p_drop_label, self.classes = (
-            pack,
-            size,
-            p_full_mask,
-            p_random_mask,
-            p_drop_label,
-            classes,
-        )
-        self.image,self.part = pack.decoded()
-
-    def __len__(self): return len(self.image)
-
-    def drawn(self, target:float=.5)->np.ndarray: # (n,)
-        "How often to draw each head: the target's in this share, those kept apart never"
-        w = (
-            balance(
-                self.pack.label,
-                {k: v for k, v in ((1, target), (0, 1 - target)) if v and (self.pack.label == k).any()},
-            )
-            * ~self.pack.held
-        )
-        if not w.any(): raise DataError('all heads are kept apart: there is none to learn from')
-        return w/w.sum()
-
-    def hole(self, head, points, rng)->Tensor: # (1,s,s)
-        u = rng.random()
-        if u<self.p_full_mask: return torch.ones_like(head)
-        if u<self.p_full_mask+self.p_random_mask:
-            return torch.from_numpy(
-                (box_hole, blob_hole, stroke_hole)[rng.integers(3)](self.size, rng, rng.uniform(0.1, 0.5))
-            )[None].float()
-        return head_hole(
-            head,
-            points,
-            rng.uniform(-0.05, 0.5),
-            rng.uniform(1.25, 1.7) * (rng.random() < 0.7),
-            rng.uniform(0.02, 0.09),
-        )
-
-    def look(self, i, side, x, y, flip=False): # picture (3,s,s), head, seen (1,s,s), points (152,2), light (3,16,16)
-        p,s,n = self.pack,self.size,self.pack.size
-        part,box = self.part[i],(x, y, x+side, y+side)
-        maps = np.stack([(part==HEAD)|(part==UNSURE), part!=BEYOND, part!=BEYOND], 2).astype(np.uint8)*255
-        img,maps = (np.array(Image.fromarray(o).resize((s,s), Image.BILINEAR, box=box)) for o in (self.image[i], maps))
-        both = torch.from_numpy(np.concatenate([img, maps[...,:2]], 2)).permute(2,0,1).float()/255
-        both[:3] = both[:3]*2-1
-        light = light_map(p.light[i], ((x/n-.5)*ROOM+.5, (y/n-.5)*ROOM+.5, side/n*ROOM))
-        points = (p.points[i]-(x,y))*s/side
-        if flip: both,light,points = both.flip(2),light.flip(2),points*(-1,1)+(s,0)
-        return both[:3],both[3:4],(both[4:]>.5).float(),points,light
-
-    def item(self, i, seen, hole, label, seed):
-        img,head,inside,points,light = seen
-        return dict(
-            image=img * inside,
-            hole=hole,
-            inside=inside,
-            sketch=sketch(points, self.size),
-            light=light,
-            label=label,
-            seed=seed,
-        )
-
-    def __getitem__(self, key):
-        i,seed = key
-        rng,n = np.random.default_rng(seed),self.pack.size
-        side = int(rng.integers(round(n/ROOM), n+1))
-        x,y = (int(rng.integers(0, n-side+1)) for _ in range(2))
-        seen = self.look(i, side, x, y, rng.random()<.5)
-        label = self.classes if rng.random()<self.p_drop_label else int(self.pack.label[i])
-        return self.item(i, seen, self.hole(seen[1], seen[3], rng), label, seed)
-
-    def still(self, i, seed=0, label=None)->dict:
-        "A head as it is when it is painted: in the middle, not mirrored, with the usual hole"
-        side = round(self.pack.size/ROOM)
-        seen = self.look(i, side, *[(self.pack.size-side)//2]*2)
-        return self.item(
-            i, seen, head_hole(seen[1], seen[3]), int(self.pack.label[i]) if label is None else label, seed
-        )
-
-# %% ../nbs/07p_pixels.ipynb #a31efefc
-_heads = dict(words=0, discriminator=0., guidance=1., p_full_mask=.1, p_random_mask=.05, p_drop_label=.1, shares=(.5,.5,0,0))
-pixel_recipes = dict(
-    smoke=RecipeCfg(net='smoke', size=32, steps=12, ct_steps=6, bs=4, lr=1e-3, ema=(0.5, 0.5), save_every=6, **_heads),
-    small=RecipeCfg(
-        net='small',
-        size=128,
-        steps=5000,
-        ct_steps=1500,
-        bs=256,
-        lr=4e-4,
-        ct_lr=1e-4,
-        ema=(0.9995, 0.999),
-        q_end=16.0,
-        save_every=500,
-        compile=True,
-        **_heads,
-    ),
-    base=RecipeCfg(
-        net='base',
-        size=256,
-        steps=60_000,
-        ct_steps=15_000,
-        bs=64,
-        lr=2e-4,
-        ct_lr=1e-4,
-        ema=(0.9998, 0.9995),
-        q_end=64.0,
-        save_every=1000,
-        compile=True,
-        **_heads,
-    ),
-)
-
-def pixel_net(cfg:RecipeCfg, classes:int=2)->UNetCfg:
-    "The network of a recipe: beside the photo and its hole it sees the sketch and the light"
-    return replace(recipe_net(cfg, classes), cond=8)
-
-# %% ../nbs/07p_pixels.ipynb #0526cb7d
-def train_pixels(
-    pack:HeadPack,
-    out,              # folder of the run; an interrupted run goes on from there
-    cfg:RecipeCfg,    # one of `pixel_recipes`
-    start:UNet=None,  # to begin with; None for an untrained network
-    minutes:float=None, # stop after about this long; the next call goes on exactly there
-    device=None, workers:int=0,
-    about:dict=None, command:str=None, progress:bool=True, # for the record
-)->UNet:              # with averaged weights; None when it was stopped before the end
-    "Train a generator of upright heads: to remove noise, then to do so in a few steps"
-    torch.manual_seed(0)
-    net = start or UNet(pixel_net(cfg))
-    data = HeadHoles(pack, net.cfg.size, cfg.p_full_mask, cfg.p_random_mask, cfg.p_drop_label, net.cfg.classes)
-    target = cfg.shares[0]/sum(cfg.shares)
-    return train_stages(
-        net, data, data.drawn(target), out, cfg, None, minutes, device, workers, about, command, progress
-    )
-
-# %% ../nbs/07p_pixels.ipynb #0126b38f
-def preview(
-    net:UNet,
-    data:HeadHoles,
-    few:bool,      # whether the second stage is done: then in five steps, else by Heun's method in twelve
-    n:int=8, seed:int=0, device='cpu', label:int=1,
-)->Image.Image:
-    "A sheet of heads that were kept apart: what is left of them, the target instead, and what was there"
-    which = np.flatnonzero(data.pack.held)
-    which = (which if len(which) else np.arange(len(data)))[:n]
-    b = torch.utils.data.default_collate([data.still(i, label=label) for i in which])
-    b = {k: v.to(device) for k,v in b.items()}
-    kw = dict(cond=condition_of(b), label=b['label'])
-    shape,seeds,denoise = (3,data.size,data.size),[seed+i for i in range(len(which))],Denoiser(net.to(device).eval())
-    with torch.no_grad(), precision(device):
-        made = (
-            sample_consistency(denoise, shape, seeds, STEPS[5], device, **kw)
-            if few
-            else sample_heun(denoise, shape, seeds, 12, device, **kw)
-        )
-    x = torch.where(b['hole']>0, made.float().clamp(-1,1), b['image'])
-    return image_grid(
-        [to_pil(o[None].cpu()) for rows in (b['image'] * (1 - b['hole']), x, b['image']) for o in rows],
-        cols=len(which),
-        cell=max(64, data.size),
-    )
 
 # %% ../nbs/07p_pixels.ipynb #9b27cee5
 def is_aligned(
@@ -538,3 +230,12 @@ def _to_window(x, matrix, size): # (b,c,s,s), photo's window to picture (2,3), (
     at = yx.flip(-1)@torch.from_numpy(matrix[:,:2].T)+torch.from_numpy(matrix[:,2])
     grid = (at/x.shape[-1]*2-1).float()[None].expand(len(x),-1,-1,-1)
     return F.grid_sample(x, grid, 'bicubic' if h*w>x.shape[-1]**2 else 'bilinear', 'zeros', align_corners=False)
+
+# %% ../nbs/07p_pixels.ipynb #8d2ccec5
+__getattr__ = moved_names(
+    __name__,
+    train_pixels=(
+        'BEYOND HEAD HeadHoles HeadPack OTHER ROOM UNSURE pack_heads pixel_net pixel_recipes preview '
+        'train_pixels'
+    ),
+)

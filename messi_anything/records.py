@@ -7,10 +7,11 @@ from __future__ import annotations
 import json, os, platform, re, subprocess, sys, torch
 from pathlib import Path
 from .core import MessiError, WeightsError, atomic_path, say
+from .core import write_json
 
 # %% auto #0
-__all__ = ['checkpoints', 'worth_keeping', 'save_checkpoint', 'load_checkpoint', 'hardware', 'commit_id', 'write_json',
-           'in_jupyter', 'write_record']
+__all__ = ['checkpoints', 'worth_keeping', 'save_checkpoint', 'load_checkpoint', 'hardware', 'commit_id', 'in_jupyter',
+           'write_record']
 
 # %% ../nbs/02z_records.ipynb #8fb6a946
 def checkpoints(out)->list: # paths, oldest first
@@ -105,10 +106,6 @@ def commit_id()->str|None:
     except (OSError, subprocess.TimeoutExpired): return None
 
 # %% ../nbs/02z_records.ipynb #070c7b1b
-def write_json(path, obj):
-    "Write `obj` as JSON, beside its place and then renamed into it"
-    with atomic_path(path) as tmp: Path(tmp).write_text(json.dumps(obj, indent=1)+'\n')
-
 def in_jupyter()->bool:
     "Whether this code runs in a notebook's kernel"
     ip = sys.modules['IPython'].get_ipython() if 'IPython' in sys.modules else None

@@ -17,7 +17,7 @@ from .boxes import Box
 from .core import ConfigError, WeightsError
 from .frames import mask_box
 from .images import in_float32, load_image, load_mask, to_tensor
-from .packing import letterbox
+from .frames import letterbox
 from .weights import Pretrained, find_weights, load_into, load_weights, pick_device, precision
 from .core import moved_names
 

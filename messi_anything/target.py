@@ -4,31 +4,30 @@
 
 # %% ../nbs/03b_target.ipynb #77d2a325
 from __future__ import annotations
-import csv, hashlib, io, math, os, threading
-import numpy as np
+import csv, hashlib, io, math, os
 from PIL import Image, ImageDraw
 from collections import Counter
 from dataclasses import dataclass
 from fastcore.basics import patch
 from pathlib import Path
-from .boxes import Box, crop, whole_pixels
+from .boxes import Box
 from .checks import Checks, reasons
 from messi_anything.core import (
-    ConfigError, DataError, MessiError, check_workers, command, in_parallel, reason, user_path,
+    ConfigError, DataError, MessiError, check_workers, command, in_parallel, make_folder, moved_names, reason,
+    user_path,
 )
 from .data import write_csv
-from .faces import Face
+from .embedding import FaceEmbedding
 from .frames import centre_frame, face_frame
 from .images import load_image
 from .provenance import save_image
 from .report import TargetReport, target_report
 from .splits import split_photos
-from .core import make_folder
 from .training import only_run
 from .core import moved_names
 
 # %% auto #0
-__all__ = ['Review', 'thumbnail', 'review', 'CleanSet', 'prep_target', 'messi_prep_target', 'main_prep_target', 'FaceEmbedding']
+__all__ = ['Review', 'thumbnail', 'review', 'CleanSet', 'prep_target', 'messi_prep_target', 'main_prep_target']
 
 # %% ../nbs/03b_target.ipynb #6cd0937a
 class Review:
@@ -332,38 +331,6 @@ def messi_prep_target(
 
 def main_prep_target(argv=None): return command(messi_prep_target, argv)
 
-# %% ../nbs/03b_target.ipynb #bc2b5661
-class FaceEmbedding:
-    "dlib's face network: 128 numbers for a face"
-    name = 'dlib-resnet-v1'
-    def __init__(self,
-        same:float=.55, # a face whose numbers are this near to the target's is the target's
-    ):
-        from importlib.util import find_spec
-        how = 'pip install "messi-anything[faces]", or pip install dlib-bin face_recognition_models'
-        try: import dlib
-        except ImportError as e: raise ConfigError(f'a face embedding needs dlib ({e}): {how}') from None
-        # not imported: it asks for pkg_resources, which is gone
-        spec = find_spec('face_recognition_models')
-        if spec is None: raise ConfigError(f'a face embedding needs the weights in face_recognition_models: {how}')
-        folder = Path(next(iter(spec.submodule_search_locations)))/'models'
-        self.same,self.lock,self._box = same,threading.Lock(),dlib.rectangle
-        self._points = dlib.shape_predictor(str(folder/'shape_predictor_5_face_landmarks.dat'))
-        self._net = dlib.face_recognition_model_v1(str(folder/'dlib_face_recognition_resnet_model_v1.dat'))
-
-    def __call__(self,
-        img:Image.Image,
-        face:Face,
-    )->np.ndarray: # (128,)
-        # enough around it for the network's own window
-        w = whole_pixels(face.box.scaled(2), img.size)
-        a,b = np.ascontiguousarray(crop(img, w)),face.box.moved(-w.left, -w.top)
-        # one at a time: dlib's network is not for several threads
-        with self.lock:
-            return np.array(
-                self._net.compute_face_descriptor(a, self._points(a, self._box(*(round(o) for o in b.astuple()))))
-            )
-
 # %% ../nbs/03b_target.ipynb #76ccad6a
 __getattr__ = moved_names(
     __name__,
@@ -372,4 +339,10 @@ __getattr__ = moved_names(
         'target_centre verdict_of'
     ),
     report='TargetReport columns draw_groups draw_report list_files naming read_overrides target_report',
+)
+
+# %% ../nbs/03b_target.ipynb #45d1c853
+__getattr__ = moved_names(
+    __name__,
+    embedding='FaceEmbedding',
 )

@@ -12,7 +12,7 @@ from torch import nn, Tensor
 from fastcore.basics import patch
 from .core import ConfigError, WeightsError, read_json, reason
 from .captions import split_words, all_words
-from .records import write_json
+from .core import write_json
 from messi_anything.weights import (
     Pretrained, build_within, check_modest, find_weights, load_into, load_weights, save_weights, weight_shapes,
 )

@@ -4,7 +4,7 @@
 
 # %% ../nbs/12x_timing.ipynb #75e335c7
 from __future__ import annotations
-import gc, json, os, subprocess, sys, time, torch
+import gc, importlib, json, os, subprocess, sys, time, torch
 import torch.nn.functional as F
 from dataclasses import asdict
 from pathlib import Path
@@ -15,8 +15,8 @@ from .unet import UNet, UNetCfg
 from .weights import precision
 
 # %% auto #0
-__all__ = ['bench_cfg', 'race', 'ratio', 'peak_memory', 'rival', 'published', 'shaken', 'call', 'apart', 'peak_of_call',
-           'bench_unet']
+__all__ = ['bench_cfg', 'race', 'ratio', 'peak_memory', 'rival', 'published', 'shaken', 'call', 'apart', 'run_apart',
+           'peak_of_call', 'bench_unet']
 
 # %% ../nbs/12x_timing.ipynb #4b2fa395
 def race(
@@ -189,21 +189,23 @@ def call(
 
 # %% ../nbs/12x_timing.ipynb #f6af58f2
 def apart(
-    name:str, # of a function of this module that gives something JSON can hold
+    name:str, # module.function, of a function that gives something JSON can hold
     *args, **kw
 ):            # what it gives
     "Run a function in a process of its own, where nothing else has left memory behind"
     spec = json.dumps([name, [asdict(a) if isinstance(a, UNetCfg) else a for a in args], kw])
-    code = 'import sys; from messi_anything.bench import _apart; _apart(sys.argv[1])'
+    code = 'import sys; from messi_anything.timing import run_apart; run_apart(sys.argv[1])'
     env = {**os.environ, 'MALLOC_MMAP_THRESHOLD_':'131072'} # what is freed goes back at once
     r = subprocess.run([sys.executable, '-W', 'ignore', '-c', code, spec], capture_output=True, text=True, env=env)
     if r.returncode: raise RuntimeError(f'the probe {spec} failed: {r.stderr[-500:]}')
     return json.loads(r.stdout.splitlines()[-1])
 
-def _apart(spec):
+def run_apart(spec):
     name,args,kw = json.loads(spec)
     torch.set_num_threads(1)
-    print(json.dumps(globals()[name](*[UNetCfg(**a) if isinstance(a, dict) else a for a in args], **kw)))
+    module,name = name.split('.')
+    f = getattr(importlib.import_module(f'messi_anything.{module}'), name)
+    print(json.dumps(f(*[UNetCfg(**a) if isinstance(a, dict) else a for a in args], **kw)))
 
 def peak_of_call(*args, **kw)->float|None: # MiB
     "Peak memory of one `call`"
@@ -231,7 +233,7 @@ def bench_unet(
             r = ratio(race(runs, rounds, device=device), 'ours', 'theirs')
             mem = [
                 apart(
-                    'peak_of_call', who, cfg, batch, what, r[who].split('/')[1].split()[0], dtype, device=str(device)
+                    'timing.peak_of_call', who, cfg, batch, what, r[who].split('/')[1].split()[0], dtype, device=str(device)
                 )
                 for who in ('ours', 'theirs')
             ]

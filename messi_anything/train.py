@@ -4,137 +4,29 @@
 
 # %% ../nbs/09a_train.ipynb #24ad9e8f
 from __future__ import annotations
-import dataclasses, hashlib, json, math, os, sys
+import dataclasses, hashlib, json, math, os, sys, torch
+import numpy as np
 from pathlib import Path
-import numpy as np, torch
-from .core import ConfigError, DataError, command
+from .core import ConfigError, DataError, command, make_folder
 from .images import load_image
 from .provenance import list_images
-from .core import make_folder
+from messi_anything.train_sets import (
+    face_sets, flagged_photos, generator_views, landmark_faces, mesh_rows, scene_photos, segmenter_sets,
+    validation_photos,
+)
 from .weights import pick_device
+from .core import moved_names
 
 # %% auto #0
-__all__ = ['target_photos', 'generator_views', 'segmenter_photos', 'segmenter_weights', 'score_segmenter', 'face_photos',
-           'faceless_places', 'face_sets', 'score_face_finder', 'segmenter_sets', 'SegmentTrainCfg', 'train_segment',
-           'mesh_rows', 'validation_photos', 'landmark_faces', 'score_landmarks', 'train_landmarks', 'photo_parts',
-           'head_photos', 'head_pack', 'train_head_pixels', 'messi_train', 'main_train']
-
-# %% ../nbs/09a_train.ipynb #7130e9a5
-def _flagged(root, name)->set: # paths of photos to leave out
-    import csv
-    f = Path(root)/name/'flags.csv'
-    if not f.exists(): return set()
-    with open(f, newline='', encoding='utf-8') as g: return {r['path'] for r in csv.DictReader(g)}
-
-# %% ../nbs/09a_train.ipynb #55045131
-def target_photos(
-    root,        # folder laid out as above
-    name='messi',# of the target's folder
-)->list:         # of `Photo`: the target with label 1, then other faces with label 0
-    "Photos with a face, a mask, and no flag"
-    from messi_anything.data import folder_people, read_faces
-    root = Path(root)
-    out = folder_people(root, name, f'{name}/masks', read_faces(root/name/'face_boxes.csv'), 1, _flagged(root, name))
-    return out + folder_people(root, 'faces/images', 'faces/masks', read_faces(root/'faces/face_boxes.csv'))
-
-# %% ../nbs/09a_train.ipynb #a603ac16
-def _cached(path, photos, make, kind=None): # a packed dataset from its file, made once for these photos
-    from messi_anything.packing import Packed
-    key = hashlib.sha1(
-        repr([(str(p.path), p.size, p.label, p.path.stat().st_mtime_ns) for p in photos]).encode()
-    ).hexdigest()[:12]
-    path = path.with_name(f'{path.stem}_{key}.npz')
-    if not path.exists():
-        make_folder(path.parent)
-        make().save(path)
-    return (kind or Packed).load(path)
-
-# %% ../nbs/09a_train.ipynb #e6e32b49
-def _marks(root, *names)->dict: # path -> (6,2) landmarks of the largest face, where the tables have them
-    from messi_anything.faces import read_face_table
-    tables = ((n, Path(root)/n/'face_boxes.csv') for n in names)
-    return {
-        Path(root) / k: v[0].landmarks
-        for n, f in tables
-        for k, v in read_face_table(f).items()
-        if v and v[0].landmarks is not None
-    }
-
-# %% ../nbs/09a_train.ipynb #21bfb56d
-# -> `recipe.Views`, and the target's photos that are kept apart
-def generator_views(root, cache, size=72, bodies=4, outfits=6):
-    "What the generator learns from: a close view and some wide ones of each photo of the target, a close one of each other face, two wide ones of each other person; the faces once more with hats, sunglasses and masks on"
-    from messi_anything.data import coco_people
-    from messi_anything.splits import split_photos
-    from messi_anything.views import Views, pack_views
-    photos,marks = target_photos(root),_marks(root, 'messi', 'faces')
-    side = split_photos([p for p in photos if p.label==1], progress=False)
-    apart = [p for p in photos if side.get(p.path, 'train')!='train']
-    target,faces = ([p for p in photos if p.label==l and p not in apart] for l in (1,0))
-    people = coco_people(
-        Path(root) / 'people/annotations/person_train.json', Path(root) / 'people/images', union=False, min_area=0.04
-    )
-    make = lambda: Views.join(
-        pack_views(target, size, bodies, marks=marks, outfits=outfits),
-        pack_views(faces, size, 0, seed=1, marks=marks, outfits=min(1, outfits)),
-        pack_views(people, size, 2, heads=False, seed=2),
-    )
-    return _cached(Path(cache)/f'views_{size}_{outfits}.npz', target+faces+people, make, Views), apart
-
-# %% ../nbs/09a_train.ipynb #460726ba
-def _whole(photos, cache, side): # photos scaled into squares, once: Packed and sizes
-    from messi_anything.packing import letterbox, pack_photos
-    return _cached(cache, photos, lambda: pack_photos(photos, side)[0]), np.array(
-        [letterbox(p.size, side) for p in photos]
-    )
-
-# %% ../nbs/09a_train.ipynb #538e0fc0
-def segmenter_photos(root, cache, side=224): # -> {name: (Packed, sizes)}, {name: photos}
-    "What the segmenter learns from and is judged by; scenes without people are halved by a hash of their content"
-    from messi_anything.data import coco_people
-    from messi_anything.frames import Photo
-    root,cache = Path(root),Path(cache)
-    people = {k: coco_people(root/f'people/annotations/person_{k}.json', root/'people/images') for k in ('train','val')}
-    people['soft'] = _clear(root, target_photos(root))
-    sets = {k: _whole(v, cache/f'people_{k}_{side}.npz', side) for k,v in people.items()}
-    for k in (0,1):
-        photos = [Photo(p, size, _no_mask(size)) for p in _scenes(root, k) for size in [load_image(p).size]]
-        sets[f'scenes{k}'] = _whole(photos, cache/f'scenes{k}_{side}.npz', side)
-    return sets, people
-
-# %% ../nbs/09a_train.ipynb #18ed98d2
-def _clear(root, photos): # those with one listed face and a mask of some size, where machine-made masks are good
-    from messi_anything.frames import photo_mask
-    from messi_anything.faces import read_face_table
-    faces = {
-        Path(root) / k: v
-        for o in ('messi', 'faces')
-        for k, v in read_face_table(Path(root) / o / 'face_boxes.csv').items()
-    }
-    return [p for p in photos if len(faces.get(p.path, ()))==1 and photo_mask(p).mean()>.08]
-
-# `people` of `segmenter_photos` -> how often each of 'train' and 'soft' is drawn
-def segmenter_weights(people)->np.ndarray:
-    "The share of each source in what the segmenter sees; a photo's source stands before the first underscore of its name"
-    shares = dict(coco=.48, ccp=.2, vik=.12, target=.1, faces=.1)
-    kind = np.array(
-        [p.path.name.split('_')[0] for p in people['train']]
-        + ['target' if p.label == 1 else 'faces' for p in people['soft']]
-    )
-    n = {k: max(1, (kind==k).sum()) for k in shares}
-    return np.array([shares.get(k, .1)/n.get(k, len(kind)) for k in kind])
-
-# %% ../nbs/09a_train.ipynb #7c020c1e
-def _no_mask(size): # an empty mask as COCO writes it
-    from pycocotools import mask as coco
-    return coco.encode(np.zeros(size[::-1], np.uint8, order='F'))
+__all__ = ['score_segmenter', 'score_face_finder', 'SegmentTrainCfg', 'train_segment', 'score_landmarks', 'train_landmarks',
+           'photo_parts', 'head_photos', 'head_pack', 'train_head_pixels', 'messi_train', 'main_train']
 
 # %% ../nbs/09a_train.ipynb #d3d28899
 def score_segmenter(net, root, people)->dict: # numbers for the record; `net.cfg` gets its calibration
     "Scores on the validation photos, and on the half of the scenes that was not learned from. The calibration's two numbers are fitted on these, and on `second_target`; what they are worth is measured by fitting them on either half and looking at the other"
     from messi_anything.segment import Segmenter
     from messi_anything.train_segmenter import calibrate, evaluate_photos, score_table
-    scenes, second = _scenes(root, 1), (
+    scenes, second = scene_photos(root, 1), (
         list_images(Path(root) / 'second_target') if (Path(root) / 'second_target').is_dir() else []
     )
     out = {}
@@ -172,72 +64,12 @@ def score_segmenter(net, root, people)->dict: # numbers for the record; `net.cfg
         **out
     )
 
-# %% ../nbs/09a_train.ipynb #e839344d
-def face_photos(root, name='messi')->dict: # 'train' and 'val' -> {path: [Face]}
-    "The photos with listed faces, split by what they show"
-    from messi_anything.faces import read_face_table
-    from messi_anything.splits import split_photos
-    root,listed = Path(root),{}
-    for o in (name, 'faces'):
-        out = _flagged(root, name)
-        listed.update(
-            {
-                root / k: v
-                for k, v in read_face_table(root / o / 'face_boxes.csv').items()
-                if k not in out and (root / k).is_file()
-            }
-        )
-    side = split_photos(list(listed), progress=False)
-    return {k: {p: v for p,v in listed.items() if side[p]==k} for k in ('train','val')}
-
-# %% ../nbs/09a_train.ipynb #a5054a4f
-# the half of the scenes that is learned from (0), or measured on (1); by a hash of their content
-def _scenes(root, half):
-    return [p for p in list_images(Path(root)/'scenes') if int(hashlib.sha1(p.read_bytes()).hexdigest(), 16)%2==half]
-
-def faceless_places(root, faces:dict)->list: # of (path, box), see `other_windows`
-    "Where no face is: scenes, below the listed faces, and the lower part of people who stand"
-    from messi_anything.boxes import Box
-    from messi_anything.data import coco_people
-    from messi_anything.frames import mask_box, photo_mask
-    root = Path(root)
-    out = [(p, None) for p in _scenes(root, 0)]
-    for p,fs in faces.items():
-        w,h = load_image(p).size
-        low = max(f.box.bottom+.3*f.box.height for f in fs)
-        if min(w,h)>200 and low<.75*h: out.append((p, Box(0, low, w, h)))
-    people = coco_people(root/'people/annotations/person_train.json', root/'people/images')
-    for p in people[::3]:
-        b = mask_box(photo_mask(p))
-        if b.height>max(2*b.width, .5*p.size[1]): out.append((p.path, Box(0, b.top+.4*b.height, *p.size)))
-    return out
-
-# %% ../nbs/09a_train.ipynb #97a64595
-# -> FaceCrops, weights of its faces, (n,80,80,3) windows without faces, {path: [Face]} kept apart
-def face_sets(root, cache):
-    "What the landmark network learns from and is judged by"
-    from messi_anything.faces import FaceCrops, pack_faces, other_windows
-    sides = face_photos(root)
-    train, f = (
-        sides['train'],
-        make_folder(cache)
-        / f"faces_{hashlib.sha1(repr(sorted(map(str, sides['train']))).encode()).hexdigest()[:12]}.npz",
-    )
-    pairs = [(p,o) for p,fs in train.items() for o in fs if o.landmarks is not None]
-    if not f.exists():
-        from messi_anything.core import atomic_path
-        c,others = pack_faces(pairs),other_windows(faceless_places(root, train))
-        with atomic_path(f) as tmp, open(tmp, 'wb') as g:
-            np.savez(g, image=c.image, box=c.box, landmarks=c.landmarks, others=others)
-    with np.load(f) as z: crops,others = FaceCrops(z['image'], z['box'], z['landmarks']),z['others']
-    portrait = np.array([Path(root)/'faces' in p.parents for p,_ in pairs])
-    return crops, np.where(portrait, .7/portrait.sum(), .3/(~portrait).sum()), others, sides['val']
-
 # %% ../nbs/09a_train.ipynb #535c57c5
 def score_face_finder(find, listed:dict, root)->dict: # name -> numbers, see `score_faces`
     "The network beside the cascade alone, on the same photos in the same run"
     from PIL import Image
-    from messi_anything.faces import score_faces, cascade_candidates, Face
+    from messi_anything.faces import Face
+    from messi_anything.train_faces import cascade_candidates, score_faces
     from messi_anything.boxes import Box
     def alone(img):
         k = min(1, 480/max(img.size))
@@ -253,7 +85,7 @@ def score_face_finder(find, listed:dict, root)->dict: # name -> numbers, see `sc
         for n, o in kinds.items()
         for how, f in (('cascade alone', alone), ('with the network', find))
     }
-    scenes = _scenes(root, 1)
+    scenes = scene_photos(root, 1)
     for how,f in (('cascade alone',alone), ('with the network',find)):
         n = [len(f(load_image(p))) for p in scenes]
         out[f'scenes, {how}'] = dict(
@@ -274,28 +106,6 @@ def _finished(run, steps): # whether the stage in `run` has done all its steps; 
 # of several processes: it alone judges and writes, since batch statistics differ from one to the other
 def _first()->bool:
     return int(os.environ.get('RANK', 0))==0
-
-# %% ../nbs/09a_train.ipynb #8ffca84b
-def _joined(*sets): # (Packed, dims) of several
-    from messi_anything.packing import Packed
-    return Packed(
-        *(np.concatenate([getattr(o, k) for o, _ in sets]) for k in ('image', 'mask', 'label'))
-    ), np.concatenate([d for _, d in sets])
-
-# (Packed, dims), how often each is drawn, and the sets and photos of `segmenter_photos`
-def segmenter_sets(data, cache, side, teacher='', unlabelled='', device='cpu')->tuple:
-    "All that the segmenter learns from"
-    from messi_anything.segment import Segmenter
-    from messi_anything.train_segmenter import soft_labels
-    if bool(teacher)!=bool(unlabelled):
-        raise ConfigError('a teacher and unlabelled photos go together: give both --teacher and --unlabelled')
-    sets,people = segmenter_photos(data, cache, side)
-    parts,weights = [sets['train'], sets['soft']],segmenter_weights(people)
-    if teacher:
-        packed,dims,kept = soft_labels(Segmenter.from_pretrained(teacher, device), list_images(unlabelled), side)
-        parts.append((packed, dims))
-        weights = np.concatenate([weights*.85, np.full(len(kept), .15/len(kept))])
-    return *_joined(*parts), weights, sets, people
 
 # %% ../nbs/09a_train.ipynb #04cf56ce
 @dataclasses.dataclass(frozen=True)
@@ -350,7 +160,7 @@ def train_segment(
     from messi_anything.segment import HieraFPN, fixed_size, load_encoder, segment_cfg
     from messi_anything.train_segmenter import evaluate_masks, pretrain_encoder, train_segmenter
     from messi_anything.core import atomic_path
-    from messi_anything.records import write_json
+    from messi_anything.core import write_json
     from messi_anything.training import TrainCfg, plot_curve
     cfg,run = segment_cfg(preset),Path(out)/f'segment-{preset}'
     free,more = not fixed_size(cfg),more or SegmentTrainCfg()
@@ -447,47 +257,10 @@ def train_segment(
     with atomic_path(run/'curve.png') as tmp: fig.savefig(tmp, format='png', dpi=100)
     return net
 
-# %% ../nbs/09a_train.ipynb #a5524d59
-def mesh_rows(root)->list: # of (photo's path, (478,3) points in pixels)
-    "The tables of dense landmarks"
-    root,rows = Path(root),[]
-    for name in ('messi','faces','people'):
-        if (f := root/name/'mesh.npz').exists():
-            with np.load(f) as z:
-                rows += [(root/p, q.astype(np.float32)/10) for p,q in zip(z['path'].tolist(), z['points'])]
-    if not rows:
-        raise DataError(f'{root}: no table of dense landmarks: messi/mesh.npz, faces/mesh.npz or people/mesh.npz')
-    return rows
-
-def validation_photos(root)->set: # paths
-    "The photos of people that the segmenter is judged by: nothing learns from them"
-    f = Path(root)/'people/annotations/person_val.json'
-    return (
-        {Path(root) / 'people/images' / o['file_name'] for o in json.loads(f.read_text())['images']}
-        if f.exists()
-        else set()
-    )
-
-
-# %% ../nbs/09a_train.ipynb #ada8e1d2
-# 'train', 'val' and 'people_val' -> list of (photo's path, (478,3) points in pixels)
-def landmark_faces(root, apart=400, seed=0)->dict:
-    "The faces of the tables `mesh.npz`, split"
-    rows,val = mesh_rows(root),validation_photos(root)
-    people = [p in val for p,_ in rows]
-    free = np.flatnonzero(~np.array(people))
-    held = set(np.random.default_rng(seed).permutation(free)[:min(apart, len(free)//5)].tolist())
-    photos = {rows[i][0] for i in held}
-    return dict(
-        train=[o for o, v in zip(rows, people) if not v and o[0] not in photos],
-        val=[rows[i] for i in sorted(held)],
-        people_val=[o for o, v in zip(rows, people) if v],
-    )
-
 # %% ../nbs/09a_train.ipynb #56f0ddfe
 def score_landmarks(net, faces, seed=0)->dict: # numbers, in distances between the eyes as they are seen
     "Mean error over the points of each face, its window off by 8 % and 10 % of the face as a detector's may be: median and 90th percentile over the faces"
-    from messi_anything.landmarks import Windows, find_landmarks, windows_of, eye_distance
+    from messi_anything.landmarks import Windows, eye_distance, find_landmarks, windows_of
     rng,off,sure = np.random.default_rng(seed),[],[]
     for path,q in faces:
         low,high = q[:468,:2].min(0),q[:468,:2].max(0)
@@ -509,9 +282,11 @@ def score_landmarks(net, faces, seed=0)->dict: # numbers, in distances between t
 # %% ../nbs/09a_train.ipynb #3946fc61
 def train_landmarks(data, run, steps, bs, command=''): # the network, its record in `run`
     "The whole recipe on one CPU: shape model, crops, training with a cosine schedule, scores"
-    from messi_anything.landmarks import LandmarkNet, LandmarkBatches, landmark_loss, pack_landmarks, shape_model
-    from messi_anything.faces import other_windows
-    from messi_anything.records import hardware, write_json
+    from messi_anything.landmarks import LandmarkNet, shape_model
+    from messi_anything.train_landmarks import LandmarkBatches, landmark_loss, pack_landmarks
+    from messi_anything.train_faces import other_windows
+    from messi_anything.core import write_json
+    from messi_anything.records import hardware
     from messi_anything.training import EMA
     import time
     sides,start = landmark_faces(data),time.time()
@@ -520,7 +295,7 @@ def train_landmarks(data, run, steps, bs, command=''): # the network, its record
     net = LandmarkNet().to(memory_format=torch.channels_last)
     for k,v in dict(mean=mean, basis=basis, mirror=mirror).items(): getattr(net, k).copy_(v)
     crops, others = pack_landmarks(sides['train'], mean), other_windows(
-        [(p, None) for p in _scenes(data, 0)], size=160, progress=False
+        [(p, None) for p in scene_photos(data, 0)], size=160, progress=False
     )
     batches, average, opt, curve = (
         LandmarkBatches(crops, others, mirror),
@@ -559,7 +334,7 @@ def train_landmarks(data, run, steps, bs, command=''): # the network, its record
 def photo_parts(root, path)->np.ndarray: # (h,w) uint8, see `pixels.HeadPack`
     "What is hair or skin in a photo, from the parts and masks that lie beside it"
     from messi_anything.images import open_image
-    from messi_anything.pixels import OTHER, HEAD, UNSURE
+    from messi_anything.train_pixels import HEAD, OTHER, UNSURE
     root,path = Path(root),Path(path).relative_to(root).as_posix()
     beside = (
         (lambda k: path.replace('messi/', f'messi/{k}/', 1))
@@ -585,7 +360,7 @@ def head_photos(
     "Whose heads the generator of upright heads learns from; of the target and of portraits, one face a photo"
     import csv
     from messi_anything.splits import split_photos
-    root,out_of = Path(root),validation_photos(root)|{Path(root)/o for o in _flagged(root, 'messi')}
+    root,out_of = Path(root),validation_photos(root)|{Path(root)/o for o in flagged_photos(root, 'messi')}
     if (f := root/'messi/embedding_distance.csv').exists():
         with open(f, newline='', encoding='utf-8') as g:
             out_of |= {root/r['path'] for r in csv.DictReader(g) if float(r['distance'])>farthest}
@@ -606,7 +381,7 @@ def head_pack(
     size:int=128, # of the network
 )->Path:          # the pack, made once for these photos
     "Everything the generator of upright heads needs, in one file of at most 60 MB"
-    from messi_anything.pixels import pack_heads
+    from messi_anything.train_pixels import pack_heads
     heads = head_photos(data)
     key = hashlib.sha1(repr([(str(p), t, h, p.stat().st_mtime_ns) for p,_,t,h in heads]).encode()).hexdigest()[:8]
     path = Path(out)/f'heads-{size}-{key}.npz'
@@ -625,7 +400,7 @@ def head_pack(
 # the network, or None when it was stopped
 def train_head_pixels(data, out, run, cfg, start='', minutes=0, device=None, workers=0, command=''):
     "The whole recipe, from a folder or a pack; after each call `preview.png` shows heads that were kept apart"
-    from messi_anything.pixels import HeadPack, HeadHoles, pixel_net, preview, train_pixels
+    from messi_anything.train_pixels import HeadHoles, HeadPack, pixel_net, preview, train_pixels
     from messi_anything.records import checkpoints, load_checkpoint
     from messi_anything.unet import UNet
     path = Path(data) if Path(data).suffix=='.npz' else head_pack(data, out, cfg.size)
@@ -694,11 +469,11 @@ def messi_train(
     workers:int=0,      # pixels: processes that prepare pictures
 ):
     "Train the segmenter, a generator, the face finder's or the landmarks' network, and leave weights that --target or --segmenter can name"
-    from messi_anything.records import write_json
+    from messi_anything.core import write_json
     from messi_anything.training import TrainCfg
     dev,run = pick_device(device),Path(out)/f'{what}-{preset}'
     from messi_anything.recipe import recipe_cfg, recipes
-    from messi_anything.pixels import pixel_recipes
+    from messi_anything.train_pixels import pixel_recipes
     cfg,among = None,dict(generator=recipes, pixels=pixel_recipes, pack=pixel_recipes).get(what)
     if among:
         cfg = recipe_cfg(
@@ -756,7 +531,8 @@ def messi_train(
         make_folder(run/'weights')
         write_json(run/'weights'/'target.json', dict(name='messi', label=1, close=True))
     elif what=='faces':
-        from messi_anything.faces import FaceNet, FaceSet, FaceLoss, FaceFinder
+        from messi_anything.faces import FaceFinder, FaceNet
+        from messi_anything.train_faces import FaceLoss, FaceSet
         from messi_anything.training import Trainer
         crops,weights,others,val = face_sets(data, Path(out)/'cache')
         cfg = TrainCfg(
@@ -815,3 +591,13 @@ def messi_train(
 
 # %% ../nbs/09a_train.ipynb #292eff64
 def main_train(): return command(messi_train)
+
+# %% ../nbs/09a_train.ipynb #2c344012
+__getattr__ = moved_names(
+    __name__,
+    train_sets=(
+        'cached clear_of_people face_photos face_sets faceless_places flagged_photos generator_views '
+        'landmark_faces landmarks_of_faces mesh_rows no_masks scene_photos segmenter_photos '
+        'segmenter_sets segmenter_weights target_photos validation_photos whole_views'
+    ),
+)

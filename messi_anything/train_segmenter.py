@@ -11,11 +11,12 @@ from PIL import Image
 from dataclasses import asdict, replace
 from einops import rearrange
 from torch import Tensor, nn
-from .augment import recolour, warp
+from .transforms import recolour, warp
 from .core import ConfigError, DataError, MessiError
 from .frames import photo_mask
 from .images import load_image
-from .packing import Packed, letterbox
+from .frames import letterbox
+from .packing import Packed
 from .segment import HieraFPN, SegmentCfg, fixed_size, segment_cfg
 from .training import TrainCfg, Trainer
 from .weights import load_into, precision

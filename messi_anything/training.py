@@ -12,9 +12,8 @@ from pathlib import Path
 from torch import nn
 from .core import ConfigError, DataError, MessiError, WeightsError, atomic_path, make_folder, say, sweep
 from .images import in_float32
-from messi_anything.records import (
-    checkpoints, commit_id, hardware, in_jupyter, load_checkpoint, save_checkpoint, write_json,
-)
+from .core import write_json
+from .records import checkpoints, commit_id, hardware, in_jupyter, load_checkpoint, save_checkpoint
 from .weights import best_device, keep_memory, load_into, precision
 from .core import moved_names
 

@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from PIL import Image
 from dataclasses import dataclass
 from torch import Tensor
-from .augment import blob_hole, box_hole, grow, random_props, stroke_hole, wear
+from .holes import blob_hole, box_hole, stroke_hole
+from .transforms import grow
+from .wear import random_props, wear
 from .boxes import Box
 from .captions import caption, fact_names, mirrored, view_facts
 from .consistency import Denoiser
@@ -19,9 +21,10 @@ from .frames import Frame, face_frame, mask_box, person_window, photo_mask
 from .inpaint import hole_condition
 from .packing import Packed
 from .text import TextEncoder
+from .inpaint import condition_of
 
 # %% auto #0
-__all__ = ['ROOM', 'Views', 'close_frame', 'pack_views', 'below', 'above', 'HoleSet', 'condition_of', 'FillLoss', 'balance']
+__all__ = ['ROOM', 'Views', 'close_frame', 'pack_views', 'below', 'above', 'HoleSet', 'FillLoss', 'balance']
 
 # %% ../nbs/07_views.ipynb #a66c81da
 @dataclass
@@ -219,19 +222,6 @@ class HoleSet(torch.utils.data.Dataset):
             else caption(mirrored(p.facts[i]) if flip else p.facts[i], rng, self.name, must=('view',) * whole)
         )
         return dict(out, words=self.words.ids([text])[0])
-
-# %% ../nbs/07_views.ipynb #66be45e6
-def condition_of(
-    batch:dict, # 'image' and 'hole'; where there are, 'sketch' (b,1,s,s) and 'light' (b,3,n,n) of a head, see `pixels`
-)->Tensor:      # (b,c,s,s)
-    "All that a generator is shown beside the noise"
-    parts = [hole_condition(batch['image'], batch['hole'])]
-    for k in ('sketch','light'):
-        if k not in batch: continue
-        v,size = batch[k],batch['image'].shape[2:]
-        parts.append(v if v.shape[2:]==size else F.interpolate(v, size, mode='bilinear', align_corners=False))
-    return torch.cat(parts, 1)
-
 
 # %% ../nbs/07_views.ipynb #1024b12c
 class FillLoss:
