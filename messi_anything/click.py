@@ -338,8 +338,15 @@ def region(self:ClickSegmenter,
     logit = weigh(self.net, clues(look, plus, given))
     if free is not None: logit = np.where(free, logit, -8.)
     (thing,person),known = self.gamma,float(np.mean([look.people[y,x] for x,y in plus]))
-    x = walk(*_steps(look), logit, plus, minus, thing+(person-thing)*known)
+    x = _touching(walk(*_steps(look), logit, plus, minus, thing+(person-thing)*known), plus)
     return x if free is None else x*free
+
+def _touching(x, plus): # without the parts that nobody clicked on
+    from scipy import ndimage
+    parts,n = ndimage.label(x>.5)
+    if n<2: return x
+    on = np.isin(parts, [parts[y,a] for a,y in plus])&(parts>0)
+    return x*ndimage.binary_dilation(on) if on.any() else x
 
 @patch
 def finish(self:ClickSegmenter,
