@@ -361,6 +361,7 @@ def finish(self:ClickSegmenter,
     light = lambda im: torch.from_numpy(np.array(im.convert('L')))[None,None].float().div_(255)
     sure = ((torch.from_numpy(x).float()[None,None]-.5)*5+.5).clamp(0, 1)
     m = refine(sure, light(img.resize((w,h), Image.BOX)), light(near))
+    m = _without_specks(m)
     if k<1: m = F.interpolate(m, img.size[::-1], mode='bilinear', align_corners=False)
     if box:
         l,t,r,b = (round(o) for o in box.astuple())
@@ -371,6 +372,18 @@ def finish(self:ClickSegmenter,
     b = mask_box(m[0,0].numpy()>.5)
     if b is None: return Segmentation(torch.zeros_like(m), [], None, self.name)
     return Segmentation(m, [Person(b, float(x[there].mean()) if there.any() else .5, m)], None, self.name)
+
+def _without_specks(m, least=.02): # islands and holes that are small beside the largest island are none
+    from scipy import ndimage
+    x = m[0,0].numpy()
+    def areas(on): # (h,w): of the part that each pixel is in, 0 where there is none
+        parts,n = ndimage.label(on)
+        return np.r_[0, ndimage.sum_labels(on, parts, np.arange(1, n+1))][parts]
+    on = areas(x>.5)
+    keep = on>=max(1, least*on.max())
+    keep |= (~keep)&(areas(~keep)<least*on.max())                             # holes
+    out = np.where(keep, np.where(x>.5, x, 1), np.where(x>.5, 0, x))
+    return torch.from_numpy(out.astype('f4'))[None,None]
 
 # %% ../nbs/04b_click.ipynb #7b665a87
 _models = {}

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SIDE', 'VIEW', 'MARK', 'HEAD', 'STYLE', 'PAGE', 'ANY', 'need_studio', 'read_upload', 'Cancelled', 'Watched', 'Run',
-           'Sitting', 'Line', 'Drop', 'Canvas', 'Compare', 'Tiles', 'Go', 'Save', 'figure', 'Worker', 'sentence',
-           'target_tile', 'kit_tile', 'bust', 'Studio', 'pictures_in', 'Tailor', 'TailorTab', 'WordsTab', 'studio',
+           'Sitting', 'bust', 'Line', 'Drop', 'Canvas', 'Compare', 'Tiles', 'Go', 'Save', 'figure', 'Worker',
+           'sentence', 'target_tile', 'kit_tile', 'Studio', 'pictures_in', 'Tailor', 'TailorTab', 'WordsTab', 'studio',
            'door', 'page_folder', 'voila_config', 'messi_studio', 'main_studio', 'launcher']
 
 # %% ../nbs/12_studio.ipynb #fc35fb86
@@ -525,6 +525,22 @@ def run(self:Sitting,
 
 @patch
 def _settings(self:Sitting, cfg, mask)->str: return settings_text(cfg, mask=mask, mark=self.mark) # JSON
+
+# %% ../nbs/12_studio.ipynb #f1ff9065
+def bust(
+    target:str,     # name of an installed target
+    seed:int=0,
+    side:int=512,   # pixels
+)->Image.Image:     # RGBA
+    "Head and shoulders of a target on a transparent ground"
+    who = head_target(target)
+    wish = understand('', (who.cfg.name, who.cfg.label))
+    # the same on black and on white: where both are alike, the ground is not seen
+    black,white = (draw_portrait(who, changed(wish, ground=(o,)*3), seed, side)[0] for o in (0.,9.))
+    alpha = 1-(white-black).mean(1, keepdim=True).clamp(0, 1)
+    img = to_pil((black/alpha.clamp(min=.05)).clamp(0, 1)*2-1)
+    img.putalpha(to_pil(alpha.expand(-1, 3, -1, -1)*2-1).convert('L'))
+    return img
 
 # %% ../nbs/12_studio.ipynb #7f56ad21
 @patch
@@ -1082,22 +1098,6 @@ def kit_tile(
     ImageDraw.Draw(shape).ellipse([o*u for o in (39,0,61,20)], 0)
     out.putalpha(shape)
     return png_bytes(out.resize((side,side), Image.LANCZOS))
-
-# %% ../nbs/12_studio.ipynb #f1ff9065
-def bust(
-    target:str,     # name of an installed target
-    seed:int=0,
-    side:int=512,   # pixels
-)->Image.Image:     # RGBA
-    "Head and shoulders of a target on a transparent ground"
-    who = head_target(target)
-    wish = understand('', (who.cfg.name, who.cfg.label))
-    # the same on black and on white: where both are alike, the ground is not seen
-    black,white = (draw_portrait(who, changed(wish, ground=(o,)*3), seed, side)[0] for o in (0.,9.))
-    alpha = 1-(white-black).mean(1, keepdim=True).clamp(0, 1)
-    img = to_pil((black/alpha.clamp(min=.05)).clamp(0, 1)*2-1)
-    img.putalpha(to_pil(alpha.expand(-1, 3, -1, -1)*2-1).convert('L'))
-    return img
 
 # %% ../nbs/12_studio.ipynb #fd8fd6de
 class Studio:
