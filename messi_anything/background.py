@@ -148,26 +148,27 @@ def search(self:PatchGrid,
     H,W,n = self.H,self.W,len(s)
     d = self.cost(torch.arange(n), s)
     y,x = self.targets//W,self.targets%W
-    def offer(qy, qx, ok):
+    def offer(qy, qx, ok=True): # (k,n) each: the best of k offers to each target is taken, if it is better
         ok = ok&(qy>=0)&(qy<H)&(qx>=0)&(qx<W)
         q = qy.clamp(0, H-1)*W+qx.clamp(0, W-1)
-        i = (ok&self.valid[q]&(q!=s)).nonzero()[:,0]
-        if not len(i): return
-        cost = self.cost(i, q[i])
-        better = cost<d[i]
-        s[i[better]],d[i[better]] = q[i][better],cost[better]
+        at = (ok&self.valid[q]&(q!=s)).flatten().nonzero()[:,0]
+        if not len(at): return
+        cost = torch.full((q.numel(),), math.inf)
+        cost[at] = self.cost(at%n, q.flatten()[at])
+        least,k = cost.view(q.shape).min(0)
+        i = (least<d).nonzero()[:,0]
+        s[i],d[i] = q[k[i],i],least[i]
     for k in range(rounds):
-        for step in ((1,3) if k==0 else (1,)):
-            for dy,dx in ((0,step),(0,-step),(step,0),(-step,0)):
-                ny,nx = y+dy,x+dx
-                j = self.number[ny.clamp(0, H-1)*W+nx.clamp(0, W-1)]
-                theirs = s[j.clamp(min=0)]
-                offer(theirs//W-dy, theirs%W-dx, (ny>=0)&(ny<H)&(nx>=0)&(nx<W)&(j>=0))
-        reach = max(H, W)/2
-        while reach>=1:
-            o = torch.from_numpy(self.rng.uniform(-reach, reach, (2,n))).round().long()
-            offer(s//W+o[0], s%W+o[1], torch.ones(n, dtype=torch.bool))
-            reach /= 3
+        steps = [(0,1),(0,-1),(1,0),(-1,0)]
+        if k==0: steps += [(3*a,3*b) for a,b in steps]
+        dy,dx = torch.tensor(steps).T[...,None]
+        ny,nx = y+dy,x+dx
+        j = self.number[ny.clamp(0, H-1)*W+nx.clamp(0, W-1)]
+        theirs = s[j.clamp(min=0)]
+        offer(theirs//W-dy, theirs%W-dx, (ny>=0)&(ny<H)&(nx>=0)&(nx<W)&(j>=0))
+        reach = max(H, W)/2*3.**-np.arange(1+max(0, math.floor(math.log(max(H, W)/2, 3))))
+        o = torch.from_numpy(self.rng.uniform(-1, 1, (2,len(reach),n))*reach[:,None]).round().long()
+        offer(s//W+o[0], s%W+o[1])
     return s,d
 
 # %% ../nbs/07aa_background.ipynb #40460067
