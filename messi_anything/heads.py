@@ -444,7 +444,8 @@ def _body(xy, clothes, skin):
     return soft(torch.maximum(hull, seen.float())),soft(bare)
 
 # %% ../nbs/07e_heads.ipynb #a1c3de26
-BEHIND_HAIR = FillCfg(patch=5, most=2000, side=144, context=.6, rounds=(3,2,1,1)) # small holes, which have to be quick
+# small holes, which have to be quick
+BEHIND_HAIR = FillCfg(patch=5, most=2000, side=144, context=.6, rounds=(3,2,1,1), together=True)
 
 def erase(
     img:Tensor,     # (1,3,H,W) in [0,1]
