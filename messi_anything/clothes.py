@@ -726,7 +726,7 @@ def _garments(W, kit, face, back, hair, tone):
     split = lambda: [clothes*smooth_step(o, .4, .6) for o in (share, 1-share)]
     shirt,lower = split()
     W.torso = torso_of(*(o[0,0].numpy() for o in (shirt, head, lower)), seen)
-    arms,goes_on = torch.zeros_like(share),False
+    arms,goes_on = torch.zeros_like(share),torch.zeros_like(share)
     if W.torso is not None:
         worn = clothes*cloth
         hem = _hem_of(W, clothes, share)
@@ -734,17 +734,17 @@ def _garments(W, kit, face, back, hair, tone):
         share = _with_hem(W, share, hem, arms)
         share = share*_apart(split()[0])*_bulk(split()[0], .14*W.torso.unit)
         shirt,lower = split()
-        goes_on = kit.below and _goes_on(W, shirt, lower, hem)
+        if kit.below: goes_on = _goes_on(W, shirt, lower, hem)
     if seen: cloth = cloth*_below_face(seen, W.size)
     under = ((1-share)*2.5).clamp(max=1)*cloth                           # a little way below the shirt as well
     if kit.lower and (g := W.around(lower)): yield 'lower',names,lower,under,g,plain(kit.lower)
-    elif goes_on and (g := W.around(lower)): yield 'below',names,lower,under,g,plain(kit.below)
+    elif g := W.around(lower*goes_on): yield 'below',names,lower*goes_on,under*goes_on,g,plain(kit.below)
     if W.torso is not None and (g := W.around(shirt)):
         unit = W.torso.unit/W.k
         W.labels = arms
         def painted(uv, g):
             out = paint_kit(kit, uv, unit, back, show, smooth_step(g.up(arms)[0], .4, .6))
-            return out+(show(kit.trim)-out)*smooth_step(g.up(_collar(W, head))[0], .4, .6) if kit.trim else out
+            return out+(show(kit.trim)-out)*smooth_step(g.up(_collar(W, W.coarse('skin')))[0], .4, .6) if kit.trim else out
         yield 'shirt',names,shirt,share*cloth,g,painted
     W.labels = None
     own,W.alike = W.coarse('hair'),torch.zeros_like(head)
@@ -814,14 +814,17 @@ def _with_hem(W, share, hem, arms): # where nothing tells shirt from trousers, a
     out = torch.minimum(out, side(torch.maximum(hem, torch.tensor(LONGEST)))/2+.5)
     return torch.maximum(out, arms*side(hem+.2).clamp(min=0)*smooth_step(share, .3, .5))
 
-def _goes_on(W, shirt, lower, hem)->bool: # whether what is worn goes on below the hem in one piece
+def _goes_on(W, shirt, lower, hem): # (1,1,h,w): what is worn below the hem in one piece with what is above
     v = W.torso.coordinates(*W.size)[1]
-    band = (lower[0,0]>.5)&(v>hem)&(v<hem+.8)
-    if band.sum()<10: return False
+    below = (lower[0,0]>.5)&(v>hem)
+    band = below&(v<hem+.8)
     like = _like(W, (shirt[0,0]>.5)&(v>hem-1.2))
-    if like is not None and like[band].mean()>.3: return True
+    if band.sum()<10 or like is None: return torch.zeros_like(shirt)
     one,all_ = (W.coarse(*o)[0,0][band].mean() for o in (('upper','dress'),('upper','dress','lower')))
-    return bool(one>.45*all_)
+    if like[band].mean()>(.12 if one>.45*all_ else .3): return torch.ones_like(shirt)
+    some = smooth_step(local_mean(like[None,None], lower.clamp(min=1e-4), max(1., .12*W.torso.unit)), .35, .55)
+    some = some*_apart(lower*some)                                       # the skirts of an open coat
+    return some if (some[0,0][below]>.5).sum()>.08*below.sum() else torch.zeros_like(shirt)
 
 # %% ../nbs/07f_clothes.ipynb #7167fd02
 def _bulk(on, radius): # (1,1,h,w) weights -> 0 at what is thinner than this, else 1
@@ -839,10 +842,10 @@ def _apart(on, least=.06): # (1,1,h,w) weights -> 0 at what is small and lies ap
     gone = binary_dilation((names>0)&~kept, iterations=4)&~binary_dilation(kept, iterations=2)
     return torch.from_numpy(~gone).float()[None,None]
 
-def _collar(W, head): # (1,1,h,w): the shirt beside the neck
+def _collar(W, skin): # (1,1,h,w): the shirt beside the neck
     r = max(1, round(.09*W.torso.unit))
     u,v = W.torso.coordinates(*W.size)
-    return blur(F.max_pool2d((head>.5).float(), 2*r+1, 1, r)*((u.abs()<.55)&(v<.9)), 1.)
+    return blur(F.max_pool2d((skin>.5).float(), 2*r+1, 1, r)*((u.abs()<.5)&(v<.9)), 1.)
 
 # %% ../nbs/07f_clothes.ipynb #e8aea0b0
 def kit_from(
