@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np, torch, torch.nn.functional as F
 from torch import Tensor
 from PIL import Image
+from fastcore.basics import patch
 from .images import Box, DataError, to_tensor
 from .landmarks import FACE_OVAL
 from .headparts import head_parts
@@ -182,6 +183,19 @@ def mean_shape(
     head = points[:len(WARPED)+N_OUTLINE]
     x = (head[:,0].min()+head[:,0].max())/2
     return points+torch.tensor([size/2-.5-x, 88-between_eyes(p)[0,1]])
+
+# %% ../nbs/07j_aligned.ipynb #0a34104a
+@patch
+def of(self:HeadSet,
+    which:list, # of the heads that the set was made of
+)->HeadSet:     # its `index` counts in `which`; None where it has none of them
+    "The rows of some heads"
+    place = {int(h): k for k,h in enumerate(which)}
+    rows = sorted((place[h],r) for r,h in enumerate(self.index.tolist()) if h in place)
+    if not rows: return None
+    r = torch.tensor([r for _,r in rows])
+    return HeadSet(self.textures[r], self.seen[r], self.shape, self.known[r], self.outline[r],
+                   torch.tensor([k for k,_ in rows]))
 
 # %% ../nbs/07j_aligned.ipynb #833f3317
 def covered(

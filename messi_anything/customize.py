@@ -6,6 +6,7 @@
 from __future__ import annotations
 import base64, html, io, json, os, re, shutil, sys, time, zipfile, zlib
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
@@ -31,21 +32,22 @@ from messi_anything.images import (
 )
 from .data import _parallel
 from .training import commit_id, make_folder, write_json
-from .faces import Face, read_landmarks
+from .faces import Face, FaceFinder, face_net, read_landmarks, with_mesh
 from .target import Checks, FaceEmbedding, reasons, target_report, verdict_of
 from .headspace import VIEWS, HeadTarget, head_space, head_target, sample_heads
 from .heads import HeadInpainter, steady_temperature
-from .aligned import RANGES, AlignedHead, aligned_heads, head_set, unusual_heads
+from .aligned import AlignedHead, aligned_heads, unusual_heads
 from .identity import cosine_distance, groups_of, head_identity, straight_distance
-from .train_heads import fit_head_target, rebuilt
+from .train_heads import fit_head_target, head_sets, rebuilt
 from .registry import check_name, install_target, targets_home
 from .pipeline import example_photo, replace as replace_people
 
 # %% auto #0
-__all__ = ['CONSENT', 'MOST_PHOTOS', 'MOST_BYTES', 'MOST_PHOTO', 'LEFT_OUT', 'LEAST', 'ask_consent', 'unzip_photos', 'FoundHead',
-           'usable_rows', 'cut_heads', 'all_heads', 'Whose', 'whose_heads', 'check_one_person', 'left_out', 'too_few',
-           'Number', 'graded', 'five_numbers', 'to_improve', 'HeadReport', 'sample_sheet', 'shown_photos',
-           'replaced_strip', 'fit_heads', 'messi_customize', 'main_customize']
+__all__ = ['CONSENT', 'MOST_PHOTOS', 'MOST_BYTES', 'MOST_PHOTO', 'LOOKED_AT', 'LEFT_OUT', 'LEAST', 'ask_consent', 'unzip_photos',
+           'smaller', 'LargeFaces', 'FoundHead', 'usable_rows', 'cut_heads', 'all_heads', 'Whose', 'found_sets',
+           'whose_heads', 'check_one_person', 'left_out', 'too_few', 'Number', 'graded', 'five_numbers', 'to_improve',
+           'HeadReport', 'sample_sheet', 'shown_photos', 'replaced_strip', 'fit_heads', 'one_thread_each',
+           'messi_customize', 'main_customize']
 
 # %% ../nbs/10_customize.ipynb #fc240e62
 CONSENT = dict(myself='the photos show me',
@@ -100,6 +102,31 @@ def unzip_photos(
         raise DataError(f'{path} cannot be read as a zip ({reason(e)}): it may be cut short; make it again') from None
     return len(inside)
 
+# %% ../nbs/10_customize.ipynb #14e4fc19
+LOOKED_AT = 1280 # pixels of a photo's longer side at which its heads are looked for
+
+def smaller(
+    img:Image.Image, side:int, # pixels of the longer side
+    least:float=0.,            # but no factor below this
+)->tuple:                      # the image, and the factor, at most 1
+    "A photo no larger than it need be"
+    k = max(side/max(img.size), least)
+    if k>=1: return img,1.
+    return img.resize([max(1, round(o*k)) for o in img.size], Image.BILINEAR, reducing_gap=2),k
+
+class LargeFaces:
+    "Find the faces that are large enough to learn a head from; dense landmarks are left for later"
+    def __init__(self,
+        smallest:int=40, # side of a face, pixels
+    ):
+        self.smallest,self.name = smallest,f'faces of {smallest} pixels'
+
+    def __call__(self, img:Image.Image)->list: # of `Face`, largest first
+        im,k = smaller(img, LOOKED_AT)
+        finder = FaceFinder(face_net())
+        finder.smallest = max(finder.smallest, round(self.smallest*min(1, finder.side/max(im.size))))
+        return [Face(Box(*(o/k for o in f.box.astuple())), f.score, f.landmarks/k) for f in finder(im)]
+
 # %% ../nbs/10_customize.ipynb #0845040a
 @dataclass
 class FoundHead:
@@ -125,16 +152,22 @@ def usable_rows(
     return [r for r in report.rows if ok(r)]
 
 def cut_heads(
-    path, boxes:list, # a photo, and the faces in it
+    path, boxes:list, # a photo, and the faces in it: left, top, right, bottom, and maybe score and six landmarks
     name:str='', embed=None,
 )->list:              # of `FoundHead`, for the six largest faces
     "The heads of one photo"
     boxes = sorted(boxes, key=lambda b: -(b[2]-b[0])*(b[3]-b[1]))[:6]
-    img = load_image(path)
-    faces = read_landmarks(img, [tuple(b[:4]) for b in boxes])
+    least = min((b[2]-b[0] for b in boxes), default=1)
+    img,k = smaller(load_image(path), LOOKED_AT, 150/max(least, 1))        # a head is learned from at 100 pixels
+    faces = [_face(b, k) for b in boxes]
+    faces = read_landmarks(img, faces) if any(f.landmarks is None for f in faces) else with_mesh(img, faces)
     heads = aligned_heads(img, faces)
     vector = lambda f, h: None if embed is None or h is None else embed(img, f)
     return [FoundHead(name or Path(path).name, tuple(b[:4]), h, vector(f, h)) for b,f,h in zip(boxes, faces, heads)]
+
+def _face(b, k): # of a photo made smaller by `k`
+    marks = np.asarray(b[5], float)*k if len(b)>5 and b[5] is not None else None
+    return Face(Box(*(o*k for o in b[:4])), 1., marks)
 
 # %% ../nbs/10_customize.ipynb #289b4fb2
 def _save_heads(path, found): # as one file of arrays
@@ -188,23 +221,31 @@ class Whose:
     middle:object     # of the person's vectors: an array, or one for each view
     by:str            # 'dlib-resnet-v1' or 'head textures'
 
-def _own_vectors(found, space, view): # (n,d), indices of the heads
+def found_sets(
+    found:list, space, # of `FoundHead`; a `HeadSpace`
+)->dict:               # view -> `HeadSet`, None where no head is seen so; its index counts in `found`
+    "All heads as textures, made once: those of a person are rows of them"
     idx = [i for i,o in enumerate(found) if o.head is not None]
-    try: s = head_set([found[i].head for i in idx], view, space.mirror, space.views[view].shape, space.cfg.size)
-    except (DataError, IndexError, ValueError): return np.zeros((0,120)),np.zeros(0, int)
+    out = head_sets([found[i].head for i in idx], space)
+    for s in out.values():
+        if s is not None: s.index = torch.tensor(idx)[s.index]
+    return out
+
+def _own_vectors(s, view): # (n,d), indices of the heads
+    if s is None: return np.zeros((0,120)),np.zeros(0, int)
     with torch.no_grad(): z = head_identity()(s.textures.float()/255, s.known, view)
-    return z.numpy(),np.array(idx)[s.index.numpy()]
+    return z.numpy(),s.index.numpy()
 
 def whose_heads(
     found:list,   # of `FoundHead`
     space=None,   # a `HeadSpace`
     embed=None,   # a `FaceEmbedding`, if the heads have its vectors
     who:str=None, # name of a photo that shows only the person who is meant
+    sets:dict=None, # see `found_sets`
 )->Whose:
     "Find the person among the heads"
-    space = space or head_space()
     if embed is not None: groups,middle,by = _by_embedding(found, embed)
-    else: groups,middle,by = _by_textures(found, space, who)
+    else: groups,middle,by = _by_textures(found, sets or found_sets(found, space or head_space()), who)
     if who is not None:
         there = [g for g in groups if any(found[i].file==who for i in g)]
         if not there:
@@ -222,9 +263,9 @@ def _by_embedding(found, embed):
     middle = v[groups[0]].mean(0) if groups else None
     return [idx[g].tolist() for g in groups],middle,embed.name
 
-def _by_textures(found, space, who):
+def _by_textures(found, sets, who):
     near = lambda view: 1-head_identity().same(view)
-    sets = {v: _own_vectors(found, space, v) for v in VIEWS}
+    sets = {v: _own_vectors(s, v) for v,s in sets.items()}
     groups = {v: [i[g].tolist() for g in groups_of(z, near(v))] if len(i) else [] for v,(z,i) in sets.items()}
     if who is not None:
         has = lambda g: any(found[i].file==who for i in g)
@@ -341,11 +382,13 @@ def _how_new(target, space, s, view):
     return float(torch.cdist(new, photos).amin(1).median()/among.median())
 
 # %% ../nbs/10_customize.ipynb #60e2e894
-def _held_out_decibels(heads, space, name, every=6): # on heads that are not learned from
-    front = [h for h in heads if abs(h.yaw)<RANGES['front'][1]]
-    kept,apart = [h for i,h in enumerate(front) if i%every],front[::every]
-    if len(kept)<12 or len(apart)<3: return None
-    return rebuilt(apart, space, fit_head_target(kept, space, name, prior=head_target('nobody')), 'front')
+def _held_out_decibels(s, space, name, every=6): # on heads from the front that are not learned from
+    if s is None: return None
+    which = s.index.tolist()
+    kept,apart = s.of([h for i,h in enumerate(which) if i%every]),s.of(which[::every])
+    if len(which)<15: return None
+    fit = fit_head_target([], space, name, prior=head_target('nobody'), sets=dict(front=kept, side=None))
+    return rebuilt(apart, space, fit, 'front')
 
 def five_numbers(
     target:HeadTarget, space, heads:list, # of `AlignedHead`, learned from
@@ -363,7 +406,7 @@ def five_numbers(
             'likeness', share, f'{share:.0%}', 0.95, 0.8, f'new heads that are taken for the person, by {whose.by}'
         )
     )
-    d = _held_out_decibels(heads, space, target.cfg.name)
+    d = _held_out_decibels(sets['front'], space, target.cfg.name)
     said = 'too few photos to tell' if d is None else f'{d:.1f} dB'
     out.append(graded('detail', d or 0, said, 22, 19, 'how well photos that were kept apart are rebuilt'))
     new = _how_new(target, space, sets[first], first)
@@ -479,17 +522,12 @@ def shown_photos()->list: # PIL images
     return out
 
 def replaced_strip(
-    target:HeadTarget, seeds=(0,1),
+    target:HeadTarget, n:int=2, # heads for each
 )->Image.Image:
     "Before and after, on pictures that may be shown"
-    painter,pics = HeadInpainter(target),[]
-    for photo in shown_photos(): pics += [photo, *(replace_people(photo, painter, seed=s).image for s in seeds)]
-    return image_grid(
-        pics,
-        ['before', *(f'seed {s}' for s in seeds)] * (len(pics) // (1 + len(seeds))),
-        cols=1 + len(seeds),
-        cell=300,
-    )
+    painter,photos = HeadInpainter(target),shown_photos()
+    pics = [o for p in photos for o in (p, *(r.image for r in replace_people(p, painter, n=n)))]
+    return image_grid(pics, ['before', *(f'seed {s}' for s in range(n))]*len(photos), cols=1+n, cell=300)
 
 # %% ../nbs/10_customize.ipynb #34f9b0a8
 LEAST = 10 # usable heads
@@ -583,19 +621,21 @@ def fit_heads(
     step,space = _Steps(say if progress else lambda *a: None),head_space()
     step('looking at the photos', 1)
     folder = _folder_of(folder, run)
-    report = target_report(folder, run/'photos', checks, detect, workers=workers, progress=progress)
-    rows = usable_rows(report, flagged)
-    step('cutting out heads', 2)
-    found = all_heads(report, rows, run/'heads', embed, workers, progress)
+    with one_thread_each(workers):
+        report = target_report(folder, run/'photos', checks, detect or LargeFaces(), workers=workers, progress=progress)
+        rows = usable_rows(report, flagged)
+        step('cutting out heads', 2)
+        found = all_heads(report, rows, run/'heads', embed, workers, progress)
     step('asking whose they are', 3)
-    whose = whose_heads(found, space, embed, who)
+    sets = found_sets(found, space)
+    whose = whose_heads(found, space, embed, who, sets)
     if who is None: check_one_person(found, whose)
     step('fitting the heads', 4)
-    mine,sets,learned,odd = _learned_from(found, whose, space)
+    mine,sets,learned,odd = _learned_from(found, whose, sets, space)
     why = left_out(report, rows, found, mine, learned, odd)
     if max((len(s.index) if s else 0 for s in sets.values()), default=0)<least: raise too_few(len(learned), least, why)
     heads = [found[i].head for i in mine]
-    target = fit_head_target(heads, space, name, label, least, head_target('nobody'))
+    target = fit_head_target(heads, space, name, label, least, head_target('nobody'), sets)
     step('the report', 5)
     sets = {v: s if s and n else None for (v,s),n in zip(sets.items(), target.cfg.heads)}
     numbers = five_numbers(target, space, [found[i].head for i in learned], sets, whose, embed)
@@ -632,22 +672,25 @@ def _folder_of(source, run): # a zip is unpacked
     if not (run/'unzipped').is_dir() or not any((run/'unzipped').iterdir()): unzip_photos(p, run/'unzipped')
     return run/'unzipped'
 
-def _sets(heads, space): # view -> `HeadSet` or None
-    out = {}
-    for v in VIEWS:
-        try: out[v] = head_set(heads, v, space.mirror, space.views[v].shape, space.cfg.size)
-        except DataError: out[v] = None
-    return out
-
 # -> the person's usual heads, view -> HeadSet or None, those that are in a set, those left out
-def _learned_from(found, whose, space):
+def _learned_from(found, whose, sets, space):
+    of = lambda which: {v: None if s is None else s.of(which) for v,s in sets.items()}
     mine = [i for i in whose.mine if found[i].head is not None]
-    heads = [found[i].head for i in mine]
-    odd = {mine[j] for j in unusual_heads(heads, _sets(heads, space), {v: space.views[v].matte for v in VIEWS})}
+    heads,mattes = [found[i].head for i in mine],{v: space.views[v].matte for v in VIEWS}
+    odd = {mine[j] for j in unusual_heads(heads, of(mine), mattes)}
     mine = [i for i in mine if i not in odd]
-    sets = _sets([found[i].head for i in mine], space)
-    learned = {mine[j] for s in sets.values() if s is not None for j in s.index.tolist()}
-    return mine,sets,sorted(learned),sorted(odd)
+    his = of(mine)
+    learned = {mine[j] for s in his.values() if s is not None for j in s.index.tolist()}
+    return mine,his,sorted(learned),sorted(odd)
+
+@contextmanager
+def one_thread_each(workers:int): # of several workers, so that they do not wait for one another
+    "torch with one thread, where there are several workers"
+    n = torch.get_num_threads()
+    torch.set_num_threads(1 if workers>1 else n)
+    try: yield
+    finally: torch.set_num_threads(n)
+
 
 # %% ../nbs/10_customize.ipynb #f2c60386
 def _pixels(name, folder, consent, out, flagged, preset, base, others, task, minutes, device): # exit status

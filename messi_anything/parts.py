@@ -59,7 +59,14 @@ class PartsHead(nn.Module, Pretrained):
         return self.out(self.drop(h))
 
 # %% ../nbs/04a_parts.ipynb #19aa2d48
-def _box(x, r): return F.avg_pool2d(x, 2*r+1, 1, r, count_include_pad=False)
+def _sums(x, r): # over squares, from running sums: as quick for large ones as for small ones
+    for axis in (2,3):
+        run = F.pad(x, (r+1,r,0,0) if axis==3 else (0,0,r+1,r)).cumsum(axis)
+        n = x.shape[axis]
+        x = run.narrow(axis, 2*r+1, n)-run.narrow(axis, 0, n)
+    return x
+
+def _box(x, r): return _sums(x, r)/_sums(torch.ones_like(x[:1,:1]), r)
 
 def guide(
     img:Tensor,      # (b,3,h,w), what the edges are taken from

@@ -20,11 +20,11 @@ from messi_anything.headspace import (
     fit_target_view,
     fit_view,
 )
-from .aligned import CLOTHES, HEAD, UNSURE, AlignedHead, align_photo, head_set
+from .aligned import CLOTHES, HEAD, UNSURE, AlignedHead, HeadSet, align_photo, head_set
 from .identity import fit_identity
 
 # %% auto #0
-__all__ = ['heads_in', 'fit_head_space', 'fit_head_target', 'fit_nobody', 'rebuilt', 'train_heads']
+__all__ = ['heads_in', 'fit_head_space', 'head_sets', 'fit_head_target', 'fit_nobody', 'rebuilt', 'train_heads']
 
 # %% ../nbs/09b_train_heads.ipynb #5b356fbd
 def _labels(root, path): # (h,w) uint8 from the parts and masks that lie beside a photo
@@ -95,6 +95,18 @@ def fit_head_space(
         fit_view(view, s.textures.float()/255, s.seen.float()/255, s.shape, symmetric=name=='front')
     return space.eval()
 
+# %% ../nbs/09b_train_heads.ipynb #24e1367b
+def head_sets(
+    heads:list,      # of `AlignedHead`
+    space:HeadSpace,
+)->dict:             # view -> `HeadSet`, None where no head is seen so
+    "Heads as textures of a space, for each view"
+    out = {}
+    for v in VIEWS:
+        try: out[v] = head_set(heads, v, space.mirror, space.views[v].shape, space.cfg.size)
+        except DataError: out[v] = None
+    return out
+
 # %% ../nbs/09b_train_heads.ipynb #2fc72cd3
 def fit_head_target(
     heads:list,      # of `AlignedHead`, of one person
@@ -103,12 +115,10 @@ def fit_head_target(
     least:int=10,    # heads without which there is no fit
     # everybody's, see `fit_nobody`: ten heads then follow pose and light as well as a hundred would
     prior:HeadTarget=None,
+    sets:dict=None,  # view -> `HeadSet` or None, where they have been made
 )->HeadTarget:
     "Learn one person's place in the space of heads"
-    sets = {}
-    for view in VIEWS:
-        try: sets[view] = head_set(heads, view, space.mirror, space.views[view].shape, space.cfg.size)
-        except DataError: sets[view] = None
+    if sets is None: sets = head_sets(heads, space)
     n = tuple(len(s.index) if s else 0 for s in sets.values())
     if max(n)<least:
         raise DataError(f'{len(heads)} heads of {name!r} give {n[0]} from the front and {n[1]} from the side: '
@@ -154,11 +164,11 @@ def fit_nobody(
 
 # %% ../nbs/09b_train_heads.ipynb #9f184ab3
 def rebuilt(
-    heads:list, # of `AlignedHead`
+    heads,      # of `AlignedHead`, or a `HeadSet`
     space:HeadSpace, target:HeadTarget, view:str='front',
 )->float:       # decibels, median over the heads
     "PSNR of heads rebuilt from their latents, where they are seen"
-    s = head_set(heads, view, space.mirror, space.views[view].shape, space.cfg.size)
+    s = heads if isinstance(heads, HeadSet) else head_set(heads, view, space.mirror, space.views[view].shape, space.cfg.size)
     v,t = space.views[view],target.views[view]
     tex,seen = s.textures.float()/255,s.seen.float()/255*(v.matte>.5)
     x = v.encode(tex*seen+v.decode(t.average[None])*(1-seen))-t.average
