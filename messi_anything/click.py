@@ -397,14 +397,14 @@ def near_by(
     there = x>.5
     if clicks.box or not there.any(): return None
     (w,h),(W,H) = look.size,look.image.size
-    one = len(clicks.plus)+len(clicks.minus)==1
+    first = len(clicks.plus)+len(clicks.minus)==1
     known = float(np.mean([look.people[y,a] for a,y in _cells(look, clicks.plus)]))
-    if known<.5 and len(clicks.plus)+len(clicks.minus)>2: return None
+    if known<.5: return None
     ys,xs = np.nonzero(there)
     px,py = zip(*clicks.plus)
     l,t = min(xs.min()*W/w, *px),min(ys.min()*H/h, *py)
     r,b = max((xs.max()+1)*W/w, *px),max((ys.max()+1)*H/h, *py)
-    m,grain = (.25 if one else .5)*max(r-l, b-t),max(W, H)/16 # further clicks seldom ask for another part
+    m,grain = (.25 if first else .5)*max(r-l, b-t),max(W, H)/16 # further clicks seldom ask for another part
     down,up = (lambda v: math.floor(v/grain)*grain),(lambda v: math.ceil(v/grain)*grain)
     box = Box(*(float(round(o)) for o in (max(0, down(l-m)), max(0, down(t-m)), min(W, up(r+m)), min(H, up(b+m)))))
     return None if max(box.width/W, box.height/H)>.8 or min(box.width, box.height)<16 else box
