@@ -5,39 +5,106 @@
 # %% ../nbs/07l_nobody.ipynb #5f990445
 from __future__ import annotations
 import copy, functools
+from dataclasses import dataclass
 import numpy as np, torch
-from torch import Tensor
+from torch import nn, Tensor
 from .images import ConfigError, to_pil
+from .training import Pretrained, find_weights
 from .target import FaceEmbedding
-from .headspace import N_OUTLINE, HeadTarget, HeadSpace, head_target, known_of
+from .headspace import N_OUTLINE, VIEWS, HeadTarget, HeadSpace, head_target, known_of
 from .inpaint import LEFT, Painted, Plan
 from .heads import DrawnHead, HeadInpainter, HeadPlace, seen_faces, _old_texture
 from .identity import head_identity
 
 # %% auto #0
-__all__ = ['NEAR', 'draw_somebody', 'face_embedding', 'NobodyInpainter']
+__all__ = ['NEAR', 'HeadKindsCfg', 'HeadKinds', 'head_kinds', 'usual_outline', 'pick_kind', 'draw_somebody', 'face_embedding',
+           'NobodyInpainter']
 
 # %% ../nbs/07l_nobody.ipynb #b8cd9cc0
+@dataclass(frozen=True)
+class HeadKindsCfg:
+    "Sizes of `HeadKinds`"
+    kinds:tuple=(0,0)       # for each of `VIEWS`
+    latents:tuple=(261,261) # numbers of a head
+    spread:int=160          # directions in which heads of one kind differ
+
+    def __post_init__(self):
+        for k in ('kinds','latents'): object.__setattr__(self, k, tuple(getattr(self, k)))
+        sizes = (*self.kinds, *self.latents, self.spread)
+        if len(sizes)!=5 or not all(type(o) is int and 0<=o<=10_000 for o in sizes):
+            raise ConfigError(f'kinds of heads cannot have {self}: sizes are whole numbers')
+
+class HeadKinds(nn.Module, Pretrained):
+    "What kinds of heads there are: everybody's latents as a mixture of Gaussians that differ in their means only"
+    cfg_class = HeadKindsCfg
+    def __init__(self, cfg:HeadKindsCfg=HeadKindsCfg()):
+        super().__init__()
+        self.cfg,self.views = cfg,nn.ModuleDict()
+        for view,kinds,n in zip(VIEWS, cfg.kinds, cfg.latents):
+            part = self.views[view] = nn.Module()
+            part.register_buffer('mean', torch.zeros(kinds, n))
+            part.register_buffer('share', torch.zeros(kinds))                # of people
+            part.register_buffer('spread', torch.zeros(cfg.spread, n, dtype=torch.float16)) # the widest first
+
+@functools.lru_cache(1)
+def head_kinds()->HeadKinds:
+    "Those that come with the package, loaded once"
+    return HeadKinds.from_pretrained(find_weights('kinds')).eval()
+
+# %% ../nbs/07l_nobody.ipynb #191df51a
+def usual_outline(
+    outline:Tensor, # (b,21) less what is foretold
+    cov:Tensor,     # (21,21) of outlines
+    most:float=1.4, # standard deviations, root mean square over the directions
+)->Tensor:
+    "An outline no odder than hair is: a hat's brim is drawn in"
+    far = ((outline@torch.linalg.inv(cov))*outline).sum(1, keepdim=True).div(outline.shape[1]).sqrt()
+    return outline*(most/far.clamp(min=most))
+
+def pick_kind(
+    share:Tensor,   # (k,)
+    means:Tensor,   # (k,21) outlines of the kinds
+    cov:Tensor,     # (21,21) around them
+    generator,
+    outline:Tensor=None, # (1,21) that the kind should go with
+)->int:
+    "Draw a kind of head"
+    score = share.log()
+    if outline is not None:
+        d = outline-means
+        score = score-.25*((d@torch.linalg.inv(cov))*d).sum(1) # half of what the Gaussians say: others come as well
+    return int(torch.multinomial(score.softmax(0), 1, generator=generator))
+
+# %% ../nbs/07l_nobody.ipynb #afc64a06
 def draw_somebody(
     space:HeadSpace,
     everybody:HeadTarget, # see `fit_nobody`
     view:str, known:Tensor, # one of `VIEWS`; (1,13)
     seed:int,
     outline:Tensor=None,  # (1,21) that the new one is to be like; None for any
-    temperature:float=.85,# 0 the mean of everybody, 1 as different as people are
+    temperature:float=.95,# 0 the mean of a kind, 1 as different as people are
     loose:float=.15,      # how far it may be from that outline, as multiples of `EYES_APART`
+    kinds:HeadKinds=None, # None for those that ship
 )->tuple:                 # texture (1,3,n,n) in about [0,1], outline (1,21)
     "A head of somebody who does not exist"
-    s,t = space.views[view],everybody.views[view]
+    s,t,k = space.views[view],everybody.views[view],(kinds or head_kinds()).views[view]
     g = torch.Generator().manual_seed(int(seed)%2**63)
-    noise = temperature*torch.randn(1, len(t.spread), generator=g)
     c = ((known-t.known_mean)/t.known_std.clamp(min=1e-3)).clamp(-2, 2)
     foretold = t.middle+c@t.follows
+    fine = torch.exp(-torch.arange(len(k.spread))/120.)                    # fine detail in the middle is sharp as it is
+    spread = temperature*fine[:,None]*k.spread.float()
+    of,ridge = spread[:,-N_OUTLINE:],loose**2*torch.eye(N_OUTLINE)
+    cov = of.T@of+ridge
+    seen = None
     if outline is not None:
-        of = t.spread[:,-N_OUTLINE:]                                     # (r,21)
-        seen = outline-foretold[:,-N_OUTLINE:]-loose*torch.randn(1, N_OUTLINE, generator=g)
-        noise = noise+(seen-noise@of)@torch.linalg.solve(of.T@of+loose**2*torch.eye(N_OUTLINE), of.T)
-    z = foretold+noise@t.spread
+        among = k.mean[:,-N_OUTLINE:]
+        seen = usual_outline(outline-foretold[:,-N_OUTLINE:], cov+(among.T*k.share)@among)
+    mean = k.mean[pick_kind(k.share, k.mean[:,-N_OUTLINE:], cov, g, seen)]
+    noise = torch.randn(1, len(spread), generator=g)
+    if seen is not None:
+        left = seen-mean[-N_OUTLINE:]-loose*torch.randn(1, N_OUTLINE, generator=g)
+        noise = noise+(left-noise@of)@torch.linalg.solve(cov, of.T)
+    z = foretold+mean+noise@spread
     v = t.average+(z[:,:len(s.basis)]*s.scale)@s.basis.float()
     return s.decode(v),z[:,-N_OUTLINE:]
 
@@ -55,7 +122,7 @@ class NobodyInpainter(HeadInpainter):
     def __init__(self,
         everybody:HeadTarget=None, # None for the one that ships
         space:HeadSpace=None,
-        temperature:float=.85,     # how different people are
+        temperature:float=.95,     # how different people of one kind are
         like:bool=True,            # hair about as long as the person's, and what goes with it
         tries:int=8,               # pictures painted at most; for each, up to four times as many heads are drawn
         embed='auto',              # a `FaceEmbedding`; 'auto' for it where it is installed, None for our own means only
