@@ -16,9 +16,10 @@ from .parts import BodyParts, body_parts, guide
 from .heads import blur, smooth_step
 
 # %% auto #0
-__all__ = ['PATTERNS', 'FLOOR', 'WORK', 'DOUBT', 'LONGEST', 'Kit', 'kit_from_dict', 'Wardrobe', 'wardrobe_of', 'choose_kit',
-           'luma', 'opponent', 'log_light', 'cloth_colours', 'solve_poisson', 'Shading', 'shading_of', 'local_mean',
-           'Torso', 'torso_of', 'rgb_of', 'paint_kit', 'PhotoTone', 'tone_of', 'shaded', 'Dressed', 'dress', 'kit_from']
+__all__ = ['PATTERNS', 'FLOOR', 'FOLDS', 'ROWS', 'COLUMNS', 'SHEEN', 'WORK', 'BEND', 'DOUBT', 'LONGEST', 'HIP', 'Kit',
+           'kit_from_dict', 'Wardrobe', 'wardrobe_of', 'choose_kit', 'luma', 'opponent', 'log_light', 'cloth_colours',
+           'solve_poisson', 'Shading', 'shading_of', 'local_mean', 'Torso', 'torso_of', 'with_arms', 'rgb_of',
+           'paint_kit', 'PhotoTone', 'tone_of', 'shaded', 'Dressed', 'dress', 'kit_from']
 
 # %% ../nbs/07f_clothes.ipynb #80d67c5e
 PATTERNS = ('plain', 'stripes', 'hoops', 'halves', 'sash', 'centre')
@@ -34,6 +35,7 @@ class Kit:
     sleeves:str=''             # colours of parts; '' leaves them to the pattern, or as they are
     trim:str=''
     lower:str=''
+    below:str=''               # of what goes on below the hip in one piece: a coat, a dress, an overall; '' leaves it
     number:str=''              # on the back, up to two digits
     ink:str='#ffffff'          # the number's colour
 
@@ -50,7 +52,7 @@ class Kit:
                 f'{who}: {self.pattern} wants {"one colour" if self.pattern=="plain" else "two colours"}, not'
                 f' {len(self.colours)}'
             )
-        bad = [o for o in (*self.colours, *filter(None, (self.sleeves, self.trim, self.lower)), self.ink)
+        bad = [o for o in (*self.colours, *filter(None, (self.sleeves, self.trim, self.lower, self.below)), self.ink)
                if not isinstance(o, str) or not re.fullmatch('#[0-9a-fA-F]{6}', o)]
         if bad:
             raise ConfigError(
@@ -152,9 +154,12 @@ def opponent(x:Tensor)->Tensor: # (b,3,h,w) -> (b,2,h,w)
 
 FLOOR = .04 # of light; below it there is more noise than folds
 
-def log_light(x:Tensor)->Tensor: # (b,3,h,w) in [0,1] -> (b,1,h,w)
+def log_light(
+    x:Tensor,            # (b,3,h,w) in [0,1]
+    floor:float=FLOOR,   # less light than that counts little
+)->Tensor:               # (b,1,h,w)
     "Logarithm of the light that comes from a pixel"
-    return (luma(x).clamp(0, 1)**2.2+FLOOR).log()
+    return (luma(x).clamp(0, 1)**2.2+floor).log()
 
 # %% ../nbs/07f_clothes.ipynb #c491b4fc
 def _valley(p, a, b):
@@ -219,9 +224,13 @@ class Shading:
     keep:Tensor     # (1,1,h,w) by how much finer detail is multiplied: 0 where a pattern makes it
     was:Tensor      # (1,1,h,w) logarithm of the light with the pattern
     patterned:float # share of the garment where a pattern was taken out
+    floor:float=FLOOR # of `log_light`: dark cloth has a low one
+    flat:float=0.   # how little of folds was found, 0 to 1
 
 def _differences(t): # (1,c,h,w) -> to the right and below, 0 at the last
     return F.pad(t[...,1:]-t[...,:-1], (0,1)),F.pad(t[...,1:,:]-t[...,:-1,:], (0,0,0,1))
+
+FOLDS = .3 # how far light usually is from its middle on cloth in folds, in natural logarithms
 
 def shading_of(
     x:Tensor,     # (1,3,h,w) in [0,1], small
@@ -230,10 +239,14 @@ def shading_of(
     "Take a garment's colours and patterns out of its picture"
     f,inside = log_light(x),(where>.6).float()
     look = torch.cat([f, opponent(x)/luma(x).clamp(min=.22)], 1)
-    points = look[0][:,inside[0,0]>0].T.numpy()
+    on = inside[0,0]>0
+    points = look[0][:,on].T.numpy()
     if len(points)<20: return Shading(torch.zeros_like(f), torch.ones_like(f), f, 0.)
+    floor = min(FLOOR, max(.006, .5*(luma(x)[0,0][on]**2.2).median().item()))
+    fine = _smooth(log_light(x, floor), inside)
     member,usual = _members(look, cloth_colours(points))
-    step,gx,gy = _colour_steps(look, member, inside)
+    step = _colour_steps(look, member, inside)
+    gx,gy = (d*m for d,m in zip(_differences(fine), _both(inside)))
     same = 1-smooth_step(step, .1, .5)
     busy = ((gx.abs()+gy.abs())*same/2).sum().item()/inside.sum().item() # folds are few and far between, prints are not
     gx,gy = (o/(1+(o/.6)**2)*same for o in (gx, gy))                     # hardly any fold is as sharp as that
@@ -243,12 +256,23 @@ def shading_of(
     log = log-values.median()
     spread = 1.25*(values-values.median()).abs().mean().item()
     # dark cloth shows little of its folds, glossy cloth too much
-    gain = min(max(.17/max(spread, 1e-3), 1), 2.2) if spread<.25 else .25/spread
-    gain = gain*min(1, .05/max(busy, 1e-3))
-    flat = (1-same)[inside>0].mean().item()
-    log = 1.1*torch.tanh(log*gain/1.1)+min(1, 2*flat)*_form(f-usual, inside)
-    keep = ((1-smooth_step(blur(step, .7), .05, .3))*gain).clamp(max=1.5)
-    return Shading(log, keep, f, flat)
+    gain = min(FOLDS/max(spread, 1e-3), 3.5) if spread<FOLDS else (FOLDS/spread)**.7
+    taken = (1-same)[inside>0].mean().item()
+    gain = gain*min(1, .07/max(busy, 1e-3))*(1-.5*smooth_step(torch.tensor(taken), .4, .9).item())
+    log = log*gain
+    log = torch.where(log>0, .6*torch.tanh(log/.75), 1.1*torch.tanh(log/1.1))+min(1, 2*taken)*_slow(f-usual, inside)
+    keep = ((1-smooth_step(blur(step, .7), .05, .3))*gain).clamp(max=1.3)
+    return Shading(log, keep, fine, taken, floor, max(0, 1-gain*spread/FOLDS, min(1, 2*taken-.7)))
+
+def _smooth(f, inside, eps=.012): # no noise, no blocks of a JPEG, but folds: He's guided filter of itself
+    m = _square_mean(torch.cat([f, f*f], 1), 2)
+    var = (m[:,1:]-m[:,:1]**2).clamp(min=0)
+    a = _square_mean(torch.cat([var/(var+eps), m[:,:1]*eps/(var+eps)], 1), 2)
+    return a[:,:1]*f+a[:,1:]
+
+def _square_mean(x, r): # (1,c,h,w): mean of a square, one way after the other
+    x = F.avg_pool2d(x, (1,2*r+1), 1, (0,r), count_include_pad=False)
+    return F.avg_pool2d(x, (2*r+1,1), 1, (r,0), count_include_pad=False)
 
 def local_mean(x:Tensor, where:Tensor, sigma:float)->Tensor: # (1,1,h,w), weights, pixels
     "Mean of the neighbourhood, of what is inside"
@@ -257,10 +281,9 @@ def local_mean(x:Tensor, where:Tensor, sigma:float)->Tensor: # (1,1,h,w), weight
     both = blur(both, sigma/k)
     return F.interpolate(both[:,:1]/both[:,1:].clamp(min=1e-3), x.shape[2:], mode='bilinear', align_corners=False)
 
-def _form(left, inside): # what remains of light when a pattern is gone: its slow part, and the roundness of a body
+def _slow(left, inside): # what remains of light when a pattern is gone: its slow part
     slow = local_mean(left, inside, max(left.shape[2:])/28)
-    slow = .5*(slow-slow[inside>0].median()).clamp(-.5, .5)
-    return slow+.5*(local_mean(inside, torch.ones_like(inside), max(left.shape[2:])/40)-1)
+    return .5*(slow-slow[inside>0].median()).clamp(-.5, .5)
 
 def _members(look, centres): # (1,k,h,w) how much each pixel is of each colour; (1,1,h,w) the light that is usual for it
     c = torch.from_numpy(centres).float()
@@ -269,22 +292,22 @@ def _members(look, centres): # (1,k,h,w) how much each pixel is of each colour; 
     member = (-d/.02).softmax(1)
     return member,(member*c[:,0].view(1,-1,1,1)).sum(1, keepdim=True)
 
-def _colour_steps(look, member, inside): # (1,1,h,w), 0 inside one colour, about 1 between two; and the steps of light
-    both = inside*F.pad(inside[...,1:], (0,1)),inside*F.pad(inside[...,1:,:], (0,0,0,1))
-    steps = lambda t: [d*m for d,m in zip(_differences(t), both)]
-    most = lambda t, of: torch.maximum(*(of(d) for d in steps(t)))
+def _both(inside): return inside*F.pad(inside[...,1:], (0,1)),inside*F.pad(inside[...,1:,:], (0,0,0,1))
+
+def _colour_steps(look, member, inside): # (1,1,h,w), 0 inside one colour, about 1 between two
+    both = _both(inside)
+    most = lambda t, of: torch.maximum(*(of(d*m) for d,m in zip(_differences(t), both)))
     between = most(member, lambda d: d.abs().sum(1, keepdim=True))
     tint = smooth_step(most(look[:,1:], lambda d: d.norm(dim=1, keepdim=True)), .06, .3)  # light does not change a tint
     light = most(look[:,:1], torch.abs)
     share = torch.tensor(light.sum().item()/inside.sum().item())
     sharp = smooth_step(light, .15, .45)*smooth_step(share, .08, .18)                    # a print in black and white
-    step = torch.maximum(torch.maximum(between, tint), sharp)
-    return F.max_pool2d(step, 3, 1, 1),*steps(look[:,:1])
+    return F.max_pool2d(torch.maximum(torch.maximum(between, tint), sharp), 3, 1, 1)
 
 # %% ../nbs/07f_clothes.ipynb #fee5dbc2
 @dataclass
 class Torso:
-    "A frame on a torso: across, from the centre line (0) to the outline (about -1 and 1), and down from the neck, in the same unit"
+    "A frame on a torso: across, from the centre line (0) to its sides (-1 and 1), and down from the neck"
     neck:np.ndarray   # (2,) x and y, pixels
     down:np.ndarray   # (2,) unit vector
     at:np.ndarray     # (k,) distances down the axis, pixels
@@ -357,6 +380,87 @@ def _frame(neck, down, s, t, wide, seen, k=24): # along and across, of every pix
         float(unit),
     )
 
+# %% ../nbs/07f_clothes.ipynb #346ccc53
+def with_arms(
+    torso:Torso,
+    look:Tensor,      # (3,h,w) light and tints
+    worn:Tensor,      # (h,w) weight of clothes
+    end:float,        # how far down a shirt goes, in the torso's unit
+    wide:float=None,  # of the face, pixels
+)->tuple:             # `Torso` without the arms, (1,1,h,w) weight of sleeves
+    "Find the lines between torso and arms: the paths of the strongest edges near where the torso's sides should be"
+    h,w = worn.shape
+    at = np.linspace(torso.at[0], min(torso.at[-1]+.1*torso.unit, (end+.4)*torso.unit), ROWS)
+    centre = np.interp(at, torso.at, torso.centre)
+    t = np.linspace(-2.2, 2.2, COLUMNS)*torso.unit
+    maps = torch.cat([blur(look[None], .8), worn[None,None]], 1)
+    f,on = _straight(torso, maps, at, centre, t)
+    edge = _edges_across(f, on)
+    usual = np.interp(at/torso.unit, [.5,1.2,4], [.98,.86,.9])*torso.unit
+    if wide: usual = np.clip(usual, .76*wide, 1.12*wide)
+    lines = [_seam(edge, on, t, usual, s) for s in (-1,1)]
+    (l,al,ol),(r,ar,or_) = lines
+    from scipy.ndimage import gaussian_filter1d
+    calm = lambda o: gaussian_filter1d(o, ROWS/9, mode='nearest')        # stripes do not follow every dent
+    straight = Torso(torso.neck, torso.down, at, calm(centre+(r-l)/2), calm((r+l)/2).clip(2), torso.unit)
+    u = Torso(torso.neck, torso.down, at, centre+(r-l)/2, ((r+l)/2).clip(2), torso.unit).coordinates(h, w)[0]
+    y,x = np.mgrid[:h,:w].astype(np.float32)+.5
+    s = (x-torso.neck[0])*torso.down[0]+(y-torso.neck[1])*torso.down[1]
+    there = np.where(u.numpy()<0, np.interp(s, at, al), np.interp(s, at, ar))
+    half = np.interp(s, at, (r+l)/2)
+    arms = smooth_step((u.abs()-1)*torch.from_numpy(half).float(), -.8, .8)*torch.from_numpy(there).float()
+    return straight,arms[None,None]
+
+# %% ../nbs/07f_clothes.ipynb #c5b77c1f
+ROWS,COLUMNS = 64,97
+
+def _straight(torso, maps, at, centre, t): # a picture with the torso upright: (3,k,n), (k,n)
+    down,side = torso.down,np.array([torso.down[1],-torso.down[0]])
+    p = torso.neck+at[:,None,None]*down+(centre[:,None]+t)[...,None]*side
+    size = np.array([maps.shape[3],maps.shape[2]])
+    out = F.grid_sample(maps, torch.from_numpy(p/size*2-1).float()[None], align_corners=False)[0].numpy()
+    return out[:-1],out[-1]
+
+def _edges_across(f, on): # (k,n) from 0 to 1
+    d = np.zeros_like(on)
+    d[:,1:-1] = np.sqrt(((f[:,:,2:]-f[:,:,:-2])**2*np.array([.5,1,1])[:,None,None]).sum(0))
+    dark = np.zeros_like(on)
+    dark[:,3:-3] = np.minimum(f[0][:,6:], f[0][:,:-6])-f[0][:,3:-3]
+    inner = np.zeros_like(on)
+    inner[:,2:-2] = np.minimum(on[:,4:], on[:,:-4])
+    e = 1-np.exp(-(d/.25+dark.clip(0)/.2))
+    out = np.zeros_like(on)
+    out[:,1:-1] = abs(on[:,2:]-on[:,:-2])
+    return np.maximum(e*(inner>.5), .7*out)
+
+# %% ../nbs/07f_clothes.ipynb #78e7488a
+def _seam(edge, on, t, usual, side): # of one side: distances (k,), how much of an arm is there (k,), the outline (k,)
+    from scipy.ndimage import gaussian_filter1d, median_filter
+    e,m,d = (edge,on,t) if side>0 else (edge[:,::-1],on[:,::-1],-t[::-1])
+    some = d>.3*usual.min()
+    e,m,d = e[:,some],m[:,some]>.5,d[some]
+    cost = 2.5*((d-usual[:,None])/(.6*usual[:,None]))**2-e+.5*(~m)
+    step = 2
+    total,back = cost[0].copy(),np.zeros(cost.shape, int)
+    for i in range(1, len(cost)):
+        moved = np.stack([np.roll(total, j)+.12*abs(j) for j in range(-step, step+1)])
+        moved[:step,-step:] = 1e9
+        moved[step+1:,:step] = 1e9
+        best = moved.argmin(0)
+        back[i] = np.arange(len(total))-(best-step)
+        total = moved.min(0)+cost[i]
+    j = int(total.argmin())
+    path = np.zeros(len(cost), int)
+    for i in range(len(cost)-1, -1, -1):
+        path[i] = j
+        j = back[i,j].clip(0, len(total)-1)
+    line = d[path]
+    beyond = (m&(d>line[:,None])).sum(1)*(d[1]-d[0])
+    outline = np.where(m.any(1), d[np.where(m, np.arange(len(d)), 0).max(1)], line)
+    arm = median_filter((beyond>.16*usual).astype(float), 7, mode='nearest')
+    line = np.where(arm>.5, line, np.clip(outline, .6*usual, 1.25*usual))
+    return gaussian_filter1d(line, 1.5, mode='nearest'),gaussian_filter1d(arm, 1., mode='nearest'),outline
+
 # %% ../nbs/07f_clothes.ipynb #38f3fe49
 def rgb_of(colour:str)->Tensor: # (3,1,1) in [0,1]
     "A colour as written on the web"
@@ -370,18 +474,22 @@ def _number(text, uv): # (h,w): the digits on the back
     grid = torch.stack([uv[0]/.62, (uv[1]-1.15)/.62], -1)[None]
     return F.grid_sample(ink, grid, align_corners=False)[0,0]
 
+def _around_body(u, turn=.85): # a torso is round: what is at its sides is seen askew
+    return torch.where(u.abs()<1, torch.asin(turn*u.clamp(-1, 1))/math.asin(turn), u)
+
 def paint_kit(
     kit:Kit,
     uv:Tensor,      # (2,h,w) see `Torso`
     unit:float,     # pixels
     back:bool=False,# whether the back is seen
     show=rgb_of,    # (colour) -> (3,1,1)
+    arms:Tensor=None, # (h,w) weight of sleeves; None: beyond the torso's sides
 )->Tensor:          # (3,h,w) in [0,1]
     "A kit as it hangs on a torso, in even light"
     u,v = uv
     soft = max(.75, unit/110)
     edge = lambda d: smooth_step(d*unit, -soft, soft)                   # of a signed distance
-    bent = u*(1+.1*u.abs().clamp(max=1.5)**2)/1.1                       # a torso is round
+    bent = _around_body(u)
     if kit.pattern=='plain': two = torch.zeros_like(u)
     elif kit.pattern in ('stripes','hoops'):
         phase = (bent if kit.pattern=='stripes' else v)*kit.bands/2
@@ -392,7 +500,7 @@ def paint_kit(
     out = show(kit.colours[0])
     out = out+(show(kit.colours[-1])-out)*two
     lay = lambda out, colour, on: out+(show(colour)-out)*on
-    if kit.sleeves: out = lay(out, kit.sleeves, edge(u.abs()-1.02+.12*(1-v/.9).clamp(0, 1)))
+    if kit.sleeves: out = lay(out, kit.sleeves, edge(u.abs()-1.02+.12*(1-v/.9).clamp(0, 1)) if arms is None else arms)
     if kit.number and back: out = lay(out, kit.ink, _number(kit.number, uv))
     return out
 
@@ -447,17 +555,21 @@ def tone_of(
         tuple(o.view(3, 1, 1) for o in fit) if grey else None,
     )
 
+SHEEN = .08 # what cloth mirrors of the light, whatever its colour: dark cloth shows its folds by this
+
 def shaded(
     rgb:Tensor, # (1,3,h,w) in [0,1], in the usual light
     log:Tensor, # (1,1,h,w) logarithm of the light
 )->Tensor:
     "Colours under light; highlights roll off instead of clipping"
     out = rgb*(log/2.2).exp()
+    out = out+SHEEN*log.clamp(0, .7)*(1-out)
     if out.max()<=.88: return out
     return torch.where(out>.88, .88+.12*(1-(-(out-.88).clamp(min=0)/.12).exp()), out)
 
 # %% ../nbs/07f_clothes.ipynb #a435e064
 WORK = 256 # longer side of the small copy, pixels
+BEND = .014 # by how much of a torso's half width stripes move where light changes e-fold along it
 
 @dataclass
 class Dressed:
@@ -490,12 +602,14 @@ def dress(
     out,changed,what,patterned = img.clone(),torch.zeros_like(img[:,:1]),(),0.
     for name,names,coarse,share,g,paint in _garments(W, kit, face, back, hair, tone):
         shading = shading_of(W.small, coarse)
-        x,light = out[g.part]/2+.5,log_light(img[g.part]/2+.5)
-        log,keep,was,u,v = g.up(torch.cat([shading.log, shading.keep, shading.was, W.uv(shading)], 1))[0]
+        x,light = out[g.part]/2+.5,log_light(img[g.part]/2+.5, shading.floor)
+        round_ = W.roundness(coarse, shading)
+        log,keep,was,u,v = g.up(torch.cat([shading.log+round_, shading.keep, shading.was, W.uv(shading)], 1))[0]
         new = tone.on_line(shaded(paint(torch.stack([u, v]), g)[None], (log+keep*(light[0,0]-was))[None,None]))
         on,filled = smooth_step(W.fine(names, g), .3, .65),smooth_step(g.up(W.alike), .65, .9)
         alpha = torch.maximum(on, filled)*smooth_step(g.up(share), .4, .6)*W.edge(g.part)
-        alpha = torch.where(alpha>.004, alpha, 0)
+        alpha = blur(alpha, .6)
+        alpha = torch.where(alpha>.02, alpha, 0)
         out[g.part] = torch.where(alpha>0, ((x+(new-x)*alpha)*2-1).clamp(-1, 1), out[g.part])
         changed[g.part] = torch.maximum(changed[g.part], alpha)
         what += (name,)
@@ -520,7 +634,8 @@ class _Window:
         self.size = max(8, round(self.height*self.k)),max(8, round(self.width*self.k))
         self.small = F.interpolate(img[part], self.size, mode='area')/2+.5
         self.near = 1. if person is None else smooth_step(F.interpolate(person[part], self.size, mode='area'), .15, .5)
-        self.torso,self.alike = None,None
+        self.torso,self.alike,self.labels = None,None,None
+        self.look = torch.cat([log_light(self.small), opponent(self.small)/luma(self.small).clamp(min=.22)], 1)[0]
 
     def gate(self, part): # a soft edge is theirs
         return 1. if self.person is None else smooth_step(self.person[part], .15, .5)
@@ -546,9 +661,17 @@ class _Window:
 
     def uv(self, shading)->Tensor: # (1,2,h,w)
         if self.torso is None: return torch.zeros(1,2,*self.size)
-        uv = self.torso.coordinates(*self.size)[None]
-        uv[:,:1] += .05*blur(shading.log, 1.5)                              # folds bend stripes
-        return uv
+        uv,f = self.torso.coordinates(*self.size)[None],blur(shading.log, max(1.2, .07*self.torso.unit))
+        slope = torch.cat([F.pad(f[...,2:]-f[...,:-2], (1,1)), F.pad(f[...,2:,:]-f[...,:-2,:], (0,0,1,1))], 1)/2
+        return uv+(BEND*self.torso.unit*slope).clamp(-.06, .06)             # folds bend stripes
+
+    def roundness(self, coarse, shading)->Tensor: # (1,1,h,w): a body is darker towards its sides, a sleeve as well
+        size = self.torso.unit if self.torso is not None else max(self.size)/8
+        on,arms = coarse,self.labels if self.labels is not None else torch.zeros_like(coarse)
+        out = 0 if self.torso is None else shading.flat*1.2*_made_folds(self.torso.coordinates(*self.size))
+        for part in (on*(1-arms), on*arms)[:1 if self.labels is None else 2]:
+            out = out+part*(local_mean(part, torch.ones_like(part), .16*size)-1)
+        return (.45+.4*shading.flat)*out
 
     def around(self, coarse)->'_Garment': # None where there is too little
         y,x = torch.nonzero(coarse[0,0]>.1, as_tuple=True)
@@ -557,6 +680,18 @@ class _Window:
         l,r = (self.left+(o)*self.width/w for o in (x.min().item()-p, x.max().item()+1+p))
         t,b = (self.top+(o)*self.height/h for o in (y.min().item()-p, y.max().item()+1+p))
         return _Garment(self, *_around(self.img, Box(l, t, r, b)))
+
+# %% ../nbs/07f_clothes.ipynb #4ae938a0
+def _made_folds(uv): # (2,h,w) -> (1,1,h,w): where a print hides the folds, some are made: they hang from the shoulders
+    u,v = uv
+    rng = np.random.default_rng(7)
+    table = torch.from_numpy(rng.normal(size=(1,1,24,24))).float()
+    def ridges(a, b): # long along one way
+        grid = torch.stack([torch.remainder(a, 2)-1, torch.remainder(b, 2)-1], -1)[None]
+        n = F.grid_sample(table, grid, 'bicubic', 'border', align_corners=True)
+        return n.clamp(-2, 2)
+    slant = .35*u.clamp(-1.2, 1.2)
+    return .09*(ridges(.30*u+.06*v+.3, .07*v-slant*.1)+.7*ridges(.12*v-.35*slant.abs()+.4, .07*u+.8))
 
 class _Garment:
     "The part of a photo around one garment, whole pixels"
@@ -569,43 +704,72 @@ class _Garment:
     def up(self, small): return F.grid_sample(small, self.grid, padding_mode='border', align_corners=False)
 
 # a shirt reaches so far down from the neck, in half widths of a torso, on people who are seen further down
-LONGEST = 4.2
+LONGEST,HIP = 3.9,3.2
 
 # yields name, names of parts, `_Garment`, (uv, garment) -> colours (3,h,w)
 def _garments(W, kit, face, back, hair, tone):
     show = lambda colour: tone.apply(rgb_of(colour))
     plain = lambda colour: lambda uv, g: show(colour).expand(3, *uv.shape[1:])
     head,names = W.coarse('hair','skin','hat','glasses'),('upper','dress','lower')
-    clothes,share = W.coarse(*names),_share(W, ('upper','dress'), ('lower',))
-    cloth = smooth_step(_share(W, names, ('skin','hair')), .3, .6)
-    W.alike = _share(W, names, ('skin','hair','hat','glasses','shoes','things'))*W.near # holes of the same colour
+    clothes = W.coarse(*names)
+    share,cloth,W.alike = _shares(W, names)
+    cloth = _by_colour(W, cloth, clothes, W.coarse('skin'))
+    # holes of the same colour
+    W.alike = W.alike*W.near*smooth_step(clothes, .12, .3)
     seen = None if face is None else ((face.center[0]-W.left)*W.k, (face.center[1]-W.top)*W.k, face.width*W.k)
     if (4*clothes*(1-clothes)).sum()>DOUBT*clothes.sum(): return
     if seen: clothes = clothes*_below_face(seen, W.size)
     split = lambda: [clothes*smooth_step(o, .4, .6) for o in (share, 1-share)]
     shirt,lower = split()
     W.torso = torso_of(*(o[0,0].numpy() for o in (shirt, head, lower)), seen)
+    arms,goes_on = torch.zeros_like(share),False
     if W.torso is not None:
-        share = _with_hem(W, clothes, share)
-        share = share*_apart(split()[0])
+        worn = clothes*cloth
+        hem = _hem_of(W, clothes, share)
+        W.torso,arms = with_arms(W.torso, W.look, worn[0,0], hem, seen and seen[2])
+        share = _with_hem(W, share, hem, arms)
+        share = share*_apart(split()[0])*_bulk(split()[0], .14*W.torso.unit)
         shirt,lower = split()
+        goes_on = kit.below and _goes_on(W, shirt, lower, hem)
     if seen: cloth = cloth*_below_face(seen, W.size)
+    under = ((1-share)*2.5).clamp(max=1)*cloth                           # a little way below the shirt as well
+    if kit.lower and (g := W.around(lower)): yield 'lower',names,lower,under,g,plain(kit.lower)
+    elif goes_on and (g := W.around(lower)): yield 'below',names,lower,under,g,plain(kit.below)
     if W.torso is not None and (g := W.around(shirt)):
         unit = W.torso.unit/W.k
+        W.labels = arms
         def painted(uv, g):
-            out = paint_kit(kit, uv, unit, back, show)
+            out = paint_kit(kit, uv, unit, back, show, smooth_step(g.up(arms)[0], .4, .6))
             return out+(show(kit.trim)-out)*smooth_step(g.up(_collar(W, head))[0], .4, .6) if kit.trim else out
         yield 'shirt',names,shirt,share*cloth,g,painted
-    if kit.lower and (g := W.around(lower)): yield 'lower',names,lower,(1-share)*cloth,g,plain(kit.lower)
+    W.labels = None
     own,W.alike = W.coarse('hair'),torch.zeros_like(head)
     if hair and (g := W.around(own)): yield 'hair',('hair',),own,torch.ones_like(own),g,plain(hair)
 
-def _share(W, some, more, radius=7): # (1,1,h,w): how much some parts are of these and more
-    both = torch.cat([W.coarse(*some), W.coarse(*some, *more)], 1)
-    lines = guide(W.small*2-1, both, radius, 8e-3)                     # what has one colour is one thing
-    x = W.small*2-1
-    one,all_ = ((lines[:,:,:3]*x[:,None]).sum(2)+lines[:,:,3]).clamp(0, 1).split(1, 1)
-    return blur((one/all_.clamp(min=.05)).clamp(0, 1), 1.)
+# %% ../nbs/07f_clothes.ipynb #fa8a4edd
+def _shares(W, names, radius=7): # (1,1,h,w) each: upper of clothes, clothes of those and skin, of everything worn
+    some = [('upper','dress'),names,(*names,'skin','hair'),(*names,'skin','hair','hat','glasses','shoes','things')]
+    x,maps = W.small*2-1,torch.cat([W.coarse(*o) for o in some], 1)
+    lines = guide(x, maps, radius, 8e-3)                                # what has one colour is one thing
+    upper,clothes,more,all_ = ((lines[:,:,:3]*x[:,None]).sum(2)+lines[:,:,3]).clamp(0, 1).split(1, 1)
+    of = lambda a, b: blur((a/b.clamp(min=.05)).clamp(0, 1), 1.)
+    return of(upper, clothes),smooth_step(of(clothes, more), .3, .6),of(clothes, all_)
+
+# %% ../nbs/07f_clothes.ipynb #9e75630f
+def _by_colour(W, cloth, clothes, skin): # (1,1,h,w): cloth or skin, by what has the colours of which
+    from scipy.ndimage import gaussian_filter
+    low,high = torch.tensor([-3.3,-.9,-1.]).view(3,1,1),torch.tensor([.1,1.1,1.2]).view(3,1,1)
+    n = 20
+    at = (((W.look-low)/(high-low)).clamp(0, .999)*n).long()
+    at = ((at[0]*n+at[1])*n+at[2]).flatten()
+    out = cloth
+    for _ in range(3):
+        weights = [(o[0,0]**3).flatten() for o in (clothes*out, (clothes+skin)*(1-out))]
+        if min(o.sum() for o in weights)<40: return out
+        a,b = (gaussian_filter(torch.bincount(at, o, n**3).view(n,n,n).numpy()/o.sum().item(), 1.) for o in weights)
+        says = torch.from_numpy(np.log((a+2e-5)/(b+2e-5))).float().clamp(-4, 4).flatten()[at].view_as(cloth)
+        out = (cloth.clamp(.08, .92).logit()+1.2*blur(says, 1.)).sigmoid()
+    return out
 
 def _below_face(face, size): # (1,1,h,w): 0 where the head is: a hat is no shirt
     x,y,wide = face
@@ -613,17 +777,54 @@ def _below_face(face, size): # (1,1,h,w): 0 where the head is: a hat is no shirt
     far = (((v-y+.4*wide)/1.05)[:,None]**2+((u-x)/.8)**2).sqrt()/wide
     return smooth_step(far, .9, 1.)[None,None]
 
-def _with_hem(W, clothes, share): # where nothing tells shirt from trousers, a straight line does
+# %% ../nbs/07f_clothes.ipynb #6ed6ed2f
+def _hem_of(W, clothes, share): # how far down the shirt ends
     v = W.torso.coordinates(*W.size)[1]
     on = clothes[0,0]>.3
-    if on.sum()<30: return share
+    if on.sum()<30: return LONGEST
     order = v[on].argsort()
     gain = ((share-.5)*clothes)[0,0][on][order].cumsum(0)               # of a hem below each place
-    hem,last = v[on][order[gain.argmax()]].item(),v[on][order[int(.98*(len(order)-1))]].item()
+    hem = v[on][order[gain.argmax()]].item()
+    like = _like(W, on&(v<hem)&(v>hem-1.5))
+    # the same cloth goes on: so does the shirt, down to the hips
+    end = hem
+    while end<LONGEST:
+        row = on&((v-end-.1).abs()<.15)
+        if row.sum()<5 or like is None or like[row].mean()<.4: break
+        end += .1
+    return end if end<LONGEST else min(max(hem, HIP), LONGEST)
+
+def _like(W, some): # (h,w) from 0 to 1: what has the colours of `some`
+    if some.sum()<20: return None
+    c = torch.from_numpy(cloth_colours(W.look[:,some].T.numpy())).float()
+    scale = torch.tensor([.35,1.,1.]).view(1,3,1,1)
+    d = torch.stack([((W.look[None]-o.view(1,3,1,1))*scale).square().sum(1) for o in c], 1)
+    return (-d.amin(1)/.03).exp()[0]
+
+def _with_hem(W, share, hem, arms): # where nothing tells shirt from trousers, a line does
+    u,v = W.torso.coordinates(*W.size)
     side = lambda at: ((at-v)*W.torso.unit/1.5).clamp(-1, 1)
+    hem = hem-.07*u.clamp(-1.2, 1.2)**2                                  # round the body
     out = (2*(share.clamp(.02, .98).logit()+2*side(hem))).sigmoid()
     # a shirt ends at the hips, and a coat is then a skirt
-    return out if last<1.2*LONGEST else torch.minimum(out, side(LONGEST)/2+.5)
+    out = torch.minimum(out, side(torch.maximum(hem, torch.tensor(LONGEST)))/2+.5)
+    return torch.maximum(out, arms*side(hem+.2).clamp(min=0)*smooth_step(share, .3, .5))
+
+def _goes_on(W, shirt, lower, hem)->bool: # whether what is worn goes on below the hem in one piece
+    v = W.torso.coordinates(*W.size)[1]
+    band = (lower[0,0]>.5)&(v>hem)&(v<hem+.8)
+    if band.sum()<10: return False
+    like = _like(W, (shirt[0,0]>.5)&(v>hem-1.2))
+    if like is not None and like[band].mean()>.3: return True
+    one,all_ = (W.coarse(*o)[0,0][band].mean() for o in (('upper','dress'),('upper','dress','lower')))
+    return bool(one>.45*all_)
+
+# %% ../nbs/07f_clothes.ipynb #7167fd02
+def _bulk(on, radius): # (1,1,h,w) weights -> 0 at what is thinner than this, else 1
+    r = max(1, round(radius))
+    m = (on>.4).float()
+    inner = -F.max_pool2d(-F.pad(m, (r,)*4, mode='replicate'), 2*r+1, 1)
+    return blur(F.max_pool2d(inner, 2*r+3, 1, r+1), .7)
 
 def _apart(on, least=.06): # (1,1,h,w) weights -> 0 at what is small and lies apart, else 1
     from scipy.ndimage import binary_dilation, label
