@@ -4,12 +4,16 @@
 
 # %% ../nbs/07l_nobody.ipynb #5f990445
 from __future__ import annotations
-import copy, functools
-from dataclasses import dataclass
+import copy, csv, functools
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
 import numpy as np, torch
 from torch import nn, Tensor
-from .images import ConfigError, to_pil
+from .images import ConfigError, load_image, to_pil
 from .training import Pretrained, find_weights
+from .data import write_csv
+from .faces import find_faces
 from .target import FaceEmbedding
 from .headspace import N_OUTLINE, VIEWS, HeadTarget, HeadSpace, head_target, known_of
 from .inpaint import LEFT, Painted, Plan
@@ -17,8 +21,8 @@ from .heads import DrawnHead, HeadInpainter, HeadPlace, seen_faces, _old_texture
 from .identity import head_identity
 
 # %% auto #0
-__all__ = ['NEAR', 'HeadKindsCfg', 'HeadKinds', 'head_kinds', 'usual_outline', 'pick_kind', 'draw_somebody', 'face_embedding',
-           'NobodyInpainter']
+__all__ = ['NEAR', 'HAND_OUT', 'HeadKindsCfg', 'HeadKinds', 'head_kinds', 'usual_outline', 'pick_kind', 'draw_somebody',
+           'face_embedding', 'NobodyInpainter', 'face_distances', 'HandOut']
 
 # %% ../nbs/07l_nobody.ipynb #b8cd9cc0
 @dataclass(frozen=True)
@@ -193,3 +197,70 @@ class NobodyInpainter(HeadInpainter):
     def _same_person(self, a, b):
         if self.embed: return np.linalg.norm(a-b)<=self.far
         return float((a[0]*b[0]).sum())>head_identity().same(a[1])
+
+# %% ../nbs/07l_nobody.ipynb #e05f4701
+@torch.no_grad()
+def face_distances(
+    photo, picture,  # anything `load_image` reads, of one size
+    embed='auto',    # a `FaceEmbedding`; 'auto' for it where it is installed
+)->list:             # a distance for each face that was painted over; None where there is no embedding
+    "How far the new faces are from the old ones in the same places"
+    embed = face_embedding() if embed=='auto' else embed
+    if embed is None: return None
+    old,new = load_image(photo),load_image(picture)
+    other = (np.asarray(old)!=np.asarray(new)).any(2)
+    def painted(face):
+        l,t,r,b = (max(0, int(o)) for o in face.box.scaled(.6).astuple())
+        part = other[t:b,l:r]
+        return part.size>0 and part.mean()>.5
+    faces = [f for f in find_faces(old) if painted(f)]
+    return [round(float(np.linalg.norm(embed(old, f)-embed(new, f))), 3) for f in faces]
+
+# %% ../nbs/07l_nobody.ipynb #5463d029
+HAND_OUT = 'nobody.csv'
+_hand_out_columns = ('photo', 'people', 'replaced', 'left', 'alike', 'why', 'least')
+
+@dataclass
+class HandOut:
+    "What became of the people in a folder of photos: a table to look at before they are handed out"
+    path:Path             # of the CSV
+    rows:dict=field(default_factory=dict) # name of a photo -> its row
+
+    @classmethod
+    def read(cls,
+        folder,           # of pictures
+    )->'HandOut':
+        "The table of earlier runs, if there is one"
+        path = Path(folder)/HAND_OUT
+        if not path.exists(): return cls(path)
+        try:
+            with open(path, newline='', encoding='utf-8') as f: rows = list(csv.DictReader(f))
+        except (OSError, ValueError, csv.Error): rows = [{}]
+        if any(set(r)!={*_hand_out_columns} for r in rows):
+            raise ConfigError(f'{path} is no table of ours, and would be lost: move it away, or choose another folder')
+        return cls(path, {r['photo']: r for r in rows})
+
+    def add(self,
+        name:str, done:list, # of a photo, and what was done, see `Result`
+        distances=None,      # see `face_distances`
+    ):
+        "One photo more"
+        left = Counter(o.removesuffix(LEFT).rstrip(': ') for o in done if o.endswith(LEFT))
+        n,alike = sum(left.values()),sum(o==NEAR for o in done)
+        why = '; '.join(f'{k} {w}' for w,k in left.items())
+        least = min(distances) if distances else ''
+        self.rows[name] = dict(photo=name, people=len(done), replaced=len(done)-n, left=n, alike=alike, why=why, least=least)
+
+    def save(self):
+        "Write the table"
+        write_csv(self.path, list(self.rows.values()), _hand_out_columns)
+
+    def __repr__(self):
+        total = lambda k: sum(int(r[k] or 0) for r in self.rows.values())
+        least = min((float(r['least']) for r in self.rows.values() if r['least']!=''), default=None)
+        known = 'not measured: pip install "messi-anything[faces]"' if least is None else f'{least:.2f} (0.6 and more: others)'
+        look = [f'  {r["photo"]}: {r["why"] or "alike"}' for r in self.rows.values() if int(r['left']) or int(r['alike'])]
+        more = [f'  and {len(look)-20} more, see {self.path.name}']*(len(look)>20)
+        head = f'{len(self.rows)} photos, {total("people")} people: {total("replaced")} replaced, {total("left")} left as they are'
+        said = [head, f'still like the old face: {total("alike")}', f'least distance to an old face: {known}']
+        return '\n'.join([*said, *['look at these before you hand them out:']*bool(look), *look[:20], *more])
