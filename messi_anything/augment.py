@@ -481,7 +481,7 @@ def face_light(
     face,x,y = _look(a, pose)
     if len(face)<12: face,x,y = whole,np.zeros(len(whole)),np.zeros(len(whole))
     grey,skin = face.mean(1),np.median(face, 0)
-    level = float(np.clip((.4*np.median(grey)/.6+.6*np.quantile(whole.mean(1), .92)/.88), .15, 1.12))
+    level = float(np.clip((.3*np.median(grey)/.6+.7*np.quantile(whole.mean(1), .92)/.88), .15, 1.12))
     tint = .7*np.log((skin+.02)/(1.22,.98,.80))+.3*np.log(whole.mean(0)+.02)
     tint = np.exp(.42*(tint-tint.mean()).clip(-.5, .5))
     slope = np.linalg.lstsq(np.stack([x, y, np.ones(len(x))], 1), grey/(grey.mean()+.02), rcond=None)[0]
@@ -494,9 +494,11 @@ def _shade(rgb, part:_Part, p, way, turn, light:Light):
     n = 2*np.float32(part.a)[:,None]*p+np.float32(part.b)[:,None]
     n *= np.where(way@n<0, np.float32(-1), np.float32(1))/np.sqrt((n*n).sum(0)+1e-12)
     d = np.float32(light.way@turn)@n
+    up = np.float32(turn[1])@n # the sky lights what looks up, and little of it comes to what looks down
     rgb = np.stack([np.broadcast_to(np.float32(o), d.shape) for o in rgb]) * (
-        0.58 + 0.5 * np.maximum(d, 0) - 0.12 * np.maximum(-d, 0)
+        0.5 + 0.5 * np.maximum(d, 0) - 0.1 * np.maximum(-d, 0) - 0.16 * up
     )
+    rgb *= 0.7 + 0.3 * np.abs(np.float32(way / np.linalg.norm(way)) @ n) ** 0.6
     if part.gloss:
         half = light.way+(0,0,1)
         half = np.float32((half/np.linalg.norm(half))@turn)
@@ -652,12 +654,11 @@ def _cap(p:Prop):
 
 def _beanie(p:Prop):
     "Ribbed knitwear with a turned-up cuff"
-    def knit(x, y, z, f=26., rows=34.):
-        phi = np.arctan2(x, z)*(1.3/math.pi*2)
-        rib = np.sin(phi*f)
-        return (1+.16*rib)*(1+.07*np.sin(y*rows+2.2*np.abs(rib)))
+    def knit(x, y, z, f=34.):
+        rib = np.sin(np.arctan2(x, z)*f)
+        return .93+.15*np.abs(rib)**.7*np.sign(rib)+.03*np.sin(y*9+3*np.arctan2(x, z))
     def crown(x, y, z): return _tone(p.colour, knit(x, y, z), _crease(x, y, z, .04), .8+.2*np.clip((-y-.1)*2.2, 0, 1))
-    def cuff(x, y, z): return _tone(p.colour, knit(x, y, z, 22.), 1.06-.35*_line(y-.3, .05)-.15*_line(y+.3, .05))
+    def cuff(x, y, z): return _tone(p.colour, knit(x, y, z), 1.06-.35*_line(y-.3, .05)-.15*_line(y+.3, .05))
     def wool(x, y, z): return _tone(p.accent, .9+.3*np.sin(31*x+17*y)*np.sin(29*y+23*z)*np.sin(37*z+11*x))
     def tuft(x, y, z): return ((x*x+(y+1.82)**2+z*z)>(.29+.04*np.sin(19*np.arctan2(x, y+1.82)))**2)
     parts = [_ellipsoid((0,0,0), (_rx+.02,1.62,_rz), lambda x,y,z: y<0, crown),
@@ -728,12 +729,14 @@ def _bucket_hat(p:Prop):
 _hat_parts = {'cap': _cap, 'beanie': _beanie, 'sun hat': _sun_hat, 'top hat': _top_hat, 'bucket hat': _bucket_hat}
 _hat_tilt = {'cap': 6, 'beanie': 14, 'sun hat': 5, 'top hat': 6, 'bucket hat': 8}     # degrees, back down
 # height of the rim's middle
-_hat_drop = {'cap': -.66, 'beanie': -.70, 'sun hat': -.72, 'top hat': -.86, 'bucket hat': -.78}
+_hat_drop = {'cap': -.54, 'beanie': -.64, 'sun hat': -.68, 'top hat': -.80, 'bucket hat': -.72}
 
 # %% ../nbs/02_augment.ipynb #051f114d
 def _skull(rays:_Rays, wide:float=1.):
     "How far along each line of sight the head itself lies; -inf beside it"
-    return _meet(_ellipsoid((0,.0,-1.12), (1.24*wide,1.86,1.45), lambda x,y,z: x<9, None), rays.start, rays.way)
+    small = min(1., wide-.03)
+    radii = 1.24*wide,1.86*small,1.45*small
+    return _meet(_ellipsoid((0,.0,-1.12), radii, lambda x,y,z: x<9, None), rays.start, rays.way)
 
 def _hair(rays:_Rays, person):
     "Where hair or shoulders hide what lies below the rim and behind the middle of the head, (n,)"
@@ -783,7 +786,9 @@ def _outline(kind, x, y):
     "Below 1 inside a lens, growing outwards; `x` from the nose outwards, `y` down from the eyes"
     u,v = x-.56,y-.09
     if kind=='round': return np.sqrt(u*u+v*v)/.42
-    if kind=='square': return (np.abs(u/(.43-.10*v))**4+np.abs(v/.31)**4)**.25
+    if kind=='square':
+        v = v+.03*np.cos(2.4*u)-.03+.05*u
+        return (np.abs((u+.04)/(.42-.16*v))**3.2+np.abs(v/np.where(v<0, .27, .33))**3.2)**(1/3.2)
     if kind=='cat-eye':
         v = v+.26*np.maximum(u+.1, 0)**1.3+.04*u
         return (np.abs(u/.5)**2.8+np.abs(v/np.where(v<0, .30, .34))**2.8)**(1/2.8)
@@ -793,7 +798,7 @@ def _outline(kind, x, y):
     nose = .26*np.exp(-(x/.2)**2)
     return (np.abs(x/1.14)**5+np.abs((v+nose*.5-.12*np.maximum(x-.5, 0))/(.36-nose*.55))**3.2)**(1/4)
 
-_rim = dict(square=.17, round=.1, aviator=.07, sport=.09)
+_rim = dict(square=.13, round=.1, aviator=.07, sport=.09)
 _rim['cat-eye'] = .2
 _bridge = dict(square=(-.17,.02), round=(-.05,.03), aviator=(-.06,.0), sport=(0,0))
 _bridge['cat-eye'] = (-.14,.0)
@@ -819,12 +824,15 @@ def _front(p:Prop):
         frame = .85+.5*np.sin(ridge*math.pi)*np.clip(.55-1.2*y, .1, 1)
         sky = np.clip(.5-1.5*y, 0, 1)
         u = (np.abs(x)-.56)*np.sign(x)
-        streak = .20*np.exp(-((u+.6*y+.14)/.085)**2)+.10*np.exp(-((u+.6*y-.06)/.035)**2)
+        # what is in front of the face is seen in the glass: the sky above a horizon
+        horizon = 1/(1+np.exp((y+.02-.12*u*u)/.035))
+        streak = (.16*horizon+.10*np.exp(-((u+.5*y+.12)/.12)**2))*np.clip(1.4-1.6*np.abs(u), 0, 1)
         edge = np.clip((1-f)*6, 0, 1)
-        lens = [o*(.3+.22*edge)*(1.25-.5*sky)+streak*(.3+.7*sky)+.06*sky for o in p.accent]
+        lens = [o*(.3+.22*edge)*(1.25-.5*sky)+streak*(.35+.65*sky)*(1 if clear else tone)
+                for o,tone in zip(p.accent, (.86,.95,1.1))]
         if clear: lens = [.9+0*x]*3
         rgb = [np.where(glass, a, b*frame+.1*(ridge>.45)*(ridge<.62)*(y<.05)) for a,b in zip(lens, p.colour)]
-        return *rgb, np.where(glass, .06+.7*streak if clear else .96-.14*np.clip(.5+y, 0, 1), 1)
+        return *rgb, np.where(glass, .06+.7*streak if clear else .95-.26*np.clip(.25+1.2*y, 0, 1), 1)
     return _sheet(2, .30, (0,0,0), (-.15,-.06,0), lambda x,y,z: where(x,y)[1], paint, .12, True)
 
 def _glasses_layer(p:Prop, pose:Pose, size, k, light, ears):
@@ -1038,9 +1046,9 @@ def _layer(p:Prop, x, pose:Pose, size, k, light, stretch, person):
     return got and (got[0].window, _fold(got[1], got[0]))
 
 # %% ../nbs/02_augment.ipynb #9d18ec44
-_shadows = dict(hat=(.16,.10,.5), glasses=(.09,.05,.35), mask=(.05,.06,.4)) # down, blur (eye distances), strength
+_shadows = dict(hat=(.22,.13,.6), glasses=(.09,.05,.35), mask=(.05,.06,.4)) # down, blur (eye distances), strength
 
-def _shadow(alpha, window, slot, pose:Pose, light:Light):
+def _shadow(alpha, window, slot, pose:Pose, light:Light, person=None):
     "How much darker the head becomes beside a prop, (h,w)"
     from PIL import ImageFilter
     drop,blur,strength = _shadows[slot]
@@ -1053,16 +1061,17 @@ def _shadow(alpha, window, slot, pose:Pose, light:Light):
     x,y = np.arange(w)+l+.5-pose.origin[0],np.arange(h)+t+.5-pose.origin[1]
     m = (pose.turn/pose.scale).astype(np.float32)
     start = (m[0][:,None,None]*x.astype(np.float32)+m[1][:,None,None]*y.astype(np.float32)[:,None]).reshape(3,-1)
-    head = _skull(_Rays(start, pose.turn[2].astype(np.float32), window, 1))>-np.inf
-    return strength*soft*head.reshape(h,w)*(1-alpha)
+    head = (_skull(_Rays(start, pose.turn[2].astype(np.float32), window, 1))>-np.inf).reshape(h, w)
+    if person is not None: head = head*person[t:t+h,l:l+w]
+    return strength*soft*head*(1-alpha)
 
-def _blend(a, layer, window, slot, pose:Pose, light:Light):
+def _blend(a, layer, window, slot, pose:Pose, light:Light, person=None):
     "Lay a prop over the photo `a` (h,w,3) uint8, in place; its alpha (h,w)"
     l,t,w,h = window
     rgb,alpha = layer[...,:3]*np.float32(light.colour),layer[...,3].clip(0, 1)
     if light.vivid<1: rgb = rgb.mean(2, keepdims=True)*(1-light.vivid)+rgb*light.vivid
     part = a[t:t+h,l:l+w]
-    dark = 1-_shadow(alpha, window, slot, pose, light)-alpha
+    dark = 1-_shadow(alpha, window, slot, pose, light, person)-alpha
     part[:] = np.rint(np.clip(part*dark[...,None]+255*np.minimum(rgb, alpha[...,None]), 0, 255)).astype(np.uint8)
     return alpha
 
@@ -1083,7 +1092,7 @@ def _head_width(
         for r in hair
     ]
     side = abs(pose.turn[2,0])                                 # a head is longer than wide
-    return float(np.clip(np.median(runs)*.025/2/math.hypot(1.22*math.sqrt(1-side**2), 1.6*side), 1, 1.22))
+    return float(np.clip(np.median(runs)*.025/2/math.hypot(1.22*math.sqrt(1-side**2), 1.6*side), .92, 1.1))
 
 # %% ../nbs/02_augment.ipynb #815e002d
 _slots = ('mask', 'glasses', 'hat')                            # in the order in which they are put on
@@ -1124,7 +1133,7 @@ def wear(
         got = _layer(p, x, pose, (w,h), k, light, wide, person)
         if got is None: continue
         (l,t,ww,hh),layer = got
-        one = _blend(a, layer, got[0], p.slot, pose, light)
+        one = _blend(a, layer, got[0], p.slot, pose, light, person)
         alpha[t:t+hh,l:l+ww] = 1-(1-alpha[t:t+hh,l:l+ww])*(1-one)
     changed = torch.from_numpy(((a!=before).any(2) | (alpha>0)).astype(np.float32))[None,None]
     return Worn(

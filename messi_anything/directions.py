@@ -8,13 +8,15 @@ import copy, difflib, functools, math, re, warnings
 from dataclasses import dataclass, field, replace
 import numpy as np, torch, torch.nn.functional as F
 from torch import nn, Tensor
-from PIL import Image
+from PIL import Image, ImageDraw
 from .images import Box, ConfigError, DataError, to_pil, to_tensor
-from .augment import colours, eyeglasses, hat, medical_mask, sunglasses, wear
+from .augment import colours, eyeglasses, grow, hat, head_pose, medical_mask, sunglasses, wear
 from .training import Pretrained, find_weights
 from .landmarks import FACE_OVAL, align, angles, landmark_net, six_points
 from .text import check_text
 from .inpaint import LEFT, Painted, Wrapper
+from .clothes import Kit, Wardrobe
+from .background import continue_background
 from .headparts import head_parts
 from messi_anything.headspace import (
     CROP,
@@ -41,9 +43,10 @@ from .heads import aligned_crop, blur, old_outline, seen_faces, smooth_step, wit
 
 # %% auto #0
 __all__ = ['SHAPES', 'TEXTURES', 'READ', 'PHRASES', 'NOTHING', 'HAIR', 'HATS', 'SUNGLASSES', 'GLASSES', 'MASKS', 'SHIRTS',
-           'own_frame', 'out_of_frame', 'mesh_of', 'turn_head', 'shape_numbers', 'texture_numbers', 'DirectionsCfg',
-           'Directions', 'load_directions', 'fit_directions', 'Wish', 'known_phrases', 'understand', 'Change',
-           'change_of', 'move_mesh', 'recolour_hair', 'numbers_of', 'change_head', 'Told', 'told']
+           'WEAVES', 'CLOTHS', 'own_frame', 'out_of_frame', 'mesh_of', 'turn_head', 'shape_numbers', 'texture_numbers',
+           'DirectionsCfg', 'Directions', 'load_directions', 'fit_directions', 'Wish', 'known_phrases', 'understand',
+           'Change', 'change_of', 'move_mesh', 'recolour_hair', 'numbers_of', 'change_head', 'Told', 'told', 'kit_of',
+           'told_person']
 
 # %% ../nbs/07m_directions.ipynb #1f7ab2d5
 def own_frame(
@@ -278,7 +281,7 @@ PHRASES = {  # what is said -> attribute and how much of it, in standard deviati
     'looking down': dict(pitch=13),
 }
 NOTHING = dict(smile=-.6, mouth=-1.6) # 'no' and 'without' before one of these
-HAIR = dict(blond=(.78,.62,.38), blonde=(.78,.62,.38), brown=(.33,.21,.13), black=(.10,.09,.09), dark=(.14,.11,.09),
+HAIR = dict(blond=(.72,.58,.39), blonde=(.72,.58,.39), brown=(.33,.21,.13), black=(.10,.09,.09), dark=(.14,.11,.09),
             red=(.40,.21,.13), ginger=(.46,.25,.14), grey=(.58,.58,.57), white=(.86,.86,.85))
 HATS = {
     'hat': 'cap',
@@ -294,7 +297,15 @@ SUNGLASSES = {'sunglasses': 'square', 'dark glasses': 'square', 'shades': 'squar
 GLASSES = {'glasses': 'square', 'spectacles': 'square', 'round glasses': 'round', 'aviator glasses': 'aviator'}
 MASKS = {'mask': 'surgical', 'medical mask': 'surgical', 'face mask': 'surgical', 'surgical mask': 'surgical',
          'cloth mask': 'cloth', 'n95 mask': 'N95'}
-SHIRTS = ('shirt','t shirt','tee','jersey','top','sweater')
+SHIRTS = ('shirt','t shirt','tee','jersey','top','sweater','football shirt','kit','pullover','jumper')
+WEAVES = {  # pattern of a `Kit` -> how it is said
+    'stripes': ('striped', 'stripy', 'stripes', 'vertical stripes'),
+    'hoops': ('hooped', 'hoops', 'horizontal stripes', 'horizontally striped'),
+    'halves': ('halved', 'halves'),
+    'sash': ('sash',),
+    'centre': ('centre stripe', 'central stripe'),
+}
+CLOTHS = dict(colours, garnet=(.63,.09,.25), gold=(.84,.66,.24), silver=(.70,.71,.73), crimson=(.66,.06,.16), lilac=(.76,.66,.86))
 
 # %% ../nbs/07m_directions.ipynb #2a137c64
 _also = {
@@ -305,7 +316,18 @@ _also = {
     'lightblue': 'light blue',
     'darkblue': 'navy',
     'light grey': 'light grey',
+    'maroon': 'burgundy',
+    'claret': 'burgundy',
+    'wine red': 'burgundy',
+    'dark red': 'burgundy',
+    'scarlet': 'red',
+    'royal blue': 'blue',
+    'violet': 'purple',
+    'cream': 'beige',
+    'golden': 'gold',
 }
+_weave_of = {o: k for k,v in WEAVES.items() for o in v}
+_woven = {k for k in _weave_of if k.endswith(('ed','stripy'))} # said before the shirt
 _fill = set(
     '''a an light dark and or but with in on of at to is was who wearing wears has having person man woman boy girl somebody someone
     people photo picture portrait close up plain head shoulders his her their him he she this that player another'''.split()
@@ -320,7 +342,8 @@ class Wish:
     moves:dict=field(default_factory=dict) # attribute -> standard deviations, or degrees
     props:dict=field(default_factory=dict) # slot -> `Prop`
     hair:str=''           # one of `HAIR`
-    shirt:tuple=()        # RGB in [0,1], or two of them for stripes
+    shirt:tuple=()        # RGB in [0,1], or two of them for a pattern
+    pattern:str=''        # of the shirt, one of `WEAVES`; '' for none
     ground:tuple=()       # RGB of the background
     heard:list=field(default_factory=list) # phrases
     unknown:list=field(default_factory=list) # of (word, the nearest known one or None)
@@ -344,9 +367,9 @@ def known_phrases()->dict: # kind -> phrases
         hats=list(HATS),
         glasses=[*SUNGLASSES, *GLASSES],
         masks=list(MASKS),
-        shirts=[*SHIRTS[:1], 'striped shirt', *SHIRTS[1:]],
+        shirts=[*SHIRTS, *_weave_of],
         background=['background'],
-        colours=list(colours),
+        colours=list(CLOTHS),
         how=[*_much, 'no', 'without'],
     )
 
@@ -361,7 +384,7 @@ def understand(
     tokens = [t for t in re.findall(r'[^\W_]+|[,;.]', text.lower().replace('&', ' and ')) if t!='the']
     if re.search(r'\bwith (?:and|or) without\b', ' '.join(tokens)):
         raise ConfigError(f'{text[:60]!r} asks for something and its opposite: say one of them')
-    wish,i,state = Wish(text),0,dict(no=False, much=1., colours=[], striped=False)
+    wish,i,state = Wish(text),0,dict(no=False, much=1., colours=[], pattern='')
     own = {w for n in names for w in re.findall(r'[^\W_]+', str(n).lower())}
     while i<len(tokens): i = _hear(wish, tokens, i, state, own)
     for c in state['colours']: wish.unknown.append((c, None))
@@ -388,9 +411,10 @@ def _book(): # words of a phrase -> (kind, phrase), the long ones first
         (GLASSES, 'glasses'),
         (('background', 'ground'), 'ground'),
         (('hair',), 'hair'),
-        (('stripes',), 'shirt'),
+        ([o for o in _weave_of if o not in _woven], 'shirt'),
+        (_woven, 'woven'),
         (_also, 'colour'),
-        (colours, 'colour'),
+        (CLOTHS, 'colour'),
     ]
     book = {tuple(w for w in p.lower().split() if w!='the'): (kind, p) for phrases,kind in kinds for p in phrases}
     for c in HAIR: book[c,'hair'] = 'haircolour',c
@@ -406,7 +430,6 @@ def _hear(wish, tokens, i, state, own): # reads on at `i` -> where to go on
     if t in ',;.': state.update(no=False, much=1.)
     elif t in _not: state['no'] = True
     elif t in _much: state['much'] = _much[t]
-    elif t in ('striped','stripy'): state['striped'] = True
     elif t in _so_far: state['no'] = False
     elif t not in _fill|own: wish.unknown.append((t, _nearest(t)))
     return i+1
@@ -418,12 +441,13 @@ def _nearest(word):
 # %% ../nbs/07m_directions.ipynb #7261ddcf
 def _take(wish, kind, phrase, state): # a phrase that was found
     if kind=='colour': return state['colours'].append(_also.get(phrase, phrase))
-    tints,no = [c for c in state['colours'] if c in colours],state['no']
+    if kind=='woven': return state.update(pattern=phrase)
+    tints,no = list(dict.fromkeys(state['colours'])),state['no']
     said = ' '.join(
         [
             *(['no'] if no else []),
             *(' and '.join(tints).split()),
-            *(['striped'] if state['striped'] and kind == 'shirt' else []),
+            *([state['pattern']] if state['pattern'] and kind == 'shirt' else []),
             phrase + ' hair' * (kind == 'haircolour'),
         ]
     )
@@ -432,11 +456,22 @@ def _take(wish, kind, phrase, state): # a phrase that was found
     elif kind=='haircolour' or kind=='hair':
         _ask_hair(wish, phrase if kind=='haircolour' else next(iter(tints), ''), said)
     elif kind=='shirt':
-        _set(wish, 'shirt', tuple(colours[c] for c in tints[:2 if state['striped'] or phrase=='stripes' else 1]))
-    elif kind=='ground': _set(wish, 'ground', colours[tints[0]] if tints else ())
+        _ask_shirt(wish, tints, _weave_of.get(state['pattern'] or phrase, ''), no)
+    elif kind=='ground': _set(wish, 'ground', CLOTHS[tints[0]] if tints else ())
     else: _ask_prop(wish, kind, phrase, tints, no)
-    state.update(colours=[], striped=False, much=1.)
+    state.update(colours=[], pattern='', much=1.)
     wish.heard.append(said)
+
+def _ask_shirt(wish, tints, pattern, no):
+    if no: raise ConfigError(f'{wish.text[:60]!r}: what is worn instead? Say a shirt and its colour')
+    rgb = tuple(CLOTHS[c] for c in tints[:2])
+    if pattern and len(rgb)==1 and len(wish.shirt)==1:                   # a white shirt with blue stripes
+        rgb,wish.shirt = (*wish.shirt, *rgb),()
+    if pattern and not rgb and len(wish.shirt)==2: rgb = wish.shirt
+    if pattern and len(rgb)<2: rgb = (*rgb, CLOTHS['white']) if rgb!=(CLOTHS['white'],) else (*rgb, CLOTHS['black'])
+    if pattern and len(rgb)<2: rgb = CLOTHS['blue'],CLOTHS['white']
+    _set(wish, 'shirt', rgb)
+    _set(wish, 'pattern', pattern or ('halves' if len(rgb)==2 else ''))
 
 def _set(wish, what, value):
     old = getattr(wish, what)
@@ -471,7 +506,7 @@ def _ask_prop(wish, kind, phrase, tints, no):
             raise ConfigError(f'{wish.text[:60]!r} asks for something and its opposite: say one of them')
         wish.props[slot] = None
         return
-    tint = next(iter(tints), None)
+    tint = next((c if c in colours else CLOTHS[c] for c in tints), None)
     prop = (
         hat(
             HATS[phrase],
@@ -534,6 +569,7 @@ def _step(k, goal, was, now): # how far to go for an attribute
     if k in _relative: return goal-(was or 0.)
     if k=='yaw': return float(np.clip(goal-now.get('yaw', 0.), -26, 26))
     if was is not None: return goal-was
+    if k=='beard' and goal>0: return goal                                # it is drawn as full as was said
     by,way = goal-now.get(k, 0.),1 if goal>0 else -1
     return way*float(np.clip(way*by, _least.get(k, 0.), _most.get(k, 4.)))
 
@@ -693,11 +729,68 @@ def _retextured(head, layer, alpha, texture): # adds what the directions do to t
         m = matte*_where(head, k)
         if k=='light':
             layer = layer*(1+m*(d/base).clamp(-.6, .8))
-        elif k=='beard':
-            layer = layer*(1+m*(d.clamp(max=0)/base).clamp(min=-.8)) if amount>0 else layer+gain*m*d.clamp(min=0)
+        elif k=='beard' and amount>0:
+            layer,m = _bearded(head, layer, amount, matte, grey)
+        elif k=='beard': layer = layer+gain*m*d.clamp(min=0)
         else: layer = layer*(1+m*(d.clamp(max=0)/base).clamp(min=-.8))+gain*m*d.clamp(min=0)
         alpha = torch.maximum(alpha, smooth_step(m, 0., .02))
     return layer,alpha
+
+def _bearded(head, layer, amount, matte, grey): # -> (1,3,h,w), (1,1,h,w)
+    hair = head.from_texture(_beard_hair(), 'bilinear')
+    on = (head.from_texture(_beard_on(head.view), 'bilinear')*matte).clamp(0, 1)
+    full = min(max(amount/4, 0.), 1.2)
+    a = (on*smooth_step(on*(.3+.8*full)+.6*hair, .35, .95)*min(full, 1.)**1.4).clamp(0, .9)
+    luma = (layer*torch.tensor([.299,.587,.114])[:,None,None]).sum(1, keepdim=True)
+    soft = blur(luma, 4*head.at.scale)
+    skin = on[0,0]>.3
+    if not skin.any(): return layer,torch.zeros_like(a)
+    colour = _beard_colour(head, layer, luma[0,0][skin].median())
+    if grey: colour = colour.mean().expand(3)
+    shade = (soft/soft[0,0][skin].mean()).clamp(.55, 1.5)*(.8+.5*hair)
+    return torch.lerp(layer, (colour[:,None,None]*shade).clamp(0, 1), a),a
+
+def _beard_colour(head, layer, bright): # (3,): that of the hair, where there is some, and a little darker than the skin at least
+    parts = head.parts.on(head.box)
+    hair = parts[1]>.7
+    weights = torch.tensor([.299,.587,.114])
+    own = torch.tensor([.17,.12,.09])*(float(bright)/.55)
+    if hair.sum()>60: own = .85*layer[0][:,hair].median(1).values
+    return own*min(1., float(.62*bright/(own*weights).sum().clamp(min=.01)))
+
+@functools.lru_cache(1)
+def _beard_hair(n:int=576): # (1,1,n,n) in [0,1]: strands, the same for everybody
+    noise = torch.rand(2, 1, 1, n, n, generator=torch.Generator().manual_seed(5))
+    down = lambda x, k: F.avg_pool2d(x, (k,1), 1, (k//2,0))
+    strands = sum(w*(o-o.mean())/o.std() for w,o in ((1., down(blur(noise[0], .7), 15)), (.6, down(blur(noise[1], 1.6), 9))))
+    return (.5+.22*strands).clamp(0, 1)
+
+@functools.lru_cache(4)
+def _beard_on(view): # (1,1,s,s) in [0,1]: from the ears down, around the mouth, and not on the lips
+    size,at = view.where.shape[0],{j: view.shape[i] for i,j in enumerate(WARPED)}
+    mouth = (at[61]+at[291])/2
+    toward = lambda a, b, t: at[a]+t*(at[b]-at[a])
+    edge = [at[j] for j in FACE_OVAL if at[j][1]>at[2][1]]
+    middle = torch.stack(edge).mean(0)
+    jaw = sorted(edge, key=lambda p: math.atan2(*(p-middle-torch.tensor([0.,-40.]))[[1,0]]))[::-1] # left to right, by the chin
+    jaw = [p+.04*(p-mouth) for p in jaw]
+    nose,wide = toward(0, 2, .72),.5*(at[291]-at[61])[0].abs()
+    side = lambda ear, jaw, corner, s: [
+        toward(ear, corner, .10),
+        toward(jaw, corner, .30)+.35*(at[ear]-at[jaw]),
+        toward(jaw, corner, .58)+.16*(at[ear]-at[jaw]),
+        nose+torch.tensor([s*1.05*wide, 4.]),
+        nose+torch.tensor([s*.15*wide, 0.]),
+    ]
+    outline = [*jaw, *side(454, 397, 291, 1), *side(234, 172, 61, -1)[::-1]]
+    im = Image.new('L', (4*size,4*size))
+    ImageDraw.Draw(im).polygon([tuple(float(4*o+2) for o in p) for p in outline], fill=255)
+    on = blur(F.avg_pool2d(torch.from_numpy(np.array(im)).float()[None,None]/255, 4), 3.)
+    g = torch.arange(size).float()
+    lips = (at[0]+at[17])/2
+    r = ((g[None]-lips[0])/(1.02*wide+1))**2+((g[:,None]-lips[1])/(.5*(at[17]-at[0])[1]+2))**2
+    under = ((g[None]-at[17][0])/(.5*wide))**2+((g[:,None]-at[17][1]-4)/4)**2   # little grows beside the soul patch
+    return on*smooth_step(r, .75, 1.35)*(.72+.28*smooth_step(under, .6, 1.6))
 
 def _where(head, k): # (1,1,h,w): beards and smiles are below the nose; a beard is not on the lips
     if k=='light': return torch.ones(1,1,*head.crop.shape[:2])
@@ -728,10 +821,11 @@ def recolour_hair(
     luma = luma.clamp(*sure.quantile(torch.tensor([.01,.85])))
     tint = torch.tensor(HAIR[colour])[:,None,None]*light
     mean = (tint*weights).sum()
-    shade = mean+(luma-luma[on].mean())*(.24*mean.sqrt()/luma[on].std().clamp(min=.02)).clamp(.5, 2.2)
-    new = (tint/mean*shade.clamp(min=0)).clamp(0, 1)
-    new = new+(shade-(new*weights).sum(1, keepdim=True)).clamp(min=0)
-    return torch.lerp(img, new.clamp(0, 1), hair)
+    shade = mean+(luma-luma[on].mean())*(.28*mean.sqrt()/luma[on].std().clamp(min=.02)).clamp(.5, 3.2)
+    # a darker shade of a colour is a fuller one, a lighter one is paler
+    power = (shade.clamp(.02, .97).log()/mean.clamp(.02, .97).log()).clamp(.4, 1.5)
+    new = tint.clamp(.01, .99)**power
+    return torch.lerp(img, (new*(shade.clamp(.02, 1)/(new*weights).sum(1, keepdim=True)).clamp(.2, 1.5)).clamp(0, 1), hair)
 
 # %% ../nbs/07m_directions.ipynb #9a31c3b6
 def numbers_of(
@@ -783,7 +877,7 @@ def change_head(
     alpha = torch.where(alpha>.004, alpha, 0)
     out[head.part] = torch.where(alpha>0, torch.lerp(out[head.part], layer.clamp(0, 1), alpha), out[head.part])
     changed[head.part] = alpha
-    return _worn(out, changed, new, change.props, _person(head, img) if person is None else person)
+    return _worn(out, changed, new, change.props, _person(head, img) if person is None else person, head)
 
 def _coloured(layer, alpha, head, change): # hair and skin, where they are
     if not change.hair and not change.texture.get('skin'): return layer,alpha
@@ -803,17 +897,53 @@ def _person(head, img): # (1,1,H,W)
     out[head.part] = 1-head.parts.on(head.box)[0]
     return out
 
-def _worn(img, changed, mesh, props, person): # puts props on
+def _worn(img, changed, mesh, props, person, head): # puts props on
     if not props: return img,changed
-    on = wear(img*2-1, six_points(mesh[None,:,:2].numpy())[0], props, person=person)
+    six = six_points(mesh[None,:,:2].numpy())[0]
+    on = wear(img*2-1, six, props, person=person)
+    if any(p.slot=='hat' for p in props):
+        hat_on = on.alpha if len(props)==1 else wear(
+            img*2-1, six, [p for p in props if p.slot=='hat'], person=person
+        ).alpha
+        out = _above_rim(hat_on, head_pose(six), head, img, person)
+        if out.mean()*out.numel()>.02*head_pose(six).scale**2:
+            gone = continue_background(img*2-1, grow((out>.02).float(), 2), avoid=person)/2+.5
+            img = torch.lerp(img, gone, out)
+            changed = torch.maximum(changed, (out>0).float())
+            on = wear(img*2-1, six, props, person=person)
     return on.image/2+.5,torch.maximum(changed, on.changed)
+
+def _above_rim(hat_on, pose, head, img, person): # (1,1,H,W): hair that a hat would hold down
+    hair = torch.zeros(1,1,*img.shape[2:])
+    parts = head.parts.on(head.box)
+    skin = hair.clone()
+    hair[head.part] = smooth_step(parts[1]-parts[4], .15, .5)
+    skin[head.part] = smooth_step(parts[1]+parts[2]-parts[4], .15, .5)
+    y,x = torch.meshgrid(*(torch.arange(o)+.5 for o in img.shape[2:]), indexing='ij')
+    down = torch.tensor(pose.turn[:2,1]/max(float(np.linalg.norm(pose.turn[:2,1])), 1e-3)).float()
+    dx,dy = (x-pose.origin[0])/pose.scale,(y-pose.origin[1])/pose.scale
+    low,side = dx*down[0]+dy*down[1],dx*down[1]-dy*down[0]
+    on = (hat_on[0,0]>.5)
+    if not on.any(): return hair*0
+    left,right = side[on].min(),side[on].max()
+    # the rim: where the hat is widest
+    rows = ((low[on]-low[on].min())/.06).long()
+    wide = torch.zeros(int(rows.max())+1).index_add_(0, rows, torch.ones(len(rows)))
+    rim = float(low[on].min()+.06*(wide.argmax()+1))
+    beyond = torch.maximum(left-side, side-right).clamp(min=0)
+    cut = rim+.05+.6*beyond                                              # farther out, hair falls lower
+    near = lambda x: blur(grow((x>.3).float(), max(1, round(.12*pose.scale))), .03*pose.scale)[0,0]
+    out = near(hair)*smooth_step(cut-low, 0., .12)
+    out = torch.maximum(out, near(skin)*smooth_step(rim-.15-low, 0., .12))*(low>-4)   # the top of a bald head
+    shown = 1-grow((hat_on>.98).float(), -1)[0,0]
+    return (out*shown)[None,None]
 
 # %% ../nbs/07m_directions.ipynb #789d47d0
 class Told(Wrapper):
     "A painter of heads that was told what they should show"
     def __init__(self, inner, wish:Wish):
         super().__init__(inner)
-        self.wish,self.text = wish,wish.text
+        self.wish,self.text,self.heard = wish,wish.text,tuple(wish.heard)
 
     def paint(self, img, plan, seeds, cfg)->Painted:
         "Paint everybody in the plan, as they were described"
@@ -845,5 +975,39 @@ def told(
     target = getattr(painter, 'target', None)
     wish = understand(text, (painter.name, getattr(getattr(target, 'cfg', None), 'label', '')))
     if wish.shirt or wish.ground:
-        warnings.warn('shirts and backgrounds stay as the photo has them; `generate` hears such words', stacklevel=2)
+        warnings.warn('shirts and backgrounds stay as the photo has them; mode person changes shirts', stacklevel=2)
     return Told(painter, wish) if wish.on_head else painter
+
+# %% ../nbs/07m_directions.ipynb #f8cd2714
+def kit_of(
+    wish:Wish,
+    wardrobe:Wardrobe=Wardrobe(), # a kit in it that is as described is taken, with its number and trim
+    near:float=.25,               # how far its colours may be from those that were said, in RGB
+)->Kit:                           # None where no shirt was described
+    "The kit that words describe: one of the target's own, or a new one"
+    if not wish.shirt: return None
+    pattern = wish.pattern or 'plain'
+    for kit in wardrobe.kits:
+        have = [tuple(int(c[i:i+2], 16)/255 for i in (1,3,5)) for c in kit.colours]
+        fits = lambda cs: len(cs)==len(have) and all(math.dist(a, b)<near for a,b in zip(cs, have))
+        if kit.pattern==pattern and (fits(wish.shirt) or fits(wish.shirt[::-1])): return kit
+    return Kit('as described', tuple('#%02x%02x%02x'%tuple(round(255*o) for o in c) for c in wish.shirt), pattern)
+
+# %% ../nbs/07m_directions.ipynb #669a1b37
+def told_person(
+    painter,  # a `PersonInpainter`
+    text:str, # see `understand`
+):
+    "The same painter of people, told what heads should show and what should be worn"
+    label = getattr(getattr(getattr(painter.heads, 'target', None), 'cfg', None), 'label', '')
+    wish,out = understand(text, (painter.name, label)),copy.copy(painter)
+    if wish.ground: warnings.warn('backgrounds stay as the photo has them', stacklevel=2)
+    if wish.on_head:
+        if painter.heads is None: raise ConfigError(f'{painter.name or "this target"} has no head to be told {text!r}')
+        out = out.with_heads(Told(painter.heads, wish))
+    if kit := kit_of(wish, painter.wardrobe):
+        if painter.kit is not None:
+            raise ConfigError('both `kit` and `text` say what is worn: leave the kit out, or the shirt')
+        out = out.with_kit(kit)
+    out.text,out.heard = wish.text,tuple(wish.heard)
+    return out

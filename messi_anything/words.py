@@ -84,6 +84,7 @@ def draw_bust(
     shirt:tuple,    # RGB in [0,1]; of two colours stripes
     light:float=0., # how much brighter the right side is
     seed:int=0,     # of folds
+    pattern:str='', # of two colours, as of a `Kit`; '' for stripes
 )->_Bust:
     "Draw what a head stands on"
     unit = float((mesh[[362,263]].mean(0)-mesh[[33,133]].mean(0)).norm())
@@ -107,9 +108,9 @@ def draw_bust(
     neck = torch.cat(
         [skin[:, None, None] * tone, torch.maximum(edge(half - side) * (y > -2.5) * (y < 1.6), body * open_)[None]]
     )[None].clamp(0, 1)
-    return _Bust(neck, _shirt(shirt, x.expand(n, n), y, side, slope, collar, body*(1-open_), unit, light, seed), face)
+    return _Bust(neck, _shirt(shirt, x.expand(n, n), y, side, slope, collar, body*(1-open_), unit, light, seed, pattern), face)
 
-def _shirt(colours, x, y, side, slope, collar, alpha, unit, light, seed): # (1,4,n,n)
+def _shirt(colours, x, y, side, slope, collar, alpha, unit, light, seed, pattern=''): # (1,4,n,n)
     noise = torch.Generator().manual_seed(seed%2**31)
     def folds(down, across):
         f = torch.randn(1,1,*y.shape, generator=noise)
@@ -126,7 +127,10 @@ def _shirt(colours, x, y, side, slope, collar, alpha, unit, light, seed): # (1,4
     tone = tone+.05*(-((y-collar-.10)/.10).square()).exp()*(side<1.5)-.15*(-((y-rim)/.03).square()).exp()*(side<1.45)
     tone = tone-.12*(-((y-collar)/.05).square()).exp()*(side<1.4)
     colours = [torch.tensor(c)*.93+.035 for c in colours]
-    stripe = torch.sigmoid(((x/.46*math.pi+math.pi/2+.15*(y-1)).sin())/.12) if len(colours)>1 else torch.zeros_like(x)
+    waves = lambda t: ((t/.46*math.pi+math.pi/2).sin())/.12
+    across = dict(hoops=waves(1.2*(y-slope)), halves=x/.03, sash=(.42-(x+.9*(y-1.2)).abs())/.03, centre=(.4-x.abs())/.03)
+    stripe = across.get(pattern, waves(x+.022*(y-1)))
+    stripe = torch.sigmoid(stripe) if len(colours)>1 else torch.zeros_like(x)
     plain = (y<rim)&(side<1.45)
     stripe = torch.where(plain, torch.zeros_like(stripe), stripe)
     rgb = torch.lerp(colours[0][:,None,None].expand(3,*x.shape), colours[-1][:,None,None].expand(3,*x.shape), stripe)
@@ -159,7 +163,7 @@ def draw_portrait(
     skin = texture[0][:,face_region(texture.shape[-1])].median(1).values.clamp(0, 1)
     light = float(2*light_of(texture)[0,1].clamp(-.2, .2))*(-1 if at.mirrored else 1)
     img = _ground(wish.ground or PLAIN[0], big)
-    bust = draw_bust(big, mesh, skin, wish.shirt or PLAIN[1:], light, seed)
+    bust = draw_bust(big, mesh, skin, wish.shirt or PLAIN[1:], light, seed, wish.pattern)
     for part in (bust.neck, bust.shirt): img = torch.lerp(img, part[:,:3], part[:,3:])
     rgb,alpha = _head_on(big, at, view, texture, outline, bust.face, mesh)
     img = torch.lerp(img, (rgb+.7*(rgb-blur(rgb, 1.2*at.scale))).clamp(0, 1), alpha)
@@ -237,7 +241,6 @@ def portrait(target:HeadTarget, wish:Wish, seed:int=0)->Tensor: # (1,3,256,256) 
 @dataclass
 class Edited(Result):
     "A photo that was changed from two descriptions"
-    heard:tuple=()
     @property
     def note(self)->str:
         more = f' (from {self.about})' if self.about else ''
