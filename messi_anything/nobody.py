@@ -76,7 +76,7 @@ def pick_kind(
     score = share.log()
     if outline is not None:
         d = outline-means
-        score = score-.25*((d@torch.linalg.inv(cov))*d).sum(1) # half of what the Gaussians say: others come as well
+        score = score-.5*((d@torch.linalg.inv(cov))*d).sum(1)
     return int(torch.multinomial(score.softmax(0), 1, generator=generator))
 
 # %% ../nbs/07l_nobody.ipynb #afc64a06

@@ -425,8 +425,8 @@ def inpainter(
     if cfg.kit is not None: out = out.with_kit(cfg.kit)
     if mode=='image': out = out.with_strength(.6 if cfg.strength is None else cfg.strength)
     if cfg.text and mode in ('head','person'):
-        from messi_anything.directions import told
-        out = out.with_heads(told(out.heads, cfg.text)) if mode=='person' else told(out, cfg.text)
+        from messi_anything.directions import told, told_person
+        out = told_person(out, cfg.text) if mode=='person' else told(out, cfg.text)
     elif cfg.text: out = out.with_prompt(cfg.text, cfg.guidance)
     return BestOf(out, cfg.tries) if cfg.tries>1 and out.close and mode in ('generated','image') else out
 
@@ -462,6 +462,7 @@ class Result:
     mode:str='generated' # see `MODES`
     strength:float=1.    # of mode 'image'
     text:str=''          # what the generator was told to paint
+    heard:tuple=()       # what of it was understood
     # of mode person: 'head', 'clothes', 'skin' -> (1,1,h,w) weight of what was painted
     parts:dict=field(default_factory=dict)
     about:str=''         # what of the photo was not used, such as its other frames
@@ -493,6 +494,7 @@ def in_words(
 def note(self:Result)->str:
     "What became of the photo"
     more = f' (from {self.about})' if self.about else ''
+    if self.heard: more = f'; understood: {", ".join(self.heard)}'+more
     if self.done: return in_words(self.done)+more
     return ('nobody found' if self.source=='segmenter' else 'the mask is empty')+': the photo is unchanged'+more
 
@@ -574,7 +576,8 @@ def results(
     did = [i for i,d in enumerate(painted.done) if not d.endswith(LEFT)]
     mask = found.mask if len(did)==len(found.people) else todo.mask(did)
     about = dict(target=painter.name, steps=cfg.steps, source=found.source, timings=laps, mode=cfg.effective_mode,
-                 strength=painter.strength, text=painter.text, parts=painted.parts)
+                 strength=painter.strength, text=painter.text, parts=painted.parts,
+                 heard=getattr(painter, 'heard', ()))
     one = lambda x, seed: Result(x if did else img.copy(), img, mask, painted.changed, found.people,
                                  painted.done, seed=seed, **about)
     return Variants(one(x, s) for x,s in zip(painted.image, cfg.seeds))
