@@ -43,10 +43,10 @@ from .registry import check_name, install_target, targets_home
 from .pipeline import example_photo, replace as replace_people
 
 # %% auto #0
-__all__ = ['CONSENT', 'MOST_PHOTOS', 'MOST_BYTES', 'MOST_PHOTO', 'LOOKED_AT', 'LEFT_OUT', 'LEAST', 'ask_consent', 'unzip_photos',
-           'smaller', 'LargeFaces', 'FoundHead', 'usable_rows', 'cut_heads', 'all_heads', 'Whose', 'found_sets',
-           'whose_heads', 'check_one_person', 'left_out', 'too_few', 'Number', 'graded', 'five_numbers', 'to_improve',
-           'HeadReport', 'sample_sheet', 'shown_photos', 'replaced_strip', 'fit_heads', 'one_thread_each',
+__all__ = ['CONSENT', 'MOST_PHOTOS', 'MOST_BYTES', 'MOST_PHOTO', 'LOOKED_AT', 'LEFT_OUT', 'ONE_MOMENT', 'LEAST', 'ask_consent',
+           'unzip_photos', 'smaller', 'LargeFaces', 'FoundHead', 'usable_rows', 'cut_heads', 'all_heads', 'Whose',
+           'found_sets', 'whose_heads', 'check_one_person', 'left_out', 'too_few', 'Number', 'graded', 'five_numbers',
+           'to_improve', 'HeadReport', 'sample_sheet', 'shown_photos', 'replaced_strip', 'fit_heads', 'one_thread_each',
            'messi_customize', 'main_customize']
 
 # %% ../nbs/10_customize.ipynb #fc240e62
@@ -374,12 +374,16 @@ def _embedded(embed, texture): # (3,n,n) in [0,1] -> a vector
     k = 2*n/(n+2*edge)
     return embed(img, Face(Box(*((edge+o*n)*k for o in (.28, .34, .72, .78)))))
 
-# distance of new heads to the nearest photo, by that of the photos among themselves
+ONE_MOMENT = .06 # up to which two photos of one moment differ: root mean square over the head, blurred by 4 pixels
+
+# distance of new heads to the nearest photo: the median, by that of photos among themselves; and the least
 def _how_new(target, space, s, view):
-    level = lambda t: F.avg_pool2d(t, 4).flatten(1)
+    on = F.avg_pool2d((space.views[view].matte>.5).float()[None,None], 4).expand(1, 3, -1, -1).flatten()>.5
+    level = lambda t: F.avg_pool2d(t, 4).flatten(1)[:,on]/on.sum()**.5
     photos,new = level(s.textures.float()/255),level(_drawn(space, target, s.known, view, range(len(s.known))))
     among = torch.cdist(photos, photos).fill_diagonal_(float('inf')).amin(1)
-    return float(torch.cdist(new, photos).amin(1).median()/among.median())
+    near = torch.cdist(new, photos).amin(1)
+    return float(near.median()/among.median()),float(near.min())
 
 # %% ../nbs/10_customize.ipynb #60e2e894
 def _held_out_decibels(s, space, name, every=6): # on heads from the front that are not learned from
@@ -409,15 +413,16 @@ def five_numbers(
     d = _held_out_decibels(sets['front'], space, target.cfg.name)
     said = 'too few photos to tell' if d is None else f'{d:.1f} dB'
     out.append(graded('detail', d or 0, said, 22, 19, 'how well photos that were kept apart are rebuilt'))
-    new = _how_new(target, space, sets[first], first)
+    new,least = _how_new(target, space, sets[first], first)
     out.append(
         graded(
             'newness',
-            new,
-            f'{new:.2f}',
+            new if least>ONE_MOMENT else 0,
+            f'{new:.2f}, the nearest {least/ONE_MOMENT:.1f}',
             0.7,
             0.5,
-            'distance of a new head to the nearest photo, by that between photos; towards 0 it copies',
+            'distance of new heads to the nearest photo, by that between photos (towards 0 it copies), and of the'
+            ' nearest one, by that of two photos of one moment: never under 1',
         )
     )
     yaw = np.array([h.yaw for h in heads])

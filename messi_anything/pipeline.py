@@ -703,8 +703,9 @@ def _settings(cfg, mask=None, **more)->str: # a hash of all that decides the pic
 def _write(made, path, save_mask, cutout)->list: # files of one photo
     r,some = (made[0],made) if isinstance(made, list) else (made,[made])
     files = [o.save(path(f'_seed{o.seed}' if made is some else '')) for o in some]
-    strip = made.grid() if made is some else r.strip()
-    files.append(save_image(strip, path('_strip'), kind='strip'))
+    if r.target!=NOBODY: # a strip shows the old faces
+        strip = made.grid() if made is some else r.strip()
+        files.append(save_image(strip, path('_strip'), kind='strip'))
     if save_mask: files.append(save_image(mask_to_pil(r.mask), path('_mask'), kind='mask'))
     if cutout: files.append(save_image(r.cutout(), path('_cutout')))
     return files
