@@ -16,10 +16,10 @@ from .parts import BodyParts, body_parts, guide
 from .heads import blur, smooth_step
 
 # %% auto #0
-__all__ = ['PATTERNS', 'FLOOR', 'FOLDS', 'ROWS', 'COLUMNS', 'SHEEN', 'WORK', 'BEND', 'DOUBT', 'LONGEST', 'HIP', 'Kit',
-           'kit_from_dict', 'Wardrobe', 'wardrobe_of', 'choose_kit', 'luma', 'opponent', 'log_light', 'cloth_colours',
-           'solve_poisson', 'Shading', 'shading_of', 'local_mean', 'Torso', 'torso_of', 'with_arms', 'rgb_of',
-           'paint_kit', 'PhotoTone', 'tone_of', 'shaded', 'Dressed', 'dress', 'kit_from']
+__all__ = ['PATTERNS', 'FLOOR', 'FOLDS', 'SHEEN', 'WORK', 'BEND', 'DOUBT', 'LONGEST', 'HIP', 'Kit', 'kit_from_dict', 'Wardrobe',
+           'wardrobe_of', 'choose_kit', 'luma', 'opponent', 'log_light', 'cloth_colours', 'solve_poisson', 'Shading',
+           'shading_of', 'local_mean', 'Torso', 'torso_of', 'with_arms', 'rgb_of', 'paint_kit', 'PhotoTone', 'tone_of',
+           'shaded', 'Dressed', 'dress', 'kit_from']
 
 # %% ../nbs/07f_clothes.ipynb #80d67c5e
 PATTERNS = ('plain', 'stripes', 'hoops', 'halves', 'sash', 'centre')
@@ -390,9 +390,9 @@ def with_arms(
 )->tuple:             # `Torso` without the arms, (1,1,h,w) weight of sleeves
     "Find the lines between torso and arms: the paths of the strongest edges near where the torso's sides should be"
     h,w = worn.shape
-    at = np.linspace(torso.at[0], min(torso.at[-1]+.1*torso.unit, (end+.4)*torso.unit), ROWS)
+    at = np.linspace(torso.at[0], min(torso.at[-1]+.1*torso.unit, (end+.4)*torso.unit), _rows)
     centre = np.interp(at, torso.at, torso.centre)
-    t = np.linspace(-2.2, 2.2, COLUMNS)*torso.unit
+    t = np.linspace(-2.2, 2.2, _columns)*torso.unit
     maps = torch.cat([blur(look[None], .8), worn[None,None]], 1)
     f,on = _straight(torso, maps, at, centre, t)
     edge = _edges_across(f, on)
@@ -401,7 +401,7 @@ def with_arms(
     lines = [_seam(edge, on, t, usual, s) for s in (-1,1)]
     (l,al,ol),(r,ar,or_) = lines
     from scipy.ndimage import gaussian_filter1d
-    calm = lambda o: gaussian_filter1d(o, ROWS/9, mode='nearest')        # stripes do not follow every dent
+    calm = lambda o: gaussian_filter1d(o, _rows/9, mode='nearest')        # stripes do not follow every dent
     straight = Torso(torso.neck, torso.down, at, calm(centre+(r-l)/2), calm((r+l)/2).clip(2), torso.unit)
     u = Torso(torso.neck, torso.down, at, centre+(r-l)/2, ((r+l)/2).clip(2), torso.unit).coordinates(h, w)[0]
     y,x = np.mgrid[:h,:w].astype(np.float32)+.5
@@ -412,7 +412,7 @@ def with_arms(
     return straight,arms[None,None]
 
 # %% ../nbs/07f_clothes.ipynb #c5b77c1f
-ROWS,COLUMNS = 64,97
+_rows,_columns = 64,97
 
 def _straight(torso, maps, at, centre, t): # a picture with the torso upright: (3,k,n), (k,n)
     down,side = torso.down,np.array([torso.down[1],-torso.down[0]])
@@ -433,6 +433,21 @@ def _edges_across(f, on): # (k,n) from 0 to 1
     out[:,1:-1] = abs(on[:,2:]-on[:,:-2])
     return np.maximum(e*(inner>.5), .7*out)
 
+# %% ../nbs/07f_clothes.ipynb #27a3503a
+def _cheapest_path(cost, step=2, bend=.12)->np.ndarray: # (k,n) -> (k,) columns, neighbours at most `step` apart
+    k,n = cost.shape
+    at = np.arange(n)[:,None]+np.arange(2*step+1)                         # in rows that are padded by `step`
+    price = bend*abs(np.arange(2*step+1)-step)
+    back,total = np.zeros((k,n), int),cost[0]
+    for i in range(1, k):
+        moved = np.pad(total, step, constant_values=np.inf)[at]+price
+        best = moved.argmin(1)
+        back[i],total = np.arange(n)+best-step,moved[np.arange(n),best]+cost[i]
+    path = np.zeros(k, int)
+    path[-1] = total.argmin()
+    for i in range(k-1, 0, -1): path[i-1] = back[i,path[i]]
+    return path
+
 # %% ../nbs/07f_clothes.ipynb #78e7488a
 def _seam(edge, on, t, usual, side): # of one side: distances (k,), how much of an arm is there (k,), the outline (k,)
     from scipy.ndimage import gaussian_filter1d, median_filter
@@ -440,21 +455,7 @@ def _seam(edge, on, t, usual, side): # of one side: distances (k,), how much of 
     some = d>.3*usual.min()
     e,m,d = e[:,some],m[:,some]>.5,d[some]
     cost = 2.5*((d-usual[:,None])/(.6*usual[:,None]))**2-e+.5*(~m)
-    step = 2
-    total,back = cost[0].copy(),np.zeros(cost.shape, int)
-    for i in range(1, len(cost)):
-        moved = np.stack([np.roll(total, j)+.12*abs(j) for j in range(-step, step+1)])
-        moved[:step,-step:] = 1e9
-        moved[step+1:,:step] = 1e9
-        best = moved.argmin(0)
-        back[i] = np.arange(len(total))-(best-step)
-        total = moved.min(0)+cost[i]
-    j = int(total.argmin())
-    path = np.zeros(len(cost), int)
-    for i in range(len(cost)-1, -1, -1):
-        path[i] = j
-        j = back[i,j].clip(0, len(total)-1)
-    line = d[path]
+    line = d[_cheapest_path(cost)]
     beyond = (m&(d>line[:,None])).sum(1)*(d[1]-d[0])
     outline = np.where(m.any(1), d[np.where(m, np.arange(len(d)), 0).max(1)], line)
     arm = median_filter((beyond>.16*usual).astype(float), 7, mode='nearest')
@@ -578,6 +579,7 @@ class Dressed:
     changed:Tensor# (1,1,H,W) weight of what was painted; where it is 0 the photo's pixels are untouched
     what:tuple    # of 'shirt', 'lower', 'hair'
     patterned:float=0. # share of the old shirt where a pattern was taken out
+    why:str=''         # the clothes were left, where they were
 
 DOUBT = .9 # where clothes and skin can be told no better than this, nobody is dressed; 1 is a coin for every pixel
 
@@ -614,7 +616,7 @@ def dress(
         changed[g.part] = torch.maximum(changed[g.part], alpha)
         what += (name,)
         if name=='shirt': patterned = shading.patterned
-    return Dressed(out, changed, what, patterned)
+    return Dressed(out, changed, what, patterned, '' if what else W.why)
 
 # %% ../nbs/07f_clothes.ipynb #06437000
 def _around(img, box): # l,t,r,b in whole pixels of the photo
@@ -634,7 +636,7 @@ class _Window:
         self.size = max(8, round(self.height*self.k)),max(8, round(self.width*self.k))
         self.small = F.interpolate(img[part], self.size, mode='area')/2+.5
         self.near = 1. if person is None else smooth_step(F.interpolate(person[part], self.size, mode='area'), .15, .5)
-        self.torso,self.alike,self.labels = None,None,None
+        self.torso,self.alike,self.labels,self.why = None,None,None,'none are seen'
         self.look = torch.cat([log_light(self.small), opponent(self.small)/luma(self.small).clamp(min=.22)], 1)[0]
 
     def gate(self, part): # a soft edge is theirs
@@ -717,12 +719,14 @@ def _garments(W, kit, face, back, hair, tone):
     # holes of the same colour
     W.alike = W.alike*W.near*smooth_step(clothes, .12, .3)
     seen = None if face is None else ((face.center[0]-W.left)*W.k, (face.center[1]-W.top)*W.k, face.width*W.k)
-    if (4*clothes*(1-clothes)).sum()>DOUBT*clothes.sum(): return
+    if (4*clothes*(1-clothes)).sum()>DOUBT*clothes.sum():
+        W.why = 'they are hard to tell from the rest'
+        return
     if seen: clothes = clothes*_below_face(seen, W.size)
     split = lambda: [clothes*smooth_step(o, .4, .6) for o in (share, 1-share)]
     shirt,lower = split()
     W.torso = torso_of(*(o[0,0].numpy() for o in (shirt, head, lower)), seen)
-    arms,goes_on = torch.zeros_like(share),False
+    arms,goes_on = torch.zeros_like(share),torch.zeros_like(share)
     if W.torso is not None:
         worn = clothes*cloth
         hem = _hem_of(W, clothes, share)
@@ -730,17 +734,17 @@ def _garments(W, kit, face, back, hair, tone):
         share = _with_hem(W, share, hem, arms)
         share = share*_apart(split()[0])*_bulk(split()[0], .14*W.torso.unit)
         shirt,lower = split()
-        goes_on = kit.below and _goes_on(W, shirt, lower, hem)
+        if kit.below: goes_on = _goes_on(W, shirt, lower, hem)
     if seen: cloth = cloth*_below_face(seen, W.size)
     under = ((1-share)*2.5).clamp(max=1)*cloth                           # a little way below the shirt as well
     if kit.lower and (g := W.around(lower)): yield 'lower',names,lower,under,g,plain(kit.lower)
-    elif goes_on and (g := W.around(lower)): yield 'below',names,lower,under,g,plain(kit.below)
+    elif g := W.around(lower*goes_on): yield 'below',names,lower*goes_on,under*goes_on,g,plain(kit.below)
     if W.torso is not None and (g := W.around(shirt)):
         unit = W.torso.unit/W.k
         W.labels = arms
         def painted(uv, g):
             out = paint_kit(kit, uv, unit, back, show, smooth_step(g.up(arms)[0], .4, .6))
-            return out+(show(kit.trim)-out)*smooth_step(g.up(_collar(W, head))[0], .4, .6) if kit.trim else out
+            return out+(show(kit.trim)-out)*smooth_step(g.up(_collar(W, W.coarse('skin')))[0], .4, .6) if kit.trim else out
         yield 'shirt',names,shirt,share*cloth,g,painted
     W.labels = None
     own,W.alike = W.coarse('hair'),torch.zeros_like(head)
@@ -810,14 +814,17 @@ def _with_hem(W, share, hem, arms): # where nothing tells shirt from trousers, a
     out = torch.minimum(out, side(torch.maximum(hem, torch.tensor(LONGEST)))/2+.5)
     return torch.maximum(out, arms*side(hem+.2).clamp(min=0)*smooth_step(share, .3, .5))
 
-def _goes_on(W, shirt, lower, hem)->bool: # whether what is worn goes on below the hem in one piece
+def _goes_on(W, shirt, lower, hem): # (1,1,h,w): what is worn below the hem in one piece with what is above
     v = W.torso.coordinates(*W.size)[1]
-    band = (lower[0,0]>.5)&(v>hem)&(v<hem+.8)
-    if band.sum()<10: return False
+    below = (lower[0,0]>.5)&(v>hem)
+    band = below&(v<hem+.8)
     like = _like(W, (shirt[0,0]>.5)&(v>hem-1.2))
-    if like is not None and like[band].mean()>.3: return True
+    if band.sum()<10 or like is None: return torch.zeros_like(shirt)
     one,all_ = (W.coarse(*o)[0,0][band].mean() for o in (('upper','dress'),('upper','dress','lower')))
-    return bool(one>.45*all_)
+    if like[band].mean()>(.12 if one>.45*all_ else .3): return torch.ones_like(shirt)
+    some = smooth_step(local_mean(like[None,None], lower.clamp(min=1e-4), max(1., .12*W.torso.unit)), .35, .55)
+    some = some*_apart(lower*some)                                       # the skirts of an open coat
+    return some if (some[0,0][below]>.5).sum()>.08*below.sum() else torch.zeros_like(shirt)
 
 # %% ../nbs/07f_clothes.ipynb #7167fd02
 def _bulk(on, radius): # (1,1,h,w) weights -> 0 at what is thinner than this, else 1
@@ -835,10 +842,10 @@ def _apart(on, least=.06): # (1,1,h,w) weights -> 0 at what is small and lies ap
     gone = binary_dilation((names>0)&~kept, iterations=4)&~binary_dilation(kept, iterations=2)
     return torch.from_numpy(~gone).float()[None,None]
 
-def _collar(W, head): # (1,1,h,w): the shirt beside the neck
+def _collar(W, skin): # (1,1,h,w): the shirt beside the neck
     r = max(1, round(.09*W.torso.unit))
     u,v = W.torso.coordinates(*W.size)
-    return blur(F.max_pool2d((head>.5).float(), 2*r+1, 1, r)*((u.abs()<.55)&(v<.9)), 1.)
+    return blur(F.max_pool2d((skin>.5).float(), 2*r+1, 1, r)*((u.abs()<.5)&(v<.9)), 1.)
 
 # %% ../nbs/07f_clothes.ipynb #e8aea0b0
 def kit_from(
