@@ -26,6 +26,7 @@ from messi_anything.images import (
     say,
     user_path,
 )
+from .faces import read_landmarks
 from .segment import choice
 from .pipeline import ReplaceCfg, faces_of, load_segmenter, replace, with_options
 
@@ -69,7 +70,9 @@ class Steady:
         img = load_image(photo)
         found = self.segmenter(img) if mask is None else self.segmenter(img, mask)
         faces = [f for f in self.look(img, found) if f is not None]
-        return changed(found, faces=self.smooth(faces))
+        blank = [f.box for f in faces if f.mesh is None]                         # who paints would read these later
+        read = iter(read_landmarks(img, blank) if blank else ())
+        return changed(found, faces=self.smooth([next(read) if f.mesh is None else f for f in faces]))
 
     def smooth(self, faces:list)->list: # of `Face`
         "Match the faces with those of the frame before, and smooth each"

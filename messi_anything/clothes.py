@@ -18,8 +18,8 @@ from .heads import blur, smooth_step
 # %% auto #0
 __all__ = ['PATTERNS', 'FLOOR', 'FOLDS', 'SHEEN', 'WORK', 'BEND', 'DOUBT', 'LONGEST', 'HIP', 'Kit', 'kit_from_dict', 'Wardrobe',
            'wardrobe_of', 'choose_kit', 'luma', 'opponent', 'log_light', 'cloth_colours', 'solve_poisson', 'Shading',
-           'shading_of', 'local_mean', 'Torso', 'torso_of', 'with_arms', 'rgb_of', 'paint_kit', 'PhotoTone', 'tone_of',
-           'shaded', 'Dressed', 'dress', 'kit_from']
+           'shading_of', 'local_mean', 'Torso', 'torso_of', 'with_arms', 'forearms', 'rgb_of', 'paint_kit', 'PhotoTone',
+           'tone_of', 'shaded', 'Dressed', 'dress', 'kit_from']
 
 # %% ../nbs/07f_clothes.ipynb #80d67c5e
 PATTERNS = ('plain', 'stripes', 'hoops', 'halves', 'sash', 'centre')
@@ -256,7 +256,7 @@ def shading_of(
     log = log-values.median()
     spread = 1.25*(values-values.median()).abs().mean().item()
     # dark cloth shows little of its folds, glossy cloth too much
-    gain = min(FOLDS/max(spread, 1e-3), 3.5) if spread<FOLDS else (FOLDS/spread)**.7
+    gain = min(FOLDS/max(spread, 1e-3), 5) if spread<FOLDS else (FOLDS/spread)**.7
     taken = (1-same)[inside>0].mean().item()
     gain = gain*min(1, .07/max(busy, 1e-3))*(1-.5*smooth_step(torch.tensor(taken), .4, .9).item())
     log = log*gain
@@ -264,7 +264,7 @@ def shading_of(
     keep = ((1-smooth_step(blur(step, .7), .05, .3))*gain).clamp(max=1.3)
     return Shading(log, keep, fine, taken, floor, max(0, 1-gain*spread/FOLDS, min(1, 2*taken-.7)))
 
-def _smooth(f, inside, eps=.012): # no noise, no blocks of a JPEG, but folds: He's guided filter of itself
+def _smooth(f, inside, eps=.005): # no noise, no blocks of a JPEG, but folds: He's guided filter of itself
     m = _square_mean(torch.cat([f, f*f], 1), 2)
     var = (m[:,1:]-m[:,:1]**2).clamp(min=0)
     a = _square_mean(torch.cat([var/(var+eps), m[:,:1]*eps/(var+eps)], 1), 2)
@@ -461,6 +461,60 @@ def _seam(edge, on, t, usual, side): # of one side: distances (k,), how much of 
     arm = median_filter((beyond>.16*usual).astype(float), 7, mode='nearest')
     line = np.where(arm>.5, line, np.clip(outline, .6*usual, 1.25*usual))
     return gaussian_filter1d(line, 1.5, mode='nearest'),gaussian_filter1d(arm, 1., mode='nearest'),outline
+
+# %% ../nbs/07f_clothes.ipynb #a28d639f
+def forearms(
+    torso:Torso,  # without arms
+    look:Tensor,  # (3,h,w) light and tints
+    skin:Tensor,  # (h,w) weight
+    worn:Tensor,  # (h,w) weight of clothes
+    least:float=.6, # of an edge along both sides, from 0 to 1
+)->Tensor:        # (1,1,h,w) weight
+    "Sleeves in front of the torso: from a hand that is seen there to one side, where two edges lead"
+    out,(u,v) = torch.zeros_like(skin),torch.stack([*torso.coordinates(*skin.shape)])
+    f = np.concatenate([blur(look[None], .7)[0].numpy(), worn[None].numpy()])
+    for at in _hands(skin, u, v, torso.unit):
+        best = max(((_two_edges(f, e, at, r*torso.unit), e, r) for e in _elbows(torso, at) for r in (.17,.21,.26)),
+                   key=lambda o: o[0], default=(0,))
+        if best[0]<least: continue
+        _,e,r = best
+        y,x = torch.meshgrid(*(torch.arange(n)+.5 for n in skin.shape), indexing='ij')
+        d = at-e
+        t = (((x-e[0])*d[0]+(y-e[1])*d[1])/(d@d)).clamp(-.1, 1)
+        far = ((x-e[0]-t*d[0])**2+(y-e[1]-t*d[1])**2).sqrt()
+        out = torch.maximum(out, smooth_step(r*torso.unit-far, -.7, .7))
+    return out[None,None]
+
+def _hands(skin, u, v, unit): # middles of patches of skin in front of the torso
+    from scipy.ndimage import label
+    names,n = label(skin.numpy()>.5)
+    for i in range(1, n+1):
+        on = torch.from_numpy(names==i)
+        size = on.sum().item()/unit**2
+        if .015<size<.5 and v[on].min()>.9 and u[on].mean().abs()<1.05:
+            y,x = torch.nonzero(on, as_tuple=True)
+            yield np.array([x.float().mean().item()+.5, y.float().mean().item()+.5])
+
+def _elbows(torso, hand): # places beside the torso from where a forearm may come
+    perp = np.array([torso.down[1],-torso.down[0]])
+    for v in np.arange(1.5, 3.5, .2):
+        s = v*torso.unit
+        for side in (-1,1):
+            out = np.interp(s, torso.at, torso.centre)+side*1.1*np.interp(s, torso.at, torso.half)
+            e = torso.neck+s*torso.down+out*perp
+            if .5<np.hypot(*(hand-e))/torso.unit<1.9: yield e
+
+def _two_edges(f, a, b, r)->float: # f (4,h,w): how much of an edge runs on both sides of the way from a to b
+    from scipy.ndimage import map_coordinates
+    way = b-a
+    n = np.array([way[1],-way[0]])/np.hypot(*way)
+    p = a+np.linspace(.1, .8, 14)[:,None]*way
+    off = np.array([-r-1.2,-r+1.2,r-1.2,r+1.2])
+    q = p[:,None]+off[:,None]*n
+    z = np.stack([map_coordinates(o, [q[...,1]-.5,q[...,0]-.5], order=1, mode='nearest') for o in f])
+    d = (((z[:3,:,[0,2]]-z[:3,:,[1,3]])*np.array([.7,1,1])[:,None,None])**2).sum(0)**.5
+    e = (1-np.exp(-d/.2)).mean(0)
+    return float(e.min()*(z[3]>.4).mean())
 
 # %% ../nbs/07f_clothes.ipynb #38f3fe49
 def rgb_of(colour:str)->Tensor: # (3,1,1) in [0,1]
@@ -673,7 +727,7 @@ class _Window:
         out = 0 if self.torso is None else shading.flat*1.2*_made_folds(self.torso.coordinates(*self.size))
         for part in (on*(1-arms), on*arms)[:1 if self.labels is None else 2]:
             out = out+part*(local_mean(part, torch.ones_like(part), .16*size)-1)
-        return (.45+.4*shading.flat)*out
+        return (.6+.4*shading.flat)*out
 
     def around(self, coarse)->'_Garment': # None where there is too little
         y,x = torch.nonzero(coarse[0,0]>.1, as_tuple=True)
@@ -731,12 +785,16 @@ def _garments(W, kit, face, back, hair, tone):
         worn = clothes*cloth
         hem = _hem_of(W, clothes, share)
         W.torso,arms = with_arms(W.torso, W.look, worn[0,0], hem, seen and seen[2])
+        arms = torch.maximum(arms, forearms(W.torso, W.look, W.coarse('skin')[0,0], worn[0,0]))
         share = _with_hem(W, share, hem, arms)
         share = share*_apart(split()[0])*_bulk(split()[0], .14*W.torso.unit)
         shirt,lower = split()
         if kit.below: goes_on = _goes_on(W, shirt, lower, hem)
     if seen: cloth = cloth*_below_face(seen, W.size)
     under = ((1-share)*2.5).clamp(max=1)*cloth                           # a little way below the shirt as well
+    if W.torso is not None:
+        lower = lower*(W.torso.coordinates(*W.size)[1]>hem-.5)
+        under = under*(W.torso.coordinates(*W.size)[1]>hem-.7)
     if kit.lower and (g := W.around(lower)): yield 'lower',names,lower,under,g,plain(kit.lower)
     elif g := W.around(lower*goes_on): yield 'below',names,lower*goes_on,under*goes_on,g,plain(kit.below)
     if W.torso is not None and (g := W.around(shirt)):
@@ -821,7 +879,9 @@ def _goes_on(W, shirt, lower, hem): # (1,1,h,w): what is worn below the hem in o
     like = _like(W, (shirt[0,0]>.5)&(v>hem-1.2))
     if band.sum()<10 or like is None: return torch.zeros_like(shirt)
     one,all_ = (W.coarse(*o)[0,0][band].mean() for o in (('upper','dress'),('upper','dress','lower')))
-    if like[band].mean()>(.12 if one>.45*all_ else .3): return torch.ones_like(shirt)
+    # a dress, or the same cloth; below a jacket that ends it takes both
+    least = .3 if one<.45*all_ else 0 if hem>=LONGEST-.01 else .12
+    if like[band].mean()>least: return torch.ones_like(shirt)
     some = smooth_step(local_mean(like[None,None], lower.clamp(min=1e-4), max(1., .12*W.torso.unit)), .35, .55)
     some = some*_apart(lower*some)                                       # the skirts of an open coat
     return some if (some[0,0][below]>.5).sum()>.08*below.sum() else torch.zeros_like(shirt)
