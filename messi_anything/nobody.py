@@ -130,7 +130,7 @@ class NobodyInpainter(HeadInpainter):
         like:bool=True,            # hair about as long as the person's, and what goes with it
         tries:int=8,               # pictures painted at most; for each, up to four times as many heads are drawn
         embed='auto',              # a `FaceEmbedding`; 'auto' for it where it is installed, None for our own means only
-        far:float=.6,              # distance by that embedding from which two faces are of different people
+        far:float=.65,             # distance by that embedding from which two faces are of different people
     ):
         super().__init__(everybody or head_target('nobody'), space, temperature)
         self.like,self.tries,self.far = like,tries,far
@@ -262,5 +262,6 @@ class HandOut:
         look = [f'  {r["photo"]}: {r["why"] or "alike"}' for r in self.rows.values() if int(r['left']) or int(r['alike'])]
         more = [f'  and {len(look)-20} more, see {self.path.name}']*(len(look)>20)
         head = f'{len(self.rows)} photos, {total("people")} people: {total("replaced")} replaced, {total("left")} left as they are'
-        said = [head, f'still like the old face: {total("alike")}', f'least distance to an old face: {known}']
+        empty = sum(not int(r['people']) for r in self.rows.values())
+        said = [head, *[f'nobody was found in {empty} of them']*bool(empty), f'still like the old face: {total("alike")}', f'least distance to an old face: {known}']
         return '\n'.join([*said, *['look at these before you hand them out:']*bool(look), *look[:20], *more])
