@@ -555,7 +555,10 @@ def paint_kit(
     out = show(kit.colours[0])
     out = out+(show(kit.colours[-1])-out)*two
     lay = lambda out, colour, on: out+(show(colour)-out)*on
-    if kit.sleeves: out = lay(out, kit.sleeves, edge(u.abs()-1.02+.12*(1-v/.9).clamp(0, 1)) if arms is None else arms)
+    beyond = edge(u.abs()-1.02+.12*(1-v/.9).clamp(0, 1)) if arms is None else arms
+    # stripes end at the arms: sleeves take the colour that the outermost stripe has not
+    if kit.sleeves: out = lay(out, kit.sleeves, beyond)
+    elif kit.pattern=='stripes': out = lay(out, kit.colours[(kit.bands//2+1)%2], beyond)
     if kit.number and back: out = lay(out, kit.ink, _number(kit.number, uv))
     return out
 
@@ -658,16 +661,19 @@ def dress(
     out,changed,what,patterned = img.clone(),torch.zeros_like(img[:,:1]),(),0.
     for name,names,coarse,share,g,paint in _garments(W, kit, face, back, hair, tone):
         shading = shading_of(W.small, coarse)
-        x,light = out[g.part]/2+.5,log_light(img[g.part]/2+.5, shading.floor)
-        round_ = W.roundness(coarse, shading)
-        log,keep,was,u,v = g.up(torch.cat([shading.log+round_, shading.keep, shading.was, W.uv(shading)], 1))[0]
-        new = tone.on_line(shaded(paint(torch.stack([u, v]), g)[None], (log+keep*(light[0,0]-was))[None,None]))
+        maps = torch.cat([shading.log+W.roundness(coarse, shading), shading.keep, shading.was, W.uv(shading)], 1)
         on,filled = smooth_step(W.fine(names, g), .3, .65),smooth_step(g.up(W.alike), .65, .9)
         alpha = torch.maximum(on, filled)*smooth_step(g.up(share), .4, .6)*W.edge(g.part)
         alpha = blur(alpha, .6)
         alpha = torch.where(alpha>.02, alpha, 0)
-        out[g.part] = torch.where(alpha>0, ((x+(new-x)*alpha)*2-1).clamp(-1, 1), out[g.part])
         changed[g.part] = torch.maximum(changed[g.part], alpha)
+        for rows,band in g.bands():
+            some = alpha[...,rows,:]
+            if not some.any(): continue
+            x,light = out[band.part]/2+.5,log_light(img[band.part]/2+.5, shading.floor)
+            log,keep,was,u,v = band.up(maps)[0]
+            new = tone.on_line(shaded(paint(torch.stack([u, v]), band)[None], (log+keep*(light[0,0]-was))[None,None]))
+            out[band.part] = torch.where(some>0, ((x+(new-x)*some)*2-1).clamp(-1, 1), out[band.part])
         what += (name,)
         if name=='shirt': patterned = shading.patterned
     return Dressed(out, changed, what, patterned, '' if what else W.why)
@@ -757,6 +763,13 @@ class _Garment:
         y = (torch.arange(t, b)+.5-W.top)/W.height*2-1
         self.grid = torch.stack([x.expand(b-t,r-l), y[:,None].expand(b-t,r-l)], -1)[None].float()
 
+    def bands(self, pixels=600_000): # so many pixels at once: slices of rows, and the garment's part there
+        _,ys,xs = self.part
+        step = max(1, pixels//(xs.stop-xs.start))
+        for t in range(ys.start, ys.stop, step):
+            b = min(t+step, ys.stop)
+            yield slice(t-ys.start, b-ys.start),_Garment(self.W, xs.start, t, xs.stop, b)
+
     def up(self, small): return F.grid_sample(small, self.grid, padding_mode='border', align_corners=False)
 
 # a shirt reaches so far down from the neck, in half widths of a torso, on people who are seen further down
@@ -824,13 +837,15 @@ def _by_colour(W, cloth, clothes, skin): # (1,1,h,w): cloth or skin, by what has
     n = 20
     at = (((W.look-low)/(high-low)).clamp(0, .999)*n).long()
     at = ((at[0]*n+at[1])*n+at[2]).flatten()
-    out = cloth
+    out,sure = cloth,None
     for _ in range(3):
         weights = [(o[0,0]**3).flatten() for o in (clothes*out, (clothes+skin)*(1-out))]
         if min(o.sum() for o in weights)<40: return out
         a,b = (gaussian_filter(torch.bincount(at, o, n**3).view(n,n,n).numpy()/o.sum().item(), 1.) for o in weights)
+        # of a pink shirt nobody knows
+        if sure is None: sure = 1-smooth_step(torch.tensor(np.minimum(a, b).sum()), .2, .35).item()
         says = torch.from_numpy(np.log((a+2e-5)/(b+2e-5))).float().clamp(-4, 4).flatten()[at].view_as(cloth)
-        out = (cloth.clamp(.08, .92).logit()+1.2*blur(says, 1.)).sigmoid()
+        out = (cloth.clamp(.08, .92).logit()+1.2*sure*blur(says, 1.)).sigmoid()
     return out
 
 def _below_face(face, size): # (1,1,h,w): 0 where the head is: a hat is no shirt
@@ -884,7 +899,8 @@ def _goes_on(W, shirt, lower, hem): # (1,1,h,w): what is worn below the hem in o
     if like[band].mean()>least: return torch.ones_like(shirt)
     some = smooth_step(local_mean(like[None,None], lower.clamp(min=1e-4), max(1., .12*W.torso.unit)), .35, .55)
     some = some*_apart(lower*some)                                       # the skirts of an open coat
-    return some if (some[0,0][below]>.5).sum()>.08*below.sum() else torch.zeros_like(shirt)
+    much = (some[0,0][below]>.5).float().mean()
+    return torch.ones_like(shirt) if much>.5 else some if much>.08 else torch.zeros_like(shirt)
 
 # %% ../nbs/07f_clothes.ipynb #7167fd02
 def _bulk(on, radius): # (1,1,h,w) weights -> 0 at what is thinner than this, else 1
