@@ -704,8 +704,9 @@ def _settings(cfg, mask=None, **more)->str: # a hash of all that decides the pic
 def _write(made, path, save_mask, cutout)->list: # files of one photo
     r,some = (made[0],made) if isinstance(made, list) else (made,[made])
     files = [o.save(path(f'_seed{o.seed}' if made is some else '')) for o in some]
-    strip = made.grid() if made is some else r.strip()
-    files.append(save_image(strip, path('_strip'), kind='strip'))
+    if r.target!=NOBODY: # a strip shows the old faces
+        strip = made.grid() if made is some else r.strip()
+        files.append(save_image(strip, path('_strip'), kind='strip'))
     if save_mask: files.append(save_image(mask_to_pil(r.mask), path('_mask'), kind='mask'))
     if cutout: files.append(save_image(r.cutout(), path('_cutout')))
     return files
@@ -866,6 +867,18 @@ def with_options(f): # a function that takes **options
     f.__signature__ = inspect.Signature([*own, *more], return_annotation=int)
     return f
 
+# %% ../nbs/09_pipeline.ipynb #28807d65
+def _hand_out(out, how, listed): # a `HandOut` for several photos in which people become nobody, else None
+    if not listed or how.get('target')!=NOBODY: return None
+    from messi_anything.nobody import HandOut
+    return HandOut.read(user_path(out))
+
+def _add_to(table, name, made): # a `Result`, or several of one photo
+    from messi_anything.nobody import face_distances
+    some = made if isinstance(made, list) else [made]
+    far = [face_distances(r.original, r.image.convert('RGB')) for r in some if r.replaced]
+    table.add(name, some[0].done, [o for d in far if d for o in d])
+
 # %% ../nbs/09_pipeline.ipynb #f4d2e610
 @with_options
 def messi_replace(
@@ -885,15 +898,19 @@ def messi_replace(
     options['people'] = choice(options.get('people', 'all'))
     how = dict(options, mask=mask)
     if from_: how.update(_settings_for(from_, photos))
-    for name, r, files in replace_many(
-        photos, out, save_mask, cutout, again=again, listed=folders or len(photos) > 1, **how
-    ):
+    listed = folders or len(photos)>1
+    table = _hand_out(out, how, listed)
+    for name, r, files in replace_many(photos, out, save_mask, cutout, again=again, listed=listed, **how):
         if isinstance(r, MessiError):
             bad += 1
             say(f'{name}: not done. {r}', file=sys.stderr)
         else:
             note = 'done before' if r is None else (r[0] if isinstance(r, list) else r).note
             say(f'{name}: {note} -> {", ".join(map(str, files))}')
+            if table and r is not None: _add_to(table, name, r)
+    if table and table.rows:
+        table.save()
+        say(str(table))
     if bad: say(f'{bad} not done, {len(photos)} looked at', file=sys.stderr)
     return int(bad>0)
 
