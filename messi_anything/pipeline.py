@@ -56,7 +56,8 @@ __all__ = ['MODES', 'DEFAULT_MODE', 'NOBODY', 'EVERYWHERE', 'MANIFEST', 'example
            'read', 'whose', 'faces_of', 'as_face', 'given_faces', 'Found', 'Laps', 'find', 'load_segmenter',
            'load_inpainter', 'remover', 'static_fill', 'inpainter', 'plan', 'Result', 'in_words', 'Variants', 'results',
            'dress', 'replace', 'read_manifest', 'fingerprint', 'replace_many', 'settings_text', 'read_settings',
-           'with_options', 'messi_replace', 'main_replace', 'overhead', 'speed', 'whole_by_bare']
+           'with_options', 'messi_replace', 'main_replace', 'overhead', 'speed', 'whole_by_bare', 'cost_of_modes',
+           'large_photo']
 
 # %% ../nbs/09_pipeline.ipynb #f71dd973
 def example_photo()->Image.Image:
@@ -992,3 +993,49 @@ def whole_by_bare(
     mid = lambda values: round(float(np.median(list(values))), 2)
     return dict(whole=round(float(w), 3), bare=round(float(b), 3), ratio=mid(w/b for b,w,_ in runs),
                 four_tries_by_one=mid(f/w for _,w,f in runs))
+
+# %% ../nbs/09_pipeline.ipynb #f39da304
+def _cpu_seconds(f)->float:
+    t = time.process_time()
+    f()
+    return time.process_time()-t
+
+def cost_of_modes(
+    n:int=5,   # runs of each, in turn; medians
+    side:int=1024, # of the square photo of one person, pixels
+)->dict:       # seconds of the processor, and ratios
+    "What modes head and person cost beside the segmenter"
+    photo = example_photo().resize((side,side), Image.BICUBIC)
+    finder = load_segmenter('segment-tiny', 'cpu')
+    x = finder.prepare(photo)[0]
+    whole = lambda mode: lambda: replace(photo, cfg=ReplaceCfg(mode=mode, segmenter=finder))
+    runs = dict(network=lambda: finder.forward(x), segmenter=lambda: finder(photo), head=whole('head'),
+                person=whole('person'))
+    for f in runs.values(): f()                                           # weights are loaded
+    took = [{k: _cpu_seconds(f) for k,f in runs.items()} for _ in range(n)]
+    mid = lambda values: round(float(np.median(list(values))), 3)
+    out = {k: mid(t[k] for t in took) for k in runs}
+    for mode in ('head','person'):
+        for by in ('network','segmenter'): out[f'{mode} / {by}'] = round(mid(t[mode]/t[by] for t in took), 1)
+    return out
+
+# %% ../nbs/09_pipeline.ipynb #398bb223
+_large = (
+    'import json,resource,time; from PIL import Image; from messi_anything.pipeline import *\n'
+    'def run(side):\n'
+    '    photo = example_photo().resize((side,side), Image.BICUBIC)\n'
+    '    t = time.process_time(); replace(photo, mode="{mode}"); return time.process_time()-t\n'
+    'run(512); small,large = run(1024),run({side})\n'
+    'print(json.dumps([small, large, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/2**20]))'
+)
+
+def large_photo(
+    mode:str=DEFAULT_MODE, # see `MODES`
+    megapixels:float=12.,
+)->dict:       # seconds of the processor, the ratio to one megapixel, and the most memory used, in GiB (Linux)
+    "What a large photo costs, in a process of its own"
+    import subprocess
+    code = _large.format(mode=mode, side=round((megapixels*1e6)**.5))
+    out = subprocess.run([sys.executable, '-c', code], check=True, stdout=subprocess.PIPE, text=True).stdout
+    small,large,most = json.loads(out.splitlines()[-1])
+    return dict(seconds=round(large, 2), by_one_megapixel=round(large/small, 2), memory=round(most, 2))
