@@ -776,7 +776,7 @@ def _beard_colour(head, layer, bright): # (3,): that of the hair, where there is
     weights = torch.tensor([.299,.587,.114])
     own = torch.tensor([.17,.12,.09])*(float(bright)/.55)
     if hair.sum()>60: own = .85*layer[0][:,hair].median(1).values
-    return own*min(1., float(.62*bright/(own*weights).sum().clamp(min=.01)))
+    return own*min(1., float(.52*bright/(own*weights).sum().clamp(min=.01)))
 
 @functools.lru_cache(1)
 def _beard_hair(n:int=576): # (1,1,n,n) in [0,1]: strands, the same for everybody
