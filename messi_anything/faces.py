@@ -31,6 +31,7 @@ from messi_anything.landmarks import (
     align,
     angles,
     find_landmarks,
+    folded,
     landmark_net,
     six_points,
     windows_of,
@@ -273,7 +274,7 @@ class FaceFinder:
     ):
         if not (isinstance(score, (int,float)) and 0<score<1):
             raise ConfigError(f'score={score!r}: give a number between 0 and 1')
-        self.net,self.score,self.side,self.smallest,self.turns,self.enough = net.eval(),score,side,smallest,turns,enough
+        self.net,self.score,self.side,self.smallest,self.turns,self.enough = folded(net),score,side,smallest,turns,enough
 
     @classmethod
     def from_pretrained(cls, name='faces', **kw): return cls(FaceNet.from_pretrained(find_weights(name)), **kw)
@@ -484,7 +485,7 @@ def _mediapipe_faces(img:Image.Image, score)->list:
 @functools.lru_cache(1)
 def face_net()->FaceNet:
     "The check that ships, loaded once"
-    return FaceNet.from_pretrained(find_weights('faces')).eval()
+    return folded(FaceNet.from_pretrained(find_weights('faces')))
 
 # in sides of the face, and times its size
 _nudges = (0,0,1), (-.1,0,1), (.1,0,1), (0,-.1,1), (0,.1,1), (0,0,.85), (0,0,1.2)
