@@ -555,7 +555,10 @@ def paint_kit(
     out = show(kit.colours[0])
     out = out+(show(kit.colours[-1])-out)*two
     lay = lambda out, colour, on: out+(show(colour)-out)*on
-    if kit.sleeves: out = lay(out, kit.sleeves, edge(u.abs()-1.02+.12*(1-v/.9).clamp(0, 1)) if arms is None else arms)
+    beyond = edge(u.abs()-1.02+.12*(1-v/.9).clamp(0, 1)) if arms is None else arms
+    # stripes end at the arms: sleeves take the colour that the outermost stripe has not
+    if kit.sleeves: out = lay(out, kit.sleeves, beyond)
+    elif kit.pattern=='stripes': out = lay(out, kit.colours[(kit.bands//2+1)%2], beyond)
     if kit.number and back: out = lay(out, kit.ink, _number(kit.number, uv))
     return out
 
@@ -896,7 +899,8 @@ def _goes_on(W, shirt, lower, hem): # (1,1,h,w): what is worn below the hem in o
     if like[band].mean()>least: return torch.ones_like(shirt)
     some = smooth_step(local_mean(like[None,None], lower.clamp(min=1e-4), max(1., .12*W.torso.unit)), .35, .55)
     some = some*_apart(lower*some)                                       # the skirts of an open coat
-    return some if (some[0,0][below]>.5).sum()>.08*below.sum() else torch.zeros_like(shirt)
+    much = (some[0,0][below]>.5).float().mean()
+    return torch.ones_like(shirt) if much>.5 else some if much>.08 else torch.zeros_like(shirt)
 
 # %% ../nbs/07f_clothes.ipynb #7167fd02
 def _bulk(on, radius): # (1,1,h,w) weights -> 0 at what is thinner than this, else 1

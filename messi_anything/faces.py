@@ -82,6 +82,11 @@ class Face:
         "The same face in a picture whose corner lies elsewhere: all its pixels move by `dx`, `dy`"
         shift = lambda p: None if p is None else np.asarray(p)+[dx,dy]
         return replace(self, box=self.box.moved(dx, dy), landmarks=shift(self.landmarks), mesh=shift(self.mesh))
+    def times(self, k:float)->Face:
+        "The same face in a photo of `k` times the width and height"
+        larger = lambda p: None if p is None else np.asarray(p)*k
+        marks,mesh,depth = (larger(o) for o in (self.landmarks, self.mesh, self.depth))
+        return replace(self, box=self.box.times(k), landmarks=marks, mesh=mesh, depth=depth)
     def _marks(self):
         if self.landmarks is None: raise DataError(f'{self} has no landmarks: find the face with `find_faces`')
         return self.landmarks
@@ -284,6 +289,10 @@ class FaceFinder:
     )->list:   # of `Face`, largest first
         img = load_image(photo)
         if min(img.size)*min(1, self.side/max(img.size))<self.smallest+4: return []
+        if max(img.size)>4*self.side:                                      # more pixels than that say no more
+            k = max(img.size)/(4*self.side)
+            near = img.resize(tuple(max(1, round(o/k)) for o in img.size), Image.BILINEAR, reducing_gap=2)
+            return [f.times(img.width/near.width) for f in self(near)]
         look = Windows(img, self.net.cfg.size)
         for t in self.turns:
             found = []

@@ -52,6 +52,11 @@ def blur(
 )->Tensor:
     "Gaussian blur; the border is repeated"
     if sigma<.3: return x
+    if sigma>=4: # on a smaller copy; shrinking and enlarging blur a little themselves
+        f,(h,w) = int(sigma/2),x.shape[2:]
+        small = F.avg_pool2d(F.pad(x, (0,-w%f,0,-h%f), 'replicate'), f)
+        small = blur(small, math.sqrt(sigma**2-f**2/4)/f)
+        return F.interpolate(small, scale_factor=float(f), mode='bilinear', align_corners=False)[...,:h,:w]
     r = math.ceil(3*sigma)
     k = torch.exp(-(torch.arange(-r, r+1)/sigma)**2/2)
     k = (k/k.sum()).to(x).expand(x.shape[1],1,1,-1)
@@ -510,7 +515,10 @@ def seen_faces(
         x,y = f.box.center
         near = f.box.scaled(3.4) if 0<=x<=W and 0<=y<=H else Box(0., 0., float(W), float(H))
         l,t,r,b = (int(o) for o in near.clip((W,H)).astuple())
-        return read_landmarks(to_pil(img[...,t:b+1,l:r+1]), [f.box.moved(-l, -t)])[0].moved(l, t)
+        x = img[...,t:b+1,l:r+1]
+        k = min(1., 700/max(x.shape[2:]))
+        if k<1: x = F.interpolate(x, scale_factor=k, recompute_scale_factor=False, mode='area')
+        return read_landmarks(to_pil(x), [f.box.moved(-l, -t).times(k)])[0].times(1/k).moved(l, t)
     return [read(f) if f is not None and f.mesh is None else f for f in faces]
 
 # %% ../nbs/07e_heads.ipynb #91f694c4

@@ -598,7 +598,7 @@ class Classical(Inpainter):
         return torch.stack([one(x, m) for x,m in zip(img, hole)]).clamp(-1,1)
 
 # %% ../nbs/07_inpaint.ipynb #a144dd24
-ROOM = 4_000_000 # pixels that are painted at once, the variants counted
+ROOM = 3_000_000 # pixels that are painted at once, the variants counted
 
 def paint_photo(
     img:Image.Image,   # RGB
