@@ -19,10 +19,11 @@ from .images import load_image, open_image
 from .provenance import xmp_packet
 from .segment import choice
 from .pipeline import ReplaceCfg, faces_of, load_segmenter, replace, with_options
+from .faces import read_landmarks
 
 # %% auto #0
-__all__ = ['VIDEOS', 'OneEuro', 'Steady', 'Film', 'open_film', 'frames', 'write_film', 'replaced_frames', 'animate',
-           'messi_animate', 'main_animate']
+__all__ = ['VIDEOS', 'OneEuro', 'Steady', 'Film', 'open_film', 'frames', 'write_film', 'replaced_frames', 'animate', 'jumps',
+           'mesh_jumps', 'messi_animate', 'main_animate']
 
 # %% ../nbs/09f_animate.ipynb #cde5c818
 class OneEuro:
@@ -60,7 +61,9 @@ class Steady:
         img = load_image(photo)
         found = self.segmenter(img) if mask is None else self.segmenter(img, mask)
         faces = [f for f in self.look(img, found) if f is not None]
-        return changed(found, faces=self.smooth(faces))
+        blank = [f.box for f in faces if f.mesh is None]                         # who paints would read these later
+        read = iter(read_landmarks(img, blank) if blank else ())
+        return changed(found, faces=self.smooth([next(read) if f.mesh is None else f for f in faces]))
 
     def smooth(self, faces:list)->list: # of `Face`
         "Match the faces with those of the frame before, and smooth each"
@@ -70,7 +73,7 @@ class Steady:
         for f in faces:
             best = max(free, key=lambda t: t['box'].iou(f.box), default=None)
             if best is None or best['box'].iou(f.box)<.3:
-                best = dict(box=f.box, away=0., filter=OneEuro(self.rest))
+                best = dict(box=f.box, away=0., filter=OneEuro(self.rest), place=OneEuro(4., 200.))
                 self.tracks.append(best)
             else: free.remove(best)
             out.append(self._one(f, best))
@@ -84,7 +87,9 @@ class Steady:
         if f.depth is not None and f.mesh is not None:
             deep = np.r_[np.zeros(2), np.asarray(f.depth, float)]
             points = np.concatenate([points, deep[:,None]], 1)
-        s = track['filter'](points, self.dt, f.eyes if f.mesh is not None else f.box.width/2)
+        unit,middle = f.eyes if f.mesh is not None else f.box.width/2,points.mean(0, keepdims=True)
+        # a face that moves must not lag behind: where it is may change much faster than its shape
+        s = track['filter'](points-middle, self.dt, unit)+track['place'](middle, self.dt, unit)
         box = Box(*s[0,:2], *s[1,:2])
         if f.mesh is None: return changed(f, box=box)
         return changed(
@@ -340,6 +345,27 @@ def animate(
     made = replaced_frames(film, cfg, most, paint, progress)
     write_film(out, made, film, dict(target=str(cfg.target), seed=cfg.seed, mode=cfg.effective_mode))
     return out
+
+# %% ../nbs/09f_animate.ipynb #f11cke02
+def jumps(
+    images:list, # PIL, the frames of a film
+    moves:list,  # (x, y) of each frame's upper left corner in the scene, pixels
+    box:Box,     # what to look at, in the scene
+)->float:        # mean absolute change of a pixel from frame to frame, levels of 255
+    "How much a film flickers at a place of the scene"
+    w,h = round(box.width),round(box.height)
+    at = lambda im, x, y: im.transform((w,h), Image.AFFINE, (1,0,box.left-x,0,1,box.top-y), Image.BICUBIC)
+    seen = [np.asarray(at(im, *o).convert('RGB')).astype(float) for im,o in zip(images, moves)]
+    return float(np.mean([np.abs(a-b).mean() for a,b in zip(seen, seen[1:])]))
+
+def mesh_jumps(
+    meshes:list, # (n,2), landmarks in each frame
+    moves:list,  # as for `jumps`
+    unit:float,  # distance between the eyes
+)->float:
+    "The same of landmarks"
+    there = [np.asarray(m, float)+np.asarray(o) for m,o in zip(meshes, moves)]
+    return float(np.mean([np.linalg.norm(a-b, axis=1).mean() for a,b in zip(there, there[1:])])/unit)
 
 # %% ../nbs/09f_animate.ipynb #229ac730
 @with_options

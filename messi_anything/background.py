@@ -52,6 +52,7 @@ class FillCfg:
     rounds:tuple=(8,5,3,3,2) # searches and votes at each size, coarse to fine
     far:float=.1      # what a patch a whole window away costs, against mean squared differences of colours
     guide:float=.15   # what it costs to have another mean colour than the smooth fill has there
+    together:bool=False # whether pieces whose windows overlap are filled as one: quicker, and a little coarser
 
     def __post_init__(self):
         if self.patch<3 or self.patch%2==0: raise ConfigError(f'patch={self.patch}: give an odd number from 3 up')
@@ -150,26 +151,27 @@ def search(self:PatchGrid,
     H,W,n = self.H,self.W,len(s)
     d = self.cost(torch.arange(n), s)
     y,x = self.targets//W,self.targets%W
-    def offer(qy, qx, ok):
+    def offer(qy, qx, ok=True): # (k,n) each: the best of k offers to each target is taken, if it is better
         ok = ok&(qy>=0)&(qy<H)&(qx>=0)&(qx<W)
         q = qy.clamp(0, H-1)*W+qx.clamp(0, W-1)
-        i = (ok&self.valid[q]&(q!=s)).nonzero()[:,0]
-        if not len(i): return
-        cost = self.cost(i, q[i])
-        better = cost<d[i]
-        s[i[better]],d[i[better]] = q[i][better],cost[better]
+        at = (ok&self.valid[q]&(q!=s)).flatten().nonzero()[:,0]
+        if not len(at): return
+        cost = torch.full((q.numel(),), math.inf)
+        cost[at] = self.cost(at%n, q.flatten()[at])
+        least,k = cost.view(q.shape).min(0)
+        i = (least<d).nonzero()[:,0]
+        s[i],d[i] = q[k[i],i],least[i]
     for k in range(rounds):
-        for step in ((1,3) if k==0 else (1,)):
-            for dy,dx in ((0,step),(0,-step),(step,0),(-step,0)):
-                ny,nx = y+dy,x+dx
-                j = self.number[ny.clamp(0, H-1)*W+nx.clamp(0, W-1)]
-                theirs = s[j.clamp(min=0)]
-                offer(theirs//W-dy, theirs%W-dx, (ny>=0)&(ny<H)&(nx>=0)&(nx<W)&(j>=0))
-        reach = max(H, W)/2
-        while reach>=1:
-            o = torch.from_numpy(self.rng.uniform(-reach, reach, (2,n))).round().long()
-            offer(s//W+o[0], s%W+o[1], torch.ones(n, dtype=torch.bool))
-            reach /= 3
+        steps = [(0,1),(0,-1),(1,0),(-1,0)]
+        if k==0: steps += [(3*a,3*b) for a,b in steps]
+        dy,dx = torch.tensor(steps).T[...,None]
+        ny,nx = y+dy,x+dx
+        j = self.number[ny.clamp(0, H-1)*W+nx.clamp(0, W-1)]
+        theirs = s[j.clamp(min=0)]
+        offer(theirs//W-dy, theirs%W-dx, (ny>=0)&(ny<H)&(nx>=0)&(nx<W)&(j>=0))
+        reach = max(H, W)/2*3.**-np.arange(1+max(0, math.floor(math.log(max(H, W)/2, 3))))
+        o = torch.from_numpy(self.rng.uniform(-1, 1, (2,len(reach),n))*reach[:,None]).round().long()
+        offer(s//W+o[0], s%W+o[1])
     return s,d
 
 # %% ../nbs/07aa_background.ipynb #40460067
@@ -367,6 +369,7 @@ def _difference(grid, have): # (3,h,w) of the working size: what is to be added 
 def hole_windows(
     hole:Tensor,       # (1,1,H,W), above 0 where to fill
     context:float=.8,  # see `FillCfg`
+    together:bool=False,
 )->list:               # for each: the window (`Box`, whole pixels), and its part of the hole (h,w) bool
     "Windows around the separate pieces of a hole"
     from scipy.ndimage import label, find_objects
@@ -374,14 +377,34 @@ def hole_windows(
     k = max(1, math.ceil(max(H, W)/256))
     small = F.max_pool2d((hole>0).float(), k, ceil_mode=True)
     pieces,_ = label(_grow(small[0,0]>0, 2).numpy())
-    out = []
+    boxes = []                                                         # and the numbers of their pieces
     for i,(sy,sx) in enumerate(find_objects(pieces)):
         t,l,b,r = (o*k for o in (sy.start, sx.start, sy.stop, sx.stop))
         m = max(24, round(context*math.sqrt((r-l)*(b-t))))
-        t,l,b,r = max(0, t-m),max(0, l-m),min(H, b+m),min(W, r+m)
+        boxes.append((Box(*map(float, (max(0, l-m), max(0, t-m), min(W, r+m), min(H, b+m)))), [i+1]))
+    if together: boxes = _joined_boxes(boxes)
+    out = []
+    for box,which in boxes:
+        l,t,r,b = (int(o) for o in box.astuple())
         y,x = torch.arange(t, b)//k,torch.arange(l, r)//k
-        mine = torch.from_numpy(pieces==i+1)[y][:,x]&(hole[0,0,t:b,l:r]>0)
-        out.append((Box(float(l), float(t), float(r), float(b)), mine))
+        mine = torch.from_numpy(np.isin(pieces, which))[y][:,x]&(hole[0,0,t:b,l:r]>0)
+        out.append((box, mine))
+    return out
+
+def _joined_boxes(boxes): # those of which both together are no larger than the two
+    out = []
+    for box,which in boxes:
+        again = True
+        while again:
+            again = False
+            for one in out:
+                o = one[0]
+                both = Box(min(box.left, o.left), min(box.top, o.top), max(box.right, o.right), max(box.bottom, o.bottom))
+                if both.area<=box.area+o.area:
+                    out.remove(one)
+                    box,which,again = both,which+one[1],True
+                    break
+        out.append((box, which))
     return out
 
 # %% ../nbs/07aa_background.ipynb #28a7493a
@@ -399,7 +422,7 @@ def continue_background(
     out = img.clone()
     if not (hole>0).any(): return out
     if (hole>0).all(): raise ConfigError('the hole leaves nothing to continue: some of the photo is needed')
-    for win,mine in hole_windows(hole, cfg.context):
+    for win,mine in hole_windows(hole, cfg.context, cfg.together):
         l,t,r,b = (int(o) for o in win.astuple())
         part = (...,slice(t, b),slice(l, r))
         no = hole[part][0,0]>0

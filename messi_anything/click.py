@@ -26,8 +26,8 @@ from .weights import Pretrained, find_weights, pick_device
 
 # %% auto #0
 __all__ = ['CLUES', 'Clicks', 'read_clicks', 'Look', 'look_at', 'clues', 'ClickCfg', 'ClickNet', 'weigh', 'walk',
-           'ClickSegmenter', 'next_click', 'click_model', 'segment_anything', 'is_sam', 'SamSegmenter', 'play',
-           'train_clicks', 'score_clicks', 'messi_click', 'main_click']
+           'ClickSegmenter', 'next_click', 'near_by', 'click_model', 'segment_anything', 'is_sam', 'SamSegmenter',
+           'play', 'train_clicks', 'score_clicks', 'messi_click', 'main_click']
 
 # %% ../nbs/04b_click.ipynb #429f0a55
 @dataclass(frozen=True)
@@ -252,7 +252,7 @@ class ClickSegmenter:
         net:ClickNet,
         segmenter:Segmenter, # whose features are used
         gamma:tuple=(.005,.1), # see `walk`: on things, and on people, whom the network knows better
-        photos:int=4,        # that are remembered, for further clicks
+        photos:int=8,        # that are remembered, for further clicks
     ):
         self.net,self.segmenter,self.gamma,self.photos,self._seen = net.eval(),segmenter,gamma,photos,OrderedDict()
 
@@ -278,7 +278,9 @@ class ClickSegmenter:
     )->Segmentation:     # with one 'person', the thing; its score is the mean probability inside
         look = self.look(photo)
         clicks = read_clicks(points, box, look.image.size)
-        return self.finish(look, self.region(look, clicks), clicks.box)
+        x = self.region(look, clicks)
+        near = near_by(look, clicks, x)
+        return self.finish(look, x, clicks.box) if near is None else self.closer(look, clicks, near)
 
 # %% ../nbs/04b_click.ipynb #7694adee
 def _inside(look, box): # bool (h,w): cells in a box in pixels of the photo
@@ -329,8 +331,15 @@ def region(self:ClickSegmenter,
     logit = weigh(self.net, clues(look, plus, given))
     if free is not None: logit = np.where(free, logit, -8.)
     (thing,person),known = self.gamma,float(np.mean([look.people[y,x] for x,y in plus]))
-    x = walk(*_steps(look), logit, plus, minus, thing+(person-thing)*known)
+    x = _touching(walk(*_steps(look), logit, plus, minus, thing+(person-thing)*known), plus)
     return x if free is None else x*free
+
+def _touching(x, plus): # without the parts that nobody clicked on
+    from scipy import ndimage
+    parts,n = ndimage.label(x>.5)
+    if n<2: return x
+    on = np.isin(parts, [parts[y,a] for a,y in plus])&(parts>0)
+    return x*ndimage.binary_dilation(on) if on.any() else x
 
 @patch
 def finish(self:ClickSegmenter,
@@ -345,6 +354,7 @@ def finish(self:ClickSegmenter,
     light = lambda im: torch.from_numpy(np.array(im.convert('L')))[None,None].float().div_(255)
     sure = ((torch.from_numpy(x).float()[None,None]-.5)*5+.5).clamp(0, 1)
     m = refine(sure, light(img.resize((w,h), Image.BOX)), light(near))
+    m = _without_specks(m)
     if k<1: m = F.interpolate(m, img.size[::-1], mode='bilinear', align_corners=False)
     if box:
         l,t,r,b = (round(o) for o in box.astuple())
@@ -355,6 +365,51 @@ def finish(self:ClickSegmenter,
     b = mask_box(m[0,0].numpy()>.5)
     if b is None: return Segmentation(torch.zeros_like(m), [], None, self.name)
     return Segmentation(m, [Person(b, float(x[there].mean()) if there.any() else .5, m)], None, self.name)
+
+def _without_specks(m, least=.02): # islands and holes that are small beside the largest island are none
+    from scipy import ndimage
+    x = m[0,0].numpy()
+    def areas(on): # (h,w): of the part that each pixel is in, 0 where there is none
+        parts,n = ndimage.label(on)
+        return np.r_[0, ndimage.sum_labels(on, parts, np.arange(1, n+1))][parts]
+    on = areas(x>.5)
+    keep = on>=max(1, least*on.max())
+    keep |= (~keep)&(areas(~keep)<least*on.max())                             # holes
+    out = np.where(keep, np.where(x>.5, x, 1), np.where(x>.5, 0, x))
+    return torch.from_numpy(out.astype('f4'))[None,None]
+
+# %% ../nbs/04b_click.ipynb #c105e0a2
+def near_by(
+    look:Look,
+    clicks:Clicks,
+    x:np.ndarray, # (h,w) in [0,1], what was found in the whole photo
+)->Box:           # whole pixels; None where it is not small, or better left
+    "Where to look closer"
+    there = x>.5
+    if clicks.box or not there.any(): return None
+    (w,h),(W,H) = look.size,look.image.size
+    first = len(clicks.plus)+len(clicks.minus)==1
+    known = float(np.mean([look.people[y,a] for a,y in _cells(look, clicks.plus)]))
+    if known<.5: return None
+    ys,xs = np.nonzero(there)
+    px,py = zip(*clicks.plus)
+    l,t = min(xs.min()*W/w, *px),min(ys.min()*H/h, *py)
+    r,b = max((xs.max()+1)*W/w, *px),max((ys.max()+1)*H/h, *py)
+    m,grain = (.25 if first else .5)*max(r-l, b-t),max(W, H)/16 # further clicks seldom ask for another part
+    down,up = (lambda v: math.floor(v/grain)*grain),(lambda v: math.ceil(v/grain)*grain)
+    box = Box(*(float(round(o)) for o in (max(0, down(l-m)), max(0, down(t-m)), min(W, up(r+m)), min(H, up(b+m)))))
+    return None if max(box.width/W, box.height/H)>.8 or min(box.width, box.height)<16 else box
+
+@patch
+def closer(self:ClickSegmenter, look:Look, clicks:Clicks, near:Box)->Segmentation:
+    "The same in a part of the photo"
+    l,t,r,b = (int(o) for o in near.astuple())
+    inside = lambda points: tuple((x-l, y-t) for x,y in points if l<=x<r and t<=y<b)
+    part = self.look(look.image.crop((l,t,r,b)))
+    found = self.finish(part, self.region(part, Clicks(inside(clicks.plus), inside(clicks.minus))))
+    m = torch.zeros(1,1,*look.image.size[::-1])
+    m[...,t:b,l:r] = found.mask
+    return Segmentation(m, [Person(p.box.moved(l, t), p.score, m) for p in found.people], None, self.name)
 
 # %% ../nbs/04b_click.ipynb #7b665a87
 _models = {}

@@ -18,10 +18,10 @@ from .parts import BodyParts, body_parts, guide
 from .heads import blur, smooth_step
 
 # %% auto #0
-__all__ = ['PATTERNS', 'FLOOR', 'FOLDS', 'ROWS', 'COLUMNS', 'SHEEN', 'WORK', 'BEND', 'DOUBT', 'LONGEST', 'HIP', 'Kit',
-           'kit_from_dict', 'Wardrobe', 'wardrobe_of', 'choose_kit', 'luma', 'opponent', 'log_light', 'cloth_colours',
-           'solve_poisson', 'Shading', 'shading_of', 'local_mean', 'Torso', 'torso_of', 'with_arms', 'rgb_of',
-           'paint_kit', 'PhotoTone', 'tone_of', 'shaded', 'Dressed', 'dress', 'kit_from']
+__all__ = ['PATTERNS', 'FLOOR', 'FOLDS', 'SHEEN', 'WORK', 'BEND', 'DOUBT', 'LONGEST', 'HIP', 'Kit', 'kit_from_dict', 'Wardrobe',
+           'wardrobe_of', 'choose_kit', 'luma', 'opponent', 'log_light', 'cloth_colours', 'solve_poisson', 'Shading',
+           'shading_of', 'local_mean', 'Torso', 'torso_of', 'with_arms', 'forearms', 'rgb_of', 'paint_kit', 'PhotoTone',
+           'tone_of', 'shaded', 'Dressed', 'dress', 'kit_from']
 
 # %% ../nbs/07f_clothes.ipynb #80d67c5e
 PATTERNS = ('plain', 'stripes', 'hoops', 'halves', 'sash', 'centre')
@@ -258,7 +258,7 @@ def shading_of(
     log = log-values.median()
     spread = 1.25*(values-values.median()).abs().mean().item()
     # dark cloth shows little of its folds, glossy cloth too much
-    gain = min(FOLDS/max(spread, 1e-3), 3.5) if spread<FOLDS else (FOLDS/spread)**.7
+    gain = min(FOLDS/max(spread, 1e-3), 5) if spread<FOLDS else (FOLDS/spread)**.7
     taken = (1-same)[inside>0].mean().item()
     gain = gain*min(1, .07/max(busy, 1e-3))*(1-.5*smooth_step(torch.tensor(taken), .4, .9).item())
     log = log*gain
@@ -266,7 +266,7 @@ def shading_of(
     keep = ((1-smooth_step(blur(step, .7), .05, .3))*gain).clamp(max=1.3)
     return Shading(log, keep, fine, taken, floor, max(0, 1-gain*spread/FOLDS, min(1, 2*taken-.7)))
 
-def _smooth(f, inside, eps=.012): # no noise, no blocks of a JPEG, but folds: He's guided filter of itself
+def _smooth(f, inside, eps=.005): # no noise, no blocks of a JPEG, but folds: He's guided filter of itself
     m = _square_mean(torch.cat([f, f*f], 1), 2)
     var = (m[:,1:]-m[:,:1]**2).clamp(min=0)
     a = _square_mean(torch.cat([var/(var+eps), m[:,:1]*eps/(var+eps)], 1), 2)
@@ -392,9 +392,9 @@ def with_arms(
 )->tuple:             # `Torso` without the arms, (1,1,h,w) weight of sleeves
     "Find the lines between torso and arms: the paths of the strongest edges near where the torso's sides should be"
     h,w = worn.shape
-    at = np.linspace(torso.at[0], min(torso.at[-1]+.1*torso.unit, (end+.4)*torso.unit), ROWS)
+    at = np.linspace(torso.at[0], min(torso.at[-1]+.1*torso.unit, (end+.4)*torso.unit), _rows)
     centre = np.interp(at, torso.at, torso.centre)
-    t = np.linspace(-2.2, 2.2, COLUMNS)*torso.unit
+    t = np.linspace(-2.2, 2.2, _columns)*torso.unit
     maps = torch.cat([blur(look[None], .8), worn[None,None]], 1)
     f,on = _straight(torso, maps, at, centre, t)
     edge = _edges_across(f, on)
@@ -403,7 +403,7 @@ def with_arms(
     lines = [_seam(edge, on, t, usual, s) for s in (-1,1)]
     (l,al,ol),(r,ar,or_) = lines
     from scipy.ndimage import gaussian_filter1d
-    calm = lambda o: gaussian_filter1d(o, ROWS/9, mode='nearest')        # stripes do not follow every dent
+    calm = lambda o: gaussian_filter1d(o, _rows/9, mode='nearest')        # stripes do not follow every dent
     straight = Torso(torso.neck, torso.down, at, calm(centre+(r-l)/2), calm((r+l)/2).clip(2), torso.unit)
     u = Torso(torso.neck, torso.down, at, centre+(r-l)/2, ((r+l)/2).clip(2), torso.unit).coordinates(h, w)[0]
     y,x = np.mgrid[:h,:w].astype(np.float32)+.5
@@ -414,7 +414,7 @@ def with_arms(
     return straight,arms[None,None]
 
 # %% ../nbs/07f_clothes.ipynb #c5b77c1f
-ROWS,COLUMNS = 64,97
+_rows,_columns = 64,97
 
 def _straight(torso, maps, at, centre, t): # a picture with the torso upright: (3,k,n), (k,n)
     down,side = torso.down,np.array([torso.down[1],-torso.down[0]])
@@ -435,6 +435,21 @@ def _edges_across(f, on): # (k,n) from 0 to 1
     out[:,1:-1] = abs(on[:,2:]-on[:,:-2])
     return np.maximum(e*(inner>.5), .7*out)
 
+# %% ../nbs/07f_clothes.ipynb #27a3503a
+def _cheapest_path(cost, step=2, bend=.12)->np.ndarray: # (k,n) -> (k,) columns, neighbours at most `step` apart
+    k,n = cost.shape
+    at = np.arange(n)[:,None]+np.arange(2*step+1)                         # in rows that are padded by `step`
+    price = bend*abs(np.arange(2*step+1)-step)
+    back,total = np.zeros((k,n), int),cost[0]
+    for i in range(1, k):
+        moved = np.pad(total, step, constant_values=np.inf)[at]+price
+        best = moved.argmin(1)
+        back[i],total = np.arange(n)+best-step,moved[np.arange(n),best]+cost[i]
+    path = np.zeros(k, int)
+    path[-1] = total.argmin()
+    for i in range(k-1, 0, -1): path[i-1] = back[i,path[i]]
+    return path
+
 # %% ../nbs/07f_clothes.ipynb #78e7488a
 def _seam(edge, on, t, usual, side): # of one side: distances (k,), how much of an arm is there (k,), the outline (k,)
     from scipy.ndimage import gaussian_filter1d, median_filter
@@ -442,26 +457,66 @@ def _seam(edge, on, t, usual, side): # of one side: distances (k,), how much of 
     some = d>.3*usual.min()
     e,m,d = e[:,some],m[:,some]>.5,d[some]
     cost = 2.5*((d-usual[:,None])/(.6*usual[:,None]))**2-e+.5*(~m)
-    step = 2
-    total,back = cost[0].copy(),np.zeros(cost.shape, int)
-    for i in range(1, len(cost)):
-        moved = np.stack([np.roll(total, j)+.12*abs(j) for j in range(-step, step+1)])
-        moved[:step,-step:] = 1e9
-        moved[step+1:,:step] = 1e9
-        best = moved.argmin(0)
-        back[i] = np.arange(len(total))-(best-step)
-        total = moved.min(0)+cost[i]
-    j = int(total.argmin())
-    path = np.zeros(len(cost), int)
-    for i in range(len(cost)-1, -1, -1):
-        path[i] = j
-        j = back[i,j].clip(0, len(total)-1)
-    line = d[path]
+    line = d[_cheapest_path(cost)]
     beyond = (m&(d>line[:,None])).sum(1)*(d[1]-d[0])
     outline = np.where(m.any(1), d[np.where(m, np.arange(len(d)), 0).max(1)], line)
     arm = median_filter((beyond>.16*usual).astype(float), 7, mode='nearest')
     line = np.where(arm>.5, line, np.clip(outline, .6*usual, 1.25*usual))
     return gaussian_filter1d(line, 1.5, mode='nearest'),gaussian_filter1d(arm, 1., mode='nearest'),outline
+
+# %% ../nbs/07f_clothes.ipynb #a28d639f
+def forearms(
+    torso:Torso,  # without arms
+    look:Tensor,  # (3,h,w) light and tints
+    skin:Tensor,  # (h,w) weight
+    worn:Tensor,  # (h,w) weight of clothes
+    least:float=.6, # of an edge along both sides, from 0 to 1
+)->Tensor:        # (1,1,h,w) weight
+    "Sleeves in front of the torso: from a hand that is seen there to one side, where two edges lead"
+    out,(u,v) = torch.zeros_like(skin),torch.stack([*torso.coordinates(*skin.shape)])
+    f = np.concatenate([blur(look[None], .7)[0].numpy(), worn[None].numpy()])
+    for at in _hands(skin, u, v, torso.unit):
+        best = max(((_two_edges(f, e, at, r*torso.unit), e, r) for e in _elbows(torso, at) for r in (.17,.21,.26)),
+                   key=lambda o: o[0], default=(0,))
+        if best[0]<least: continue
+        _,e,r = best
+        y,x = torch.meshgrid(*(torch.arange(n)+.5 for n in skin.shape), indexing='ij')
+        d = at-e
+        t = (((x-e[0])*d[0]+(y-e[1])*d[1])/(d@d)).clamp(-.1, 1)
+        far = ((x-e[0]-t*d[0])**2+(y-e[1]-t*d[1])**2).sqrt()
+        out = torch.maximum(out, smooth_step(r*torso.unit-far, -.7, .7))
+    return out[None,None]
+
+def _hands(skin, u, v, unit): # middles of patches of skin in front of the torso
+    from scipy.ndimage import label
+    names,n = label(skin.numpy()>.5)
+    for i in range(1, n+1):
+        on = torch.from_numpy(names==i)
+        size = on.sum().item()/unit**2
+        if .015<size<.5 and v[on].min()>.9 and u[on].mean().abs()<1.05:
+            y,x = torch.nonzero(on, as_tuple=True)
+            yield np.array([x.float().mean().item()+.5, y.float().mean().item()+.5])
+
+def _elbows(torso, hand): # places beside the torso from where a forearm may come
+    perp = np.array([torso.down[1],-torso.down[0]])
+    for v in np.arange(1.5, 3.5, .2):
+        s = v*torso.unit
+        for side in (-1,1):
+            out = np.interp(s, torso.at, torso.centre)+side*1.1*np.interp(s, torso.at, torso.half)
+            e = torso.neck+s*torso.down+out*perp
+            if .5<np.hypot(*(hand-e))/torso.unit<1.9: yield e
+
+def _two_edges(f, a, b, r)->float: # f (4,h,w): how much of an edge runs on both sides of the way from a to b
+    from scipy.ndimage import map_coordinates
+    way = b-a
+    n = np.array([way[1],-way[0]])/np.hypot(*way)
+    p = a+np.linspace(.1, .8, 14)[:,None]*way
+    off = np.array([-r-1.2,-r+1.2,r-1.2,r+1.2])
+    q = p[:,None]+off[:,None]*n
+    z = np.stack([map_coordinates(o, [q[...,1]-.5,q[...,0]-.5], order=1, mode='nearest') for o in f])
+    d = (((z[:3,:,[0,2]]-z[:3,:,[1,3]])*np.array([.7,1,1])[:,None,None])**2).sum(0)**.5
+    e = (1-np.exp(-d/.2)).mean(0)
+    return float(e.min()*(z[3]>.4).mean())
 
 # %% ../nbs/07f_clothes.ipynb #38f3fe49
 def rgb_of(colour:str)->Tensor: # (3,1,1) in [0,1]
@@ -502,7 +557,10 @@ def paint_kit(
     out = show(kit.colours[0])
     out = out+(show(kit.colours[-1])-out)*two
     lay = lambda out, colour, on: out+(show(colour)-out)*on
-    if kit.sleeves: out = lay(out, kit.sleeves, edge(u.abs()-1.02+.12*(1-v/.9).clamp(0, 1)) if arms is None else arms)
+    beyond = edge(u.abs()-1.02+.12*(1-v/.9).clamp(0, 1)) if arms is None else arms
+    # stripes end at the arms: sleeves take the colour that the outermost stripe has not
+    if kit.sleeves: out = lay(out, kit.sleeves, beyond)
+    elif kit.pattern=='stripes': out = lay(out, kit.colours[(kit.bands//2+1)%2], beyond)
     if kit.number and back: out = lay(out, kit.ink, _number(kit.number, uv))
     return out
 
@@ -580,6 +638,7 @@ class Dressed:
     changed:Tensor# (1,1,H,W) weight of what was painted; where it is 0 the photo's pixels are untouched
     what:tuple    # of 'shirt', 'lower', 'hair'
     patterned:float=0. # share of the old shirt where a pattern was taken out
+    why:str=''         # the clothes were left, where they were
 
 DOUBT = .9 # where clothes and skin can be told no better than this, nobody is dressed; 1 is a coin for every pixel
 
@@ -604,19 +663,22 @@ def dress(
     out,changed,what,patterned = img.clone(),torch.zeros_like(img[:,:1]),(),0.
     for name,names,coarse,share,g,paint in _garments(W, kit, face, back, hair, tone):
         shading = shading_of(W.small, coarse)
-        x,light = out[g.part]/2+.5,log_light(img[g.part]/2+.5, shading.floor)
-        round_ = W.roundness(coarse, shading)
-        log,keep,was,u,v = g.up(torch.cat([shading.log+round_, shading.keep, shading.was, W.uv(shading)], 1))[0]
-        new = tone.on_line(shaded(paint(torch.stack([u, v]), g)[None], (log+keep*(light[0,0]-was))[None,None]))
+        maps = torch.cat([shading.log+W.roundness(coarse, shading), shading.keep, shading.was, W.uv(shading)], 1)
         on,filled = smooth_step(W.fine(names, g), .3, .65),smooth_step(g.up(W.alike), .65, .9)
         alpha = torch.maximum(on, filled)*smooth_step(g.up(share), .4, .6)*W.edge(g.part)
         alpha = blur(alpha, .6)
         alpha = torch.where(alpha>.02, alpha, 0)
-        out[g.part] = torch.where(alpha>0, ((x+(new-x)*alpha)*2-1).clamp(-1, 1), out[g.part])
         changed[g.part] = torch.maximum(changed[g.part], alpha)
+        for rows,band in g.bands():
+            some = alpha[...,rows,:]
+            if not some.any(): continue
+            x,light = out[band.part]/2+.5,log_light(img[band.part]/2+.5, shading.floor)
+            log,keep,was,u,v = band.up(maps)[0]
+            new = tone.on_line(shaded(paint(torch.stack([u, v]), band)[None], (log+keep*(light[0,0]-was))[None,None]))
+            out[band.part] = torch.where(some>0, ((x+(new-x)*some)*2-1).clamp(-1, 1), out[band.part])
         what += (name,)
         if name=='shirt': patterned = shading.patterned
-    return Dressed(out, changed, what, patterned)
+    return Dressed(out, changed, what, patterned, '' if what else W.why)
 
 # %% ../nbs/07f_clothes.ipynb #06437000
 def _around(img, box): # l,t,r,b in whole pixels of the photo
@@ -636,7 +698,7 @@ class _Window:
         self.size = max(8, round(self.height*self.k)),max(8, round(self.width*self.k))
         self.small = F.interpolate(img[part], self.size, mode='area')/2+.5
         self.near = 1. if person is None else smooth_step(F.interpolate(person[part], self.size, mode='area'), .15, .5)
-        self.torso,self.alike,self.labels = None,None,None
+        self.torso,self.alike,self.labels,self.why = None,None,None,'none are seen'
         self.look = torch.cat([log_light(self.small), opponent(self.small)/luma(self.small).clamp(min=.22)], 1)[0]
 
     def gate(self, part): # a soft edge is theirs
@@ -673,7 +735,7 @@ class _Window:
         out = 0 if self.torso is None else shading.flat*1.2*_made_folds(self.torso.coordinates(*self.size))
         for part in (on*(1-arms), on*arms)[:1 if self.labels is None else 2]:
             out = out+part*(local_mean(part, torch.ones_like(part), .16*size)-1)
-        return (.45+.4*shading.flat)*out
+        return (.6+.4*shading.flat)*out
 
     def around(self, coarse)->'_Garment': # None where there is too little
         y,x = torch.nonzero(coarse[0,0]>.1, as_tuple=True)
@@ -703,6 +765,13 @@ class _Garment:
         y = (torch.arange(t, b)+.5-W.top)/W.height*2-1
         self.grid = torch.stack([x.expand(b-t,r-l), y[:,None].expand(b-t,r-l)], -1)[None].float()
 
+    def bands(self, pixels=600_000): # so many pixels at once: slices of rows, and the garment's part there
+        _,ys,xs = self.part
+        step = max(1, pixels//(xs.stop-xs.start))
+        for t in range(ys.start, ys.stop, step):
+            b = min(t+step, ys.stop)
+            yield slice(t-ys.start, b-ys.start),_Garment(self.W, xs.start, t, xs.stop, b)
+
     def up(self, small): return F.grid_sample(small, self.grid, padding_mode='border', align_corners=False)
 
 # a shirt reaches so far down from the neck, in half widths of a torso, on people who are seen further down
@@ -719,30 +788,36 @@ def _garments(W, kit, face, back, hair, tone):
     # holes of the same colour
     W.alike = W.alike*W.near*smooth_step(clothes, .12, .3)
     seen = None if face is None else ((face.center[0]-W.left)*W.k, (face.center[1]-W.top)*W.k, face.width*W.k)
-    if (4*clothes*(1-clothes)).sum()>DOUBT*clothes.sum(): return
+    if (4*clothes*(1-clothes)).sum()>DOUBT*clothes.sum():
+        W.why = 'they are hard to tell from the rest'
+        return
     if seen: clothes = clothes*_below_face(seen, W.size)
     split = lambda: [clothes*smooth_step(o, .4, .6) for o in (share, 1-share)]
     shirt,lower = split()
     W.torso = torso_of(*(o[0,0].numpy() for o in (shirt, head, lower)), seen)
-    arms,goes_on = torch.zeros_like(share),False
+    arms,goes_on = torch.zeros_like(share),torch.zeros_like(share)
     if W.torso is not None:
         worn = clothes*cloth
         hem = _hem_of(W, clothes, share)
         W.torso,arms = with_arms(W.torso, W.look, worn[0,0], hem, seen and seen[2])
+        arms = torch.maximum(arms, forearms(W.torso, W.look, W.coarse('skin')[0,0], worn[0,0]))
         share = _with_hem(W, share, hem, arms)
         share = share*_apart(split()[0])*_bulk(split()[0], .14*W.torso.unit)
         shirt,lower = split()
-        goes_on = kit.below and _goes_on(W, shirt, lower, hem)
+        if kit.below: goes_on = _goes_on(W, shirt, lower, hem)
     if seen: cloth = cloth*_below_face(seen, W.size)
     under = ((1-share)*2.5).clamp(max=1)*cloth                           # a little way below the shirt as well
+    if W.torso is not None:
+        lower = lower*(W.torso.coordinates(*W.size)[1]>hem-.5)
+        under = under*(W.torso.coordinates(*W.size)[1]>hem-.7)
     if kit.lower and (g := W.around(lower)): yield 'lower',names,lower,under,g,plain(kit.lower)
-    elif goes_on and (g := W.around(lower)): yield 'below',names,lower,under,g,plain(kit.below)
+    elif g := W.around(lower*goes_on): yield 'below',names,lower*goes_on,under*goes_on,g,plain(kit.below)
     if W.torso is not None and (g := W.around(shirt)):
         unit = W.torso.unit/W.k
         W.labels = arms
         def painted(uv, g):
             out = paint_kit(kit, uv, unit, back, show, smooth_step(g.up(arms)[0], .4, .6))
-            return out+(show(kit.trim)-out)*smooth_step(g.up(_collar(W, head))[0], .4, .6) if kit.trim else out
+            return out+(show(kit.trim)-out)*smooth_step(g.up(_collar(W, W.coarse('skin')))[0], .4, .6) if kit.trim else out
         yield 'shirt',names,shirt,share*cloth,g,painted
     W.labels = None
     own,W.alike = W.coarse('hair'),torch.zeros_like(head)
@@ -764,13 +839,15 @@ def _by_colour(W, cloth, clothes, skin): # (1,1,h,w): cloth or skin, by what has
     n = 20
     at = (((W.look-low)/(high-low)).clamp(0, .999)*n).long()
     at = ((at[0]*n+at[1])*n+at[2]).flatten()
-    out = cloth
+    out,sure = cloth,None
     for _ in range(3):
         weights = [(o[0,0]**3).flatten() for o in (clothes*out, (clothes+skin)*(1-out))]
         if min(o.sum() for o in weights)<40: return out
         a,b = (gaussian_filter(torch.bincount(at, o, n**3).view(n,n,n).numpy()/o.sum().item(), 1.) for o in weights)
+        # of a pink shirt nobody knows
+        if sure is None: sure = 1-smooth_step(torch.tensor(np.minimum(a, b).sum()), .2, .35).item()
         says = torch.from_numpy(np.log((a+2e-5)/(b+2e-5))).float().clamp(-4, 4).flatten()[at].view_as(cloth)
-        out = (cloth.clamp(.08, .92).logit()+1.2*blur(says, 1.)).sigmoid()
+        out = (cloth.clamp(.08, .92).logit()+1.2*sure*blur(says, 1.)).sigmoid()
     return out
 
 def _below_face(face, size): # (1,1,h,w): 0 where the head is: a hat is no shirt
@@ -812,14 +889,20 @@ def _with_hem(W, share, hem, arms): # where nothing tells shirt from trousers, a
     out = torch.minimum(out, side(torch.maximum(hem, torch.tensor(LONGEST)))/2+.5)
     return torch.maximum(out, arms*side(hem+.2).clamp(min=0)*smooth_step(share, .3, .5))
 
-def _goes_on(W, shirt, lower, hem)->bool: # whether what is worn goes on below the hem in one piece
+def _goes_on(W, shirt, lower, hem): # (1,1,h,w): what is worn below the hem in one piece with what is above
     v = W.torso.coordinates(*W.size)[1]
-    band = (lower[0,0]>.5)&(v>hem)&(v<hem+.8)
-    if band.sum()<10: return False
+    below = (lower[0,0]>.5)&(v>hem)
+    band = below&(v<hem+.8)
     like = _like(W, (shirt[0,0]>.5)&(v>hem-1.2))
-    if like is not None and like[band].mean()>.3: return True
+    if band.sum()<10 or like is None: return torch.zeros_like(shirt)
     one,all_ = (W.coarse(*o)[0,0][band].mean() for o in (('upper','dress'),('upper','dress','lower')))
-    return bool(one>.45*all_)
+    # a dress, or the same cloth; below a jacket that ends it takes both
+    least = .3 if one<.45*all_ else 0 if hem>=LONGEST-.01 else .12
+    if like[band].mean()>least: return torch.ones_like(shirt)
+    some = smooth_step(local_mean(like[None,None], lower.clamp(min=1e-4), max(1., .12*W.torso.unit)), .35, .55)
+    some = some*_apart(lower*some)                                       # the skirts of an open coat
+    much = (some[0,0][below]>.5).float().mean()
+    return torch.ones_like(shirt) if much>.5 else some if much>.08 else torch.zeros_like(shirt)
 
 # %% ../nbs/07f_clothes.ipynb #7167fd02
 def _bulk(on, radius): # (1,1,h,w) weights -> 0 at what is thinner than this, else 1
@@ -837,10 +920,10 @@ def _apart(on, least=.06): # (1,1,h,w) weights -> 0 at what is small and lies ap
     gone = binary_dilation((names>0)&~kept, iterations=4)&~binary_dilation(kept, iterations=2)
     return torch.from_numpy(~gone).float()[None,None]
 
-def _collar(W, head): # (1,1,h,w): the shirt beside the neck
+def _collar(W, skin): # (1,1,h,w): the shirt beside the neck
     r = max(1, round(.09*W.torso.unit))
     u,v = W.torso.coordinates(*W.size)
-    return blur(F.max_pool2d((head>.5).float(), 2*r+1, 1, r)*((u.abs()<.55)&(v<.9)), 1.)
+    return blur(F.max_pool2d((skin>.5).float(), 2*r+1, 1, r)*((u.abs()<.5)&(v<.9)), 1.)
 
 # %% ../nbs/07f_clothes.ipynb #e8aea0b0
 def kit_from(

@@ -4,7 +4,7 @@
 
 # %% ../nbs/000_core.ipynb #c79e3967
 from __future__ import annotations
-import contextlib, errno, hashlib, importlib, json, math, os, re, secrets, shutil, sys, tempfile, warnings
+import contextlib, csv, errno, hashlib, importlib, io, json, math, os, re, secrets, shutil, sys, tempfile, warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from pathlib import Path
 __all__ = ['MessiError', 'ImageError', 'DataError', 'WeightsError', 'ConfigError', 'reason', 'positional', 'say', 'short_repr',
            'moved_names', 'user_path', 'regular_file', 'short_name', 'read_json', 'make_folder', 'check_writable',
            'home_folder', 'check_workers', 'in_parallel', 'command', 'link_target', 'atomic_path', 'sweep',
-           'atomic_write', 'write_json']
+           'atomic_write', 'write_json', 'write_csv']
 
 # %% ../nbs/000_core.ipynb #9a9dec22
 def _clip(
@@ -347,3 +347,16 @@ def write_json(path, obj):
     "Write `obj` as JSON, beside its place and then renamed into it"
     with atomic_path(path) as tmp: Path(tmp).write_text(json.dumps(obj, indent=1)+'\n')
 
+
+# %% ../nbs/000_core.ipynb #e1b1c6f1
+def write_csv(
+    path,          # the file to be written
+    rows:list,     # of dicts
+    columns:list,  # their keys, in order
+):
+    "Write a table, all of it or nothing"
+    f = io.StringIO()
+    w = csv.DictWriter(f, columns, restval='', lineterminator='\n')
+    w.writeheader()
+    w.writerows(rows)
+    atomic_write(path, f.getvalue().encode('utf-8', 'backslashreplace'))

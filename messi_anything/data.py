@@ -22,10 +22,11 @@ from .frames import Photo, photo_mask
 from .images import open_image
 from .provenance import image_suffixes, is_service_folder
 from .core import moved_names
+from .core import write_csv
 
 # %% auto #0
-__all__ = ['CocoImage', 'read_coco', 'coco_rle', 'check_annotation', 'coco_people', 'file_names', 'Prepared', 'write_csv',
-           'prep_coco', 'people_facts', 'plot_people', 'main_prep_coco', 'read_faces', 'folder_people']
+__all__ = ['CocoImage', 'read_coco', 'coco_rle', 'check_annotation', 'coco_people', 'file_names', 'Prepared', 'prep_coco',
+           'people_facts', 'plot_people', 'main_prep_coco', 'read_faces', 'folder_people']
 
 # %% ../nbs/01_data.ipynb #8646ea0d
 class _JsonStream:
@@ -470,18 +471,6 @@ def _row(im:CocoImage, verdict, why, rles=(), name='')->dict:
     if verdict=='kept': row.update(file=f'images/{name}', mask=f'masks/{PurePosixPath(name).with_suffix(".png")}')
     return row
 
-def write_csv(
-    path,          # the file to be written
-    rows:list,     # of dicts
-    columns:list,  # their keys, in order
-):
-    "Write a table, all of it or nothing"
-    f = io.StringIO()
-    w = csv.DictWriter(f, columns, restval='', lineterminator='\n')
-    w.writeheader()
-    w.writerows(rows)
-    atomic_write(path, f.getvalue().encode('utf-8', 'backslashreplace'))
-
 # %% ../nbs/01_data.ipynb #97e9ef7a
 def _as_coco(kept:list)->dict: # `kept`: (CocoImage, RLEs, name)
     "The kept images and each person's RLE as a COCO file"
@@ -677,14 +666,15 @@ def folder_people(
 # %% ../nbs/01_data.ipynb #bb85d588
 __getattr__ = moved_names(
     __name__,
-    download='check_image download_image is_public part',
+    core='write_csv',
+    download='check_image download_image is_public',
     frames=(
-        'Frame Photo best_frame centre_frame eye_angle face_frame mask_box person_frame person_window '
-        'photo_mask'
+        'Frame Photo best_frame centre_frame eye_angle face_frame letterbox mask_box person_frame '
+        'person_window photo_mask'
     ),
     packing=(
-        'Packed PairDataset PhotoFiles Shards TarShards TargetDataset as_source letterbox loader_speed '
-        'more pack_crops pack_photos pack_shards path write_tars'
+        'Packed PairDataset PhotoFiles Shards TarShards TargetDataset as_source loader_speed pack_crops '
+        'pack_photos pack_shards write_tars'
     ),
     splits=(
         'content_hash hamming hash_distance near_groups near_pairs phash photo_hashes read_split side_of '

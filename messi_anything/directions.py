@@ -45,12 +45,13 @@ from messi_anything.headspace import (
     texture_of,
 )
 from .heads import aligned_crop, blur, old_outline, seen_faces, smooth_step, without_sunglasses
+from .text import CLIPText, NearestPhrase
 
 # %% auto #0
 __all__ = ['SHAPES', 'TEXTURES', 'READ', 'PHRASES', 'NOTHING', 'HAIR', 'HATS', 'SUNGLASSES', 'GLASSES', 'MASKS', 'SHIRTS',
            'WEAVES', 'CLOTHS', 'own_frame', 'out_of_frame', 'mesh_of', 'turn_head', 'shape_numbers', 'texture_numbers',
            'DirectionsCfg', 'Directions', 'load_directions', 'fit_directions', 'ParsedText', 'known_phrases',
-           'understand', 'Change', 'change_of', 'move_mesh', 'recolour_hair', 'numbers_of', 'change_head',
+           'understand', 'use_clip', 'Change', 'change_of', 'move_mesh', 'recolour_hair', 'numbers_of', 'change_head',
            'TextInpainter', 'with_text', 'kit_of', 'told_person']
 
 # %% ../nbs/07m_directions.ipynb #1f7ab2d5
@@ -379,17 +380,20 @@ def known_phrases()->dict: # kind -> phrases
     )
 
 # %% ../nbs/07m_directions.ipynb #00d4a007
+_free = {} # who is asked about words that are not known, see `use_clip`
+
 def understand(
     text:str,
     names=(),    # words that mean whoever is shown
     warn:bool=True, # name what is not understood in a warning
+    nearest=None,   # word -> a known phrase or None, such as a `NearestPhrase`; None for that of `use_clip`
 )->ParsedText:
     "What a description asks for; contradictions are an error, words that are not known are named"
     text = check_text(text)
     tokens = [t for t in re.findall(r'[^\W_]+|[,;.]', text.lower().replace('&', ' and ')) if t!='the']
     if re.search(r'\bwith (?:and|or) without\b', ' '.join(tokens)):
         raise ConfigError(f'{text[:60]!r} asks for something and its opposite: say one of them')
-    wish,i,state = ParsedText(text),0,dict(no=False, much=1., colours=[], pattern='')
+    wish,i,state = ParsedText(text),0,dict(no=False, much=1., colours=[], pattern='', nearest=nearest or _free.get('nearest'))
     own = {w for n in names for w in re.findall(r'[^\W_]+', str(n).lower())}
     while i<len(tokens): i = _hear(wish, tokens, i, state, own)
     for c in state['colours']: wish.unknown.append((c, None))
@@ -436,8 +440,15 @@ def _hear(wish, tokens, i, state, own): # reads on at `i` -> where to go on
     elif t in _not: state['no'] = True
     elif t in _much: state['much'] = _much[t]
     elif t in _so_far: state['no'] = False
-    elif t not in _fill|own: wish.unknown.append((t, _nearest(t)))
+    elif t not in _fill|own: _guess(wish, t, state)
     return i+1
+
+def _guess(wish, word, state): # a word that is not known
+    phrase = state['nearest'](word) if state['nearest'] else None
+    if phrase is None: return wish.unknown.append((word, _nearest(word)))
+    kind,phrase = _book()[tuple(w for w in phrase.lower().split() if w!='the')]
+    _take(wish, kind, phrase, state)
+    if kind not in ('colour','woven') and wish.understood: wish.understood[-1] += f' (for {word})'
 
 def _nearest(word):
     words = {w for p in _book() for w in p}
@@ -534,6 +545,16 @@ def _ask_prop(wish, kind, phrase, tints, no):
             ' say one'
         )
     wish.props[slot] = prop
+
+# %% ../nbs/07m_directions.ipynb #e6908aa5
+def use_clip(
+    name='open_clip:ViT-B-32/laion2b_s34b_b79k', # as for `CLIPText.from_pretrained`, a `CLIPText`, or None for none
+    least:float=.8, # see `NearestPhrase`
+):
+    "From now on take words that are not known for the nearest known ones (the extra `[words]`, and weights)"
+    if name is None: return _free.clear()
+    clip = name if isinstance(name, CLIPText) else CLIPText.from_pretrained(name)
+    _free['nearest'] = NearestPhrase(clip, [' '.join(w) for w,(kind,_) in _book().items() if kind!='hair'], least)
 
 # %% ../nbs/07m_directions.ipynb #36375fd5
 @dataclass
@@ -745,7 +766,7 @@ def _bearded(head, layer, amount, matte, grey): # -> (1,3,h,w), (1,1,h,w)
     hair = head.from_texture(_beard_hair(), 'bilinear')
     on = (head.from_texture(_beard_on(head.view), 'bilinear')*matte).clamp(0, 1)
     full = min(max(amount/4, 0.), 1.2)
-    a = (on*smooth_step(on*(.3+.8*full)+.6*hair, .35, .95)*min(full, 1.)**1.4).clamp(0, .9)
+    a = (on*smooth_step(on*(.25+.6*full)+.75*hair, .4, 1.15)*min(full, 1.)**1.4).clamp(0, .9)
     luma = (layer*torch.tensor([.299,.587,.114])[:,None,None]).sum(1, keepdim=True)
     soft = blur(luma, 4*head.at.scale)
     skin = on[0,0]>.3
@@ -761,7 +782,7 @@ def _beard_colour(head, layer, bright): # (3,): that of the hair, where there is
     weights = torch.tensor([.299,.587,.114])
     own = torch.tensor([.17,.12,.09])*(float(bright)/.55)
     if hair.sum()>60: own = .85*layer[0][:,hair].median(1).values
-    return own*min(1., float(.62*bright/(own*weights).sum().clamp(min=.01)))
+    return own*min(1., float(.52*bright/(own*weights).sum().clamp(min=.01)))
 
 @functools.lru_cache(1)
 def _beard_hair(n:int=576): # (1,1,n,n) in [0,1]: strands, the same for everybody
@@ -779,7 +800,7 @@ def _beard_on(view): # (1,1,s,s) in [0,1]: from the ears down, around the mouth,
     middle = torch.stack(edge).mean(0)
     jaw = sorted(edge, key=lambda p: math.atan2(*(p-middle-torch.tensor([0.,-40.]))[[1,0]]))[::-1] # left to right, by the chin
     jaw = [p+.04*(p-mouth) for p in jaw]
-    nose,wide = toward(0, 2, .72),.5*(at[291]-at[61])[0].abs()
+    nose,wide = toward(0, 2, .86),.5*(at[291]-at[61])[0].abs()
     side = lambda ear, jaw, corner, s: [
         toward(ear, corner, .10),
         toward(jaw, corner, .30)+.35*(at[ear]-at[jaw]),
@@ -790,12 +811,12 @@ def _beard_on(view): # (1,1,s,s) in [0,1]: from the ears down, around the mouth,
     outline = [*jaw, *side(454, 397, 291, 1), *side(234, 172, 61, -1)[::-1]]
     im = Image.new('L', (4*size,4*size))
     ImageDraw.Draw(im).polygon([tuple(float(4*o+2) for o in p) for p in outline], fill=255)
-    on = blur(F.avg_pool2d(torch.from_numpy(np.array(im)).float()[None,None]/255, 4), 3.)
+    on = blur(F.avg_pool2d(torch.from_numpy(np.array(im)).float()[None,None]/255, 4), 4.)
     g = torch.arange(size).float()
     lips = (at[0]+at[17])/2
-    r = ((g[None]-lips[0])/(1.02*wide+1))**2+((g[:,None]-lips[1])/(.5*(at[17]-at[0])[1]+2))**2
+    r = ((g[None]-lips[0])/(1.0*wide+1))**2+((g[:,None]-lips[1])/(.5*(at[17]-at[0])[1]+.6))**2
     under = ((g[None]-at[17][0])/(.5*wide))**2+((g[:,None]-at[17][1]-4)/4)**2   # little grows beside the soul patch
-    return on*smooth_step(r, .75, 1.35)*(.72+.28*smooth_step(under, .6, 1.6))
+    return on*smooth_step(r, .85, 1.25)*(.72+.28*smooth_step(under, .6, 1.6))
 
 def _where(head, k): # (1,1,h,w): beards and smiles are below the nose; a beard is not on the lips
     if k=='light': return torch.ones(1,1,*head.crop.shape[:2])

@@ -20,6 +20,7 @@ from messi_anything.landmarks import (
 from .transforms import landmark_names
 from .weights import Pretrained, find_weights
 from .core import moved_names
+from .landmarks import folded
 
 # %% auto #0
 __all__ = ['LANDMARKS', 'MIRROR', 'BACKENDS', 'Face', 'write_face_table', 'read_face_table', 'draw_faces', 'FaceCfg', 'FaceNet',
@@ -64,6 +65,11 @@ class Face:
         "The same face in a picture whose corner lies elsewhere: all its pixels move by `dx`, `dy`"
         shift = lambda p: None if p is None else np.asarray(p)+[dx,dy]
         return replace(self, box=self.box.moved(dx, dy), landmarks=shift(self.landmarks), mesh=shift(self.mesh))
+    def times(self, k:float)->Face:
+        "The same face in a photo of `k` times the width and height"
+        larger = lambda p: None if p is None else np.asarray(p)*k
+        marks,mesh,depth = (larger(o) for o in (self.landmarks, self.mesh, self.depth))
+        return replace(self, box=self.box.times(k), landmarks=marks, mesh=mesh, depth=depth)
     def _marks(self):
         if self.landmarks is None: raise DataError(f'{self} has no landmarks: find the face with `find_faces`')
         return self.landmarks
@@ -222,7 +228,7 @@ class FaceFinder:
     ):
         if not (isinstance(score, (int,float)) and 0<score<1):
             raise ConfigError(f'score={score!r}: give a number between 0 and 1')
-        self.net,self.score,self.side,self.smallest,self.turns,self.enough = net.eval(),score,side,smallest,turns,enough
+        self.net,self.score,self.side,self.smallest,self.turns,self.enough = folded(net),score,side,smallest,turns,enough
 
     @classmethod
     def from_pretrained(cls, name='faces', **kw): return cls(FaceNet.from_pretrained(find_weights(name)), **kw)
@@ -232,6 +238,10 @@ class FaceFinder:
     )->list:   # of `Face`, largest first
         img = load_image(photo)
         if min(img.size)*min(1, self.side/max(img.size))<self.smallest+4: return []
+        if max(img.size)>4*self.side:                                      # more pixels than that say no more
+            k = max(img.size)/(4*self.side)
+            near = img.resize(tuple(max(1, round(o/k)) for o in img.size), Image.BILINEAR, reducing_gap=2)
+            return [f.times(img.width/near.width) for f in self(near)]
         look = Windows(img, self.net.cfg.size)
         for t in self.turns:
             found = []
@@ -433,7 +443,7 @@ def _mediapipe_faces(img:Image.Image, score)->list:
 @functools.lru_cache(1)
 def face_net()->FaceNet:
     "The check that ships, loaded once"
-    return FaceNet.from_pretrained(find_weights('faces')).eval()
+    return folded(FaceNet.from_pretrained(find_weights('faces')))
 
 # in sides of the face, and times its size
 _nudges = (0,0,1), (-.1,0,1), (.1,0,1), (0,-.1,1), (0,.1,1), (0,0,.85), (0,0,1.2)

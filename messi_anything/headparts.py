@@ -16,6 +16,7 @@ from .landmarks import FACE_OVAL
 from .parts import guide
 from .weights import Pretrained, find_weights
 from .core import moved_names
+from .landmarks import folded
 
 # %% auto #0
 __all__ = ['HEAD_PARTS', 'align_head', 'sample_planes', 'head_window', 'head_crop', 'draw_oval', 'HeadPartsCfg', 'HeadPartsNet',
@@ -161,24 +162,26 @@ class HeadPartsNet(nn.Module, Pretrained):
         return self.out(x)
 
 # %% ../nbs/07c_headparts.ipynb #a5408fa3
-def _on_window(
+def _along_edges(
     lines:Tensor,   # (5,4,s,s), see `guide`
-    img:Tensor,     # (1,3,H,W)
-    matrix,         # (2,3), photo to crop
-    box:Box,        # whole pixels, inside the photo
+    x:Tensor,       # (1,3,h,w) in [-1,1], a picture of the head
+    to,             # (2,3), from the crop's pixels to the picture's
 )->Tensor:          # (5,h,w) probabilities
-    "Maps of the crop on a window of the photo, along the photo's edges"
-    left,top,right,bottom = (int(o) for o in box.astuple())
-    x,size = img[...,top:bottom,left:right],(right-left,bottom-top)
-    to = np.linalg.inv(np.vstack([matrix, (0,0,1)]))[:2]-[[0,0,left], [0,0,top]]
-    seen = sample_planes(torch.ones_like(lines[:1,:1]), to, size)
-    maps = []
-    for one in lines:                                        # class by class: 12 megapixels are a lot
-        m = sample_planes(one[None], to, size)
-        maps.append((m[:,:3]*x).sum(1, keepdim=True)+m[:,3:])
-    p = torch.cat(maps, 1).clamp_(0, 1)
-    p[:,:1] += 1-seen                                        # beyond the crop: background
-    return (p/p.sum(1, keepdim=True).clamp(min=1e-4))[0]
+    "Maps of the crop on a picture, along the picture's edges"
+    size,h = x.shape[:1:-1],x.shape[2]
+    out = torch.empty(len(lines), h, size[0])
+    rows = max(16, 2**18//size[0])
+    for t in range(0, h, rows):                              # strip by strip: 12 megapixels are a lot
+        part = x[0,:,t:t+rows]
+        here = (size[0], part.shape[1])
+        m = sample_planes(torch.cat([lines.flatten(0,1), torch.ones_like(lines[0,:1])])[None], to-[[0,0,0], [0,0,t]], here)[0]
+        seen,m = m[-1],m[:-1].unflatten(0, (-1,4))
+        p = m[:,3].clone()
+        for k in range(3): p.addcmul_(m[:,k], part[k])
+        p.clamp_(0, 1)
+        p[0] += 1-seen                                       # beyond the crop: background
+        out[:,t:t+rows] = p.div_(p.sum(0).clamp(min=1e-4))
+    return out
 
 # %% ../nbs/07c_headparts.ipynb #5734fcd9
 @dataclass(repr=False)
@@ -213,8 +216,17 @@ class HeadParts:
         w = self.window
         x0,y0,x1,y1 = max(l, int(w.left)),max(t, int(w.top)),min(r, int(w.right)),min(b, int(w.bottom))
         if x1>x0 and y1>y0:
-            out[:,y0-t:y1-t,x0-l:x1-l] = _on_window(self.lines, self.image, self.matrix, Box(x0, y0, x1, y1))
+            to = np.linalg.inv(np.vstack([self.matrix, (0,0,1)]))[:2]-[[0,0,x0], [0,0,y0]]
+            out[:,y0-t:y1-t,x0-l:x1-l] = _along_edges(self.lines, self.image[...,y0:y1,x0:x1], to)
         return out
+
+    def through(self,
+        x:Tensor,      # (1,3,h,w) in [-1,1], the photo seen through a map
+        matrix,        # (2,3), that map: the photo's pixels to those of `x`
+    )->Tensor:         # (5,h,w) probabilities
+        "The parts in a picture that was made of the photo, such as a crop of another size"
+        inv = np.linalg.inv(np.vstack([self.matrix, (0,0,1)]))
+        return _along_edges(self.lines, x, np.asarray(matrix)@inv)
 
     def __repr__(self):
         share = ', '.join(f'{k} {v:.0%}' for k,v in zip(HEAD_PARTS, self.parts.mean((1,2)).tolist()))
@@ -225,7 +237,7 @@ class HeadParts:
 @functools.lru_cache(2)
 def load_head_parts(name='headparts')->HeadPartsNet:
     "The network that comes with the package, or one from a folder; loaded once"
-    return HeadPartsNet.from_pretrained(find_weights(name)).eval()
+    return folded(HeadPartsNet.from_pretrained(find_weights(name)))
 
 # %% ../nbs/07c_headparts.ipynb #61b57dee
 @torch.no_grad()

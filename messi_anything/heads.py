@@ -54,6 +54,11 @@ def blur(
 )->Tensor:
     "Gaussian blur; the border is repeated"
     if sigma<.3: return x
+    if sigma>=4: # on a smaller copy; shrinking and enlarging blur a little themselves
+        f,(h,w) = int(sigma/2),x.shape[2:]
+        small = F.avg_pool2d(F.pad(x, (0,-w%f,0,-h%f), 'replicate'), f)
+        small = blur(small, math.sqrt(sigma**2-f**2/4)/f)
+        return F.interpolate(small, scale_factor=float(f), mode='bilinear', align_corners=False)[...,:h,:w]
     r = math.ceil(3*sigma)
     k = torch.exp(-(torch.arange(-r, r+1)/sigma)**2/2)
     k = (k/k.sum()).to(x).expand(x.shape[1],1,1,-1)
@@ -137,9 +142,13 @@ def gradient_energy(
     where:Tensor,# (b,1,h,w) weight
 )->float:
     "Mean absolute difference of neighbouring pixels; hard edges, such as those of glasses, count little"
-    y,w = x.mean(1, keepdim=True),where[...,1:,1:]
-    d = (y[...,1:,1:]-y[...,1:,:-1]).abs().clamp(max=.1)+(y[...,1:,1:]-y[...,:-1,1:]).abs().clamp(max=.1)
+    w = where[...,1:,1:]
+    d = _slopes(x).abs().clamp(max=.1).sum(1, keepdim=True)
     return float((d*w).sum()/w.sum().clamp(min=1))
+
+def _slopes(x): # (b,3,h,w) -> (b,2,h-1,w-1): how brightness changes from the left, and from above
+    y = x.mean(1)
+    return torch.stack([y[:,1:,1:]-y[:,1:,:-1], y[:,1:,1:]-y[:,:-1,1:]], 1)
 
 def match_sharpness(
     rgb:Tensor,   # (1,3,h,w) the new head
@@ -153,12 +162,15 @@ def match_sharpness(
     if min(mine, theirs)<=0: return rgb
     if theirs<mine: return blur(rgb, .8*math.sqrt(min(6, (mine/theirs)**2-1)))
     detail = rgb-blur(rgb, max(.8, 1.2*scale))
+    on = face[0,0,1:,1:]>0
+    weight = face[0,0,1:,1:][on]
+    slopes,more = (_slopes(o)[...,on] for o in (rgb, detail))              # of the face alone
     low,high = 0.,most-1
     # energies do not add up: the gain is searched for
     for _ in range(6):
         gain = (low+high)/2
-        less = gradient_energy(rgb+gain*detail, face)<theirs
-        low,high = (gain,high) if less else (low,gain)
+        energy = ((slopes+gain*more).abs().clamp(max=.1).sum((0,1))*weight).sum()/weight.sum().clamp(min=1)
+        low,high = (gain,high) if energy<theirs else (low,gain)
     return rgb+low*detail
 
 # %% ../nbs/07e_heads.ipynb #b37a0c11
@@ -190,13 +202,15 @@ def without_sunglasses(
 def old_outline(
     parts,        # `HeadParts` of a head
     at:Placement,
+    crop:Tensor=None, # (1,3,288,288) in [-1,1], see `aligned_crop`, if it is known already
 )->Tensor:        # (1,21) as multiples of `EYES_APART`
     "How far the old head reaches along each ray, hair and hat and all"
-    l,t = np.floor(at.corners().min(0)).astype(int)
-    r,b = np.ceil(at.corners().max(0)).astype(int)
-    _,hair,skin,_,front = parts.on(Box(l, t, r, b))
-    head = (hair+skin+front).clamp(0, 1)[None,None]
-    mask = aligned_crop(head, replace(at, offset=at.offset-(l,t)))[:,0]>.5
+    if crop is None: crop = aligned_crop(parts.image, at)
+    to = np.linalg.inv(at.turn)
+    to = np.concatenate([to, (.5-to@(at.offset+.5))[:,None]], 1)           # edges of pixels are whole numbers here
+    if at.mirrored: to[0] = [0,0,CROP]-to[0]
+    _,hair,skin,_,front = parts.through(crop, to)
+    mask = (hair+skin+front)[None]>.5
     center = between_eyes(at.landmarks)
     return head_outline(mask, center, oval_radius(at.landmarks, center))[:,ray_directions()[1]]/EYES_APART
 
@@ -263,8 +277,9 @@ def make_head(
 )->NewHead:
     "Draw a head for a place in a photo"
     view,size = space.views[at.view],space.cfg.size
-    old = old_texture(img, at, view, size)
-    place = HeadPlace(at, known_of(at.landmarks, old), old_outline(parts, at), old)
+    crop = aligned_crop(img, at)
+    old = old_texture(img, at, view, size, crop)
+    place = HeadPlace(at, known_of(at.landmarks, old), old_outline(parts, at, crop*2-1), old)
     drawn = draw(place, seed)
     texture,tone = match_tone(even_hair(drawn.texture), old)
     outline = fit_outline(drawn.outline, place.outline)
@@ -290,9 +305,11 @@ def make_head(
     neck = skin*(1-above)*inside
     return NewHead(box, at.scale, rgb, alpha, gone, clothes, person, inside, hair, throat(at), neck, tone, face)
 
-def old_texture(img, at, view, size): # (1,3,n,n): only low-order light is read off it
+# (1,3,n,n): only low-order light is read off it
+def old_texture(img, at, view, size, crop=None):
+    crop = aligned_crop(img, at) if crop is None else crop
     radius = oval_radius(at.landmarks, between_eyes(at.landmarks))*1.3
-    old = texture_of(aligned_crop(img, at), control_points(at.landmarks, radius), view.shape, size)
+    old = texture_of(crop, control_points(at.landmarks, radius), view.shape, size)
     return without_sunglasses(old.clamp(0, 1))
 
 # -> texture coordinates (h,w,2) of the window, (1,1,h,w) inside the crop, box
@@ -306,10 +323,13 @@ def _window(img, at, view, outline, size):
     l,t = np.floor(at.corners().min(0)).astype(int).clip(0, (w,h))
     r,b = np.ceil(at.corners().max(0)).astype(int).clip(0, (w,h))
     if r-l<2 or b-t<2: raise DataError('this head lies outside the photo')
-    x,y = np.meshgrid(np.arange(l, r), np.arange(t, b))
-    crop = torch.from_numpy(at.to_crop(np.stack([x,y], -1).astype(float))).float()
-    inside = smooth_step(torch.minimum(crop.amin(-1), CROP-1-crop.amax(-1)), 0., 6.)[None,None]
-    return texture_coordinates(points, view.shape, crop, size),inside,Box(*map(float, (l,t,r,b)))
+    k = 1/max(1., at.scale)                                               # the warp is smooth: a large window needs few
+    nodes = lambda first, last: first-.5+(np.arange(n := math.ceil((last-first)*k))+.5)*(last-first)/n
+    crop = torch.from_numpy(at.to_crop(np.stack(np.meshgrid(nodes(l, r), nodes(t, b)), -1))).float()
+    inside = torch.minimum(crop.amin(-1), CROP-1-crop.amax(-1))
+    maps = torch.cat([texture_coordinates(points, view.shape, crop, size), inside[...,None]], -1).permute(2,0,1)[None]
+    if k<1: maps = F.interpolate(maps, (b-t,r-l), mode='bilinear', align_corners=False)
+    return maps[0,:2].permute(1,2,0),smooth_step(maps[:,2:], 0., 6.),Box(*map(float, (l,t,r,b)))
 
 # %% ../nbs/07e_heads.ipynb #413c361b
 def colour_density(
@@ -431,7 +451,8 @@ def _body(xy, clothes, skin):
     return soft(torch.maximum(hull, seen.float())),soft(bare)
 
 # %% ../nbs/07e_heads.ipynb #a1c3de26
-BEHIND_HAIR = FillCfg(patch=5, most=3000, side=192, context=.6, rounds=(5,2,2,2)) # small holes, which have to be quick
+# small holes, which have to be quick
+BEHIND_HAIR = FillCfg(patch=5, most=2000, side=144, context=.6, rounds=(3,2,1,1), together=True)
 
 def erase(
     img:Tensor,     # (1,3,H,W) in [0,1]
@@ -491,10 +512,16 @@ def seen_faces(
     faces:list, # of `Face` or None; those of a finder or a user may be boxes only
 )->list:        # of `Face` with a mesh, or None
     "Read the landmarks of faces that have none yet"
-    blank = [f for f in faces if f is not None and f.mesh is None]
-    if not blank: return list(faces)
-    read = iter(read_landmarks(to_pil(img), [f.box for f in blank]))
-    return [next(read) if f is not None and f.mesh is None else f for f in faces]
+    H,W = img.shape[2:]
+    def read(f):
+        x,y = f.box.center
+        near = f.box.scaled(3.4) if 0<=x<=W and 0<=y<=H else Box(0., 0., float(W), float(H))
+        l,t,r,b = (int(o) for o in near.clip((W,H)).astuple())
+        x = img[...,t:b+1,l:r+1]
+        k = min(1., 700/max(x.shape[2:]))
+        if k<1: x = F.interpolate(x, scale_factor=k, recompute_scale_factor=False, mode='area')
+        return read_landmarks(to_pil(x), [f.box.moved(-l, -t).times(k)])[0].times(1/k).moved(l, t)
+    return [read(f) if f is not None and f.mesh is None else f for f in faces]
 
 # %% ../nbs/07e_heads.ipynb #91f694c4
 def steady_temperature(
@@ -538,19 +565,20 @@ class HeadInpainter(Inpainter):
         for i,face in faces.items():
             done[i],at = self.placement(face)
             if at is not None: places[i] = at
-        if not places: return Painted(img.clone(), torch.zeros(1,1,*img.shape[2:]), done)
-        parts = dict(zip(places, head_parts(img[:1], [faces[i].mesh for i in places])))
-        everybody = plan.mask(range(len(plan.everybody)))
         out,changed = img.clone(),torch.zeros(1,1,*img.shape[2:])
+        if not places: return Painted(out, changed, done)
+        l,t,r,b = (int(o) for o in _around(places.values(), (img.shape[3],img.shape[2])).astuple())
+        near = ...,slice(t, b),slice(l, r)                                 # the rest of the photo is not looked at
+        places = {i: replace(at, offset=at.offset-(l,t)) for i,at in places.items()}
+        photo,everybody = img[:1][near],plan.mask(range(len(plan.everybody)), near)
+        parts = dict(zip(places, head_parts(photo, [faces[i].mesh-(l,t) for i in places])))
+        light = photo/2+.5
         for j in range(len(img)):
-            drawn = (
-                make_head(img[:1] / 2 + 0.5, at, parts[i], self.space, self.draw, plan.seeds[i][j])
-                for i, at in places.items()
-            )
+            drawn = (make_head(light, at, parts[i], self.space, self.draw, plan.seeds[i][j]) for i,at in places.items())
             heads = sorted(drawn, key=lambda h: h.scale)
-            one,where = put_in(img[:1]/2+.5, heads, plan.seeds[0][j], everybody)
-            out[j:j+1] = torch.where(where>0, one*2-1, img[:1])
-            torch.maximum(changed, where, out=changed)
+            one,where = put_in(light, heads, plan.seeds[0][j], everybody)
+            out[j:j+1][near] = torch.where(where>0, one*2-1, photo)
+            torch.maximum(changed[near], where, out=changed[near])
         return Painted(out, changed, done)
 
     def draw(self, place:HeadPlace, seed:int)->DrawnHead:
@@ -572,6 +600,15 @@ class HeadInpainter(Inpainter):
         except DataError: return f'face too small: {LEFT}',None
         if abs(at.yaw)>(35. if self._side_from()>90 else self.farthest): return f'turned away: {LEFT}',None
         return self.deed,at
+
+# -> whole pixels: the crops of heads, and what holes in them are filled from
+def _around(places, size, sides=.4, above=.4, below=.9)->Box:
+    boxes = []
+    for at in places:
+        (l,t),(r,b) = at.corners().min(0),at.corners().max(0)
+        boxes.append((l-sides*(r-l), t-above*(b-t), r+sides*(r-l), b+below*(b-t)))
+    l,t,r,b = (f(o) for f,o in zip((min,min,max,max), zip(*boxes)))
+    return Box(float(math.floor(l)), float(math.floor(t)), float(math.ceil(r)), float(math.ceil(b))).clip(size)
 
 # %% ../nbs/07e_heads.ipynb #7dea5693
 def put_in(

@@ -697,14 +697,15 @@ def image_grid(
 __getattr__ = moved_names(
     __name__,
     boxes='Box crop resize square_window whole_pixels',
+    captions='said',
     core=(
         'ConfigError DataError ImageError MessiError WeightsError atomic_path atomic_write check_workers '
-        'check_writable command dashed home_folder in_parallel link_target make_folder moved_names '
-        'positional read_json reason regular_file said say short_name short_repr sweep user_path'
+        'check_writable command home_folder in_parallel link_target make_folder moved_names positional '
+        'read_json reason regular_file say short_name short_repr sweep user_path'
     ),
     provenance=(
         'KINDS NotedImage check_free describe_provenance image_suffixes is_image_file is_service_folder '
-        'list_images made_here main_check messi_check meta most_pixels natural_key note_of noted '
+        'list_images made_here main_check messi_check most_pixels natural_key note_of noted '
         'read_provenance save_image save_options synthetic_source xmp_packet'
     ),
 )

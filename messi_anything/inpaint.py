@@ -350,9 +350,9 @@ def noise_level(
         at = [(slice(y,y+160),slice(x,x+160)) for y in range(0, h-159, (h-160)//2) for x in range(0, w-159, (w-160)//2)]
         put = lambda t: torch.cat([torch.cat([t[...,y,x] for y,x in at[i:i+3]], 3) for i in (0,3,6)], 2)
         img,where = put(img),None if where is None else put(where)
-    k = torch.tensor([[1.,-2,1],[-2,4,-2],[1,-2,1]])/6
-    d = F.conv2d(img.flatten(0,1)[:,None], k[None,None]).abs().reshape(*img.shape[:2], -1)
-    if where is not None: d = d[..., (F.avg_pool2d(where.float(), 3, 1)>.999).flatten()]
+    d = img[:,:,2:]-2*img[:,:,1:-1]+img[:,:,:-2]                           # differences of differences, down and across
+    d = ((d[...,2:]-2*d[...,1:-1]+d[...,:-2])/6).abs().flatten(2)
+    if where is not None: d = d[..., (grow(where.float(), -1)[...,1:-1,1:-1]>.999).flatten()]
     if d.shape[-1]<64: return torch.zeros(img.shape[:2])
     return (d if d.shape[-1]<40_000 else d[..., ::d.shape[-1]//20_000]).median(-1).values/.6745
 
@@ -483,10 +483,14 @@ class Plan:
     def everybody(self)->list: # of `Person`: those of the plan, then the others
         return [*self.people, *self.others]
 
-    def mask(self, which=None)->Tensor: # (1,1,H,W), of those of `everybody` with these indices; None for those to paint
-        out,people = torch.zeros_like(self.people[0].mask),self.everybody
+    def mask(self,
+        which=None, # indices into `everybody`; None for those to paint
+        part=...,   # slices of the photo
+    )->Tensor:      # (1,1,H,W) or the part of it
+        "The mask of some people together"
+        out,people = torch.zeros_like(self.people[0].mask[part]),self.everybody
         for i in (self.todo if which is None else which): # one mask at a time
-            torch.maximum(out, people[i].mask, out=out)
+            torch.maximum(out, people[i].mask[part], out=out)
         return out
 
 # %% ../nbs/07_inpaint.ipynb #61b3aaa3
@@ -609,7 +613,7 @@ class Classical(Inpainter):
         return torch.stack([one(x, m) for x,m in zip(img, hole)]).clamp(-1,1)
 
 # %% ../nbs/07_inpaint.ipynb #a144dd24
-ROOM = 4_000_000 # pixels that are painted at once, the variants counted
+ROOM = 3_000_000 # pixels that are painted at once, the variants counted
 
 def paint_photo(
     img:Image.Image,   # RGB

@@ -15,11 +15,13 @@ from .core import ConfigError, DataError
 from .images import to_tensor
 from .weights import Pretrained, find_weights
 from .core import moved_names
+import copy
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 # %% auto #0
 __all__ = ['N_POINTS', 'RIGHT_EYE', 'LEFT_EYE', 'NOSE', 'CHIN', 'FOREHEAD', 'FACE_OVAL', 'SIX_POINTS', 'eye_distance',
            'six_points', 'align', 'HeadPose', 'angles', 'face_frames', 'level', 'mirror_map', 'mirrored', 'shape_model',
-           'LandmarkCfg', 'LandmarkNet', 'landmark_net', 'Windows', 'windows_of', 'find_landmarks']
+           'LandmarkCfg', 'LandmarkNet', 'folded', 'landmark_net', 'Windows', 'windows_of', 'find_landmarks']
 
 # %% ../nbs/030_landmarks.ipynb #fd8bc459
 N_POINTS = 478
@@ -232,11 +234,23 @@ class LandmarkNet(nn.Module, Pretrained):
         x,y = k*(a*q[...,0]-b*q[...,1])+o[:,3,None], k*(b*q[...,0]+a*q[...,1])+o[:,4,None]
         return o[:,0], torch.stack([x, y, k*torch.hypot(a,b)*q[...,2]], -1)
 
+# %% ../nbs/030_landmarks.ipynb #52c5877d
+def folded(
+    net:nn.Module, # with `nn.Conv2d` and `nn.BatchNorm2d` one after the other in its `nn.Sequential`s; left as it is
+)->nn.Module:
+    "A copy to look with: normalisation is part of the convolutions, and memory is laid out as they read it"
+    out = copy.deepcopy(net).eval()
+    for m in [o for o in out.modules() if isinstance(o, nn.Sequential)]:
+        for i in range(len(m)-1):
+            if isinstance(m[i], nn.Conv2d) and isinstance(m[i+1], nn.BatchNorm2d):
+                m[i],m[i+1] = fuse_conv_bn_eval(m[i], m[i+1]),nn.Identity()
+    return out.to(memory_format=torch.channels_last)
+
 # %% ../nbs/030_landmarks.ipynb #98bd5dfb
 @functools.lru_cache(1)
 def landmark_net()->LandmarkNet:
     "The network that ships, loaded once"
-    return LandmarkNet.from_pretrained(find_weights('landmarks')).eval()
+    return folded(LandmarkNet.from_pretrained(find_weights('landmarks')))
 
 # %% ../nbs/030_landmarks.ipynb #914ee3fa
 class Windows:

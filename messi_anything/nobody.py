@@ -14,31 +14,106 @@ from .headspace import N_OUTLINE, HeadTarget, HeadSpace, head_target, known_of
 from .inpaint import LEFT, Painted, Plan
 from .heads import DrawnHead, HeadInpainter, HeadPlace, seen_faces, old_texture
 from .identity import head_identity
+import csv
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from torch import nn
+from .core import write_csv
+from .faces import find_faces
+from .headspace import VIEWS
+from .images import load_image
+from .weights import Pretrained, find_weights
 
 # %% auto #0
-__all__ = ['NEAR', 'draw_somebody', 'face_embedding', 'NobodyInpainter']
+__all__ = ['NEAR', 'HAND_OUT', 'HeadKindsCfg', 'HeadKinds', 'head_kinds', 'usual_outline', 'pick_kind', 'draw_somebody',
+           'face_embedding', 'NobodyInpainter', 'face_distances', 'HandOut']
 
 # %% ../nbs/07l_nobody.ipynb #b8cd9cc0
+@dataclass(frozen=True)
+class HeadKindsCfg:
+    "Sizes of `HeadKinds`"
+    kinds:tuple=(0,0)       # for each of `VIEWS`
+    latents:tuple=(261,261) # numbers of a head
+    spread:int=160          # directions in which heads of one kind differ
+
+    def __post_init__(self):
+        for k in ('kinds','latents'): object.__setattr__(self, k, tuple(getattr(self, k)))
+        sizes = (*self.kinds, *self.latents, self.spread)
+        if len(sizes)!=5 or not all(type(o) is int and 0<=o<=10_000 for o in sizes):
+            raise ConfigError(f'kinds of heads cannot have {self}: sizes are whole numbers')
+
+class HeadKinds(nn.Module, Pretrained):
+    "What kinds of heads there are: everybody's latents as a mixture of Gaussians that differ in their means only"
+    cfg_class = HeadKindsCfg
+    def __init__(self, cfg:HeadKindsCfg=HeadKindsCfg()):
+        super().__init__()
+        self.cfg,self.views = cfg,nn.ModuleDict()
+        for view,kinds,n in zip(VIEWS, cfg.kinds, cfg.latents):
+            part = self.views[view] = nn.Module()
+            part.register_buffer('mean', torch.zeros(kinds, n))
+            part.register_buffer('share', torch.zeros(kinds))                # of people
+            part.register_buffer('spread', torch.zeros(cfg.spread, n, dtype=torch.float16)) # the widest first
+
+@functools.lru_cache(1)
+def head_kinds()->HeadKinds:
+    "Those that come with the package, loaded once"
+    return HeadKinds.from_pretrained(find_weights('kinds')).eval()
+
+# %% ../nbs/07l_nobody.ipynb #191df51a
+def usual_outline(
+    outline:Tensor, # (b,21) less what is foretold
+    cov:Tensor,     # (21,21) of outlines
+    most:float=1.4, # standard deviations, root mean square over the directions
+)->Tensor:
+    "An outline no odder than hair is: a hat's brim is drawn in"
+    far = ((outline@torch.linalg.inv(cov))*outline).sum(1, keepdim=True).div(outline.shape[1]).sqrt()
+    return outline*(most/far.clamp(min=most))
+
+def pick_kind(
+    share:Tensor,   # (k,)
+    means:Tensor,   # (k,21) outlines of the kinds
+    cov:Tensor,     # (21,21) around them
+    generator,
+    outline:Tensor=None, # (1,21) that the kind should go with
+)->int:
+    "Draw a kind of head"
+    score = share.log()
+    if outline is not None:
+        d = outline-means
+        score = score-.5*((d@torch.linalg.inv(cov))*d).sum(1)
+    return int(torch.multinomial(score.softmax(0), 1, generator=generator))
+
+# %% ../nbs/07l_nobody.ipynb #afc64a06
 def draw_somebody(
     space:HeadSpace,
     everybody:HeadTarget, # see `fit_nobody`
     view:str, known:Tensor, # one of `VIEWS`; (1,13)
     seed:int,
     outline:Tensor=None,  # (1,21) that the new one is to be like; None for any
-    temperature:float=.85,# 0 the mean of everybody, 1 as different as people are
+    temperature:float=.95,# 0 the mean of a kind, 1 as different as people are
     loose:float=.15,      # how far it may be from that outline, as multiples of `EYES_APART`
+    kinds:HeadKinds=None, # None for those that ship
 )->tuple:                 # texture (1,3,n,n) in about [0,1], outline (1,21)
     "A head of somebody who does not exist"
-    s,t = space.views[view],everybody.views[view]
+    s,t,k = space.views[view],everybody.views[view],(kinds or head_kinds()).views[view]
     g = torch.Generator().manual_seed(int(seed)%2**63)
-    noise = temperature*torch.randn(1, len(t.spread), generator=g)
     c = ((known-t.known_mean)/t.known_std.clamp(min=1e-3)).clamp(-2, 2)
     foretold = t.middle+c@t.follows
+    fine = torch.exp(-torch.arange(len(k.spread))/120.)                    # fine detail in the middle is sharp as it is
+    spread = temperature*fine[:,None]*k.spread.float()
+    of,ridge = spread[:,-N_OUTLINE:],loose**2*torch.eye(N_OUTLINE)
+    cov = of.T@of+ridge
+    seen = None
     if outline is not None:
-        of = t.spread[:,-N_OUTLINE:]                                     # (r,21)
-        seen = outline-foretold[:,-N_OUTLINE:]-loose*torch.randn(1, N_OUTLINE, generator=g)
-        noise = noise+(seen-noise@of)@torch.linalg.solve(of.T@of+loose**2*torch.eye(N_OUTLINE), of.T)
-    z = foretold+noise@t.spread
+        among = k.mean[:,-N_OUTLINE:]
+        seen = usual_outline(outline-foretold[:,-N_OUTLINE:], cov+(among.T*k.share)@among)
+    mean = k.mean[pick_kind(k.share, k.mean[:,-N_OUTLINE:], cov, g, seen)]
+    noise = torch.randn(1, len(spread), generator=g)
+    if seen is not None:
+        left = seen-mean[-N_OUTLINE:]-loose*torch.randn(1, N_OUTLINE, generator=g)
+        noise = noise+(left-noise@of)@torch.linalg.solve(cov, of.T)
+    z = foretold+mean+noise@spread
     v = t.average+(z[:,:len(s.basis)]*s.scale)@s.basis.float()
     return s.decode(v),z[:,-N_OUTLINE:]
 
@@ -56,11 +131,11 @@ class NobodyInpainter(HeadInpainter):
     def __init__(self,
         everybody:HeadTarget=None, # None for the one that ships
         space:HeadSpace=None,
-        temperature:float=.85,     # how different people are
+        temperature:float=.95,     # how different people of one kind are
         like:bool=True,            # hair about as long as the person's, and what goes with it
         tries:int=8,               # pictures painted at most; for each, up to four times as many heads are drawn
         embed='auto',              # a `FaceEmbedding`; 'auto' for it where it is installed, None for our own means only
-        far:float=.6,              # distance by that embedding from which two faces are of different people
+        far:float=.65,             # distance by that embedding from which two faces are of different people
     ):
         super().__init__(everybody or head_target('nobody'), space, temperature)
         self.like,self.tries,self.far = like,tries,far
@@ -127,3 +202,71 @@ class NobodyInpainter(HeadInpainter):
     def _same_person(self, a, b):
         if self.embed: return np.linalg.norm(a-b)<=self.far
         return float((a[0]*b[0]).sum())>head_identity().same(a[1])
+
+# %% ../nbs/07l_nobody.ipynb #e05f4701
+@torch.no_grad()
+def face_distances(
+    photo, picture,  # anything `load_image` reads, of one size
+    embed='auto',    # a `FaceEmbedding`; 'auto' for it where it is installed
+)->list:             # a distance for each face that was painted over; None where there is no embedding
+    "How far the new faces are from the old ones in the same places"
+    embed = face_embedding() if embed=='auto' else embed
+    if embed is None: return None
+    old,new = load_image(photo),load_image(picture)
+    other = (np.asarray(old)!=np.asarray(new)).any(2)
+    def painted(face):
+        l,t,r,b = (max(0, int(o)) for o in face.box.scaled(.6).astuple())
+        part = other[t:b,l:r]
+        return part.size>0 and part.mean()>.5
+    faces = [f for f in find_faces(old) if painted(f)]
+    return [round(float(np.linalg.norm(embed(old, f)-embed(new, f))), 3) for f in faces]
+
+# %% ../nbs/07l_nobody.ipynb #5463d029
+HAND_OUT = 'nobody.csv'
+_hand_out_columns = ('photo', 'people', 'replaced', 'left', 'alike', 'why', 'least')
+
+@dataclass
+class HandOut:
+    "What became of the people in a folder of photos: a table to look at before they are handed out"
+    path:Path             # of the CSV
+    rows:dict=field(default_factory=dict) # name of a photo -> its row
+
+    @classmethod
+    def read(cls,
+        folder,           # of pictures
+    )->'HandOut':
+        "The table of earlier runs, if there is one"
+        path = Path(folder)/HAND_OUT
+        if not path.exists(): return cls(path)
+        try:
+            with open(path, newline='', encoding='utf-8') as f: rows = list(csv.DictReader(f))
+        except (OSError, ValueError, csv.Error): rows = [{}]
+        if any(set(r)!={*_hand_out_columns} for r in rows):
+            raise ConfigError(f'{path} is no table of ours, and would be lost: move it away, or choose another folder')
+        return cls(path, {r['photo']: r for r in rows})
+
+    def add(self,
+        name:str, done:list, # of a photo, and what was done, see `Result`
+        distances=None,      # see `face_distances`
+    ):
+        "One photo more"
+        left = Counter(o.removesuffix(LEFT).rstrip(': ') for o in done if o.endswith(LEFT))
+        n,alike = sum(left.values()),sum(o==NEAR for o in done)
+        why = '; '.join(f'{k} {w}' for w,k in left.items())
+        least = min(distances) if distances else ''
+        self.rows[name] = dict(photo=name, people=len(done), replaced=len(done)-n, left=n, alike=alike, why=why, least=least)
+
+    def save(self):
+        "Write the table"
+        write_csv(self.path, list(self.rows.values()), _hand_out_columns)
+
+    def __repr__(self):
+        total = lambda k: sum(int(r[k] or 0) for r in self.rows.values())
+        least = min((float(r['least']) for r in self.rows.values() if r['least']!=''), default=None)
+        known = 'not measured: pip install "messi-anything[faces]"' if least is None else f'{least:.2f} (0.6 and more: others)'
+        look = [f'  {r["photo"]}: {r["why"] or "alike"}' for r in self.rows.values() if int(r['left']) or int(r['alike'])]
+        more = [f'  and {len(look)-20} more, see {self.path.name}']*(len(look)>20)
+        head = f'{len(self.rows)} photos, {total("people")} people: {total("replaced")} replaced, {total("left")} left as they are'
+        empty = sum(not int(r['people']) for r in self.rows.values())
+        said = [head, *[f'nobody was found in {empty} of them']*bool(empty), f'still like the old face: {total("alike")}', f'least distance to an old face: {known}']
+        return '\n'.join([*said, *['look at these before you hand them out:']*bool(look), *look[:20], *more])

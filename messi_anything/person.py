@@ -154,25 +154,28 @@ class PersonInpainter(Inpainter):
         T['parts'] = time.perf_counter()-start
         kits = [choose_kit(self.wardrobe, self.kit, s) for s in seeds]
         out,clothes = img.clone(),torch.zeros_like(photo[:,:1])
-        worn = {i: () for i in plan.todo}
+        worn,kept = {i: () for i in plan.todo},{}
         for j,kit in enumerate(kits):
             if j and kit==kits[0]: out[j] = out[0]
-            else: out[j:j+1] = self._dress(photo, plan, parts, faces, kit, clothes, worn)
+            else: out[j:j+1] = self._dress(photo, plan, parts, faces, kit, clothes, worn, kept)
         heads = self._heads(out, plan, faces, seeds, cfg)
         skin = self._skin(photo, heads, plan, parts, faces)
         changed = torch.maximum(torch.maximum(clothes, heads.changed), skin)
-        done = [o or self._said(heads.done[i], worn[i]) for i,o in enumerate(plan.notes)]
+        done = [o or self._said(heads.done[i], worn[i], kept.get(i, 'none are seen')) for i,o in enumerate(plan.notes)]
         image = torch.where(changed>0, heads.image, img)
         return Painted(
             image, changed, done, {**T, **heads.timings}, dict(head=heads.changed, clothes=clothes, skin=skin)
         )
 
-    def _dress(self, photo, plan, parts, faces, kit, changed, worn): # -> (1,3,H,W); adds to `changed` and `worn`
+    # -> (1,3,H,W); adds to `changed`, `worn` and `kept`
+    def _dress(self, photo, plan, parts, faces, kit, changed, worn, kept):
         out = photo
         if kit is None: return out
         for i in plan.todo:
             p = plan.people[i]
-            if max(p.box.width, p.box.height)<self.smallest: continue
+            if max(p.box.width, p.box.height)<self.smallest:
+                kept[i] = 'too small'
+                continue
             if faces[i] is None and not shows_head(parts[i], p): continue
             turned = faces[i] is None and seen_from_behind(parts[i], p.box)
             one = dress(
@@ -187,7 +190,7 @@ class PersonInpainter(Inpainter):
             )
             out = out+(one.image-photo)*(one.changed>0) if out is not photo else one.image
             torch.maximum(changed, one.changed, out=changed)
-            worn[i] = one.what
+            worn[i],kept[i] = one.what,one.why
         return out
 
     def _heads(self, img, plan, faces, seeds, cfg)->Painted:
@@ -199,12 +202,12 @@ class PersonInpainter(Inpainter):
             img, Plan(plan.people, who, plan.seeds, notes, plan.source, others=plan.others), seeds, cfg
         )
 
-    def _said(self, head, worn): # a sentence about one person
+    def _said(self, head, worn, why): # a sentence about one person
         on = not head.endswith(LEFT)
         why = head.removesuffix(LEFT).rstrip(': ')
-        clothes = bool({'shirt','lower'} & {*worn})
+        clothes = bool({'shirt','lower','below'} & {*worn})
         if on and clothes: return self.deed
-        if on: return head if not (self.wardrobe.kits or self.kit) else f'{head} (no clothes to change)'
+        if on: return head if not (self.wardrobe.kits or self.kit) else f'{head} (clothes left: {why})'
         if 'hair' in worn: return f'hair and clothes replaced ({why})'
         if clothes: return f'clothes replaced ({why})'
         return head

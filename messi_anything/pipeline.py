@@ -37,7 +37,8 @@ __all__ = ['MODES', 'DEFAULT_MODE', 'NOBODY', 'EVERYWHERE', 'MANIFEST', 'example
            'read', 'match_faces', 'faces_of', 'as_face', 'given_faces', 'Found', 'Laps', 'find', 'load_segmenter',
            'load_inpainter', 'remover', 'static_fill', 'inpainter', 'plan', 'Result', 'in_words', 'Variants', 'results',
            'dress', 'replace', 'read_manifest', 'fingerprint', 'replace_many', 'settings_text', 'read_settings',
-           'with_options', 'messi_replace', 'main_replace', 'overhead', 'speed', 'whole_by_bare']
+           'with_options', 'messi_replace', 'main_replace', 'overhead', 'speed', 'whole_by_bare', 'cost_of_modes',
+           'large_photo']
 
 # %% ../nbs/09_pipeline.ipynb #f71dd973
 def example_photo()->Image.Image:
@@ -684,8 +685,9 @@ def _settings(cfg, mask=None, **more)->str: # a hash of all that decides the pic
 def _write(made, path, save_mask, cutout)->list: # files of one photo
     r,some = (made[0],made) if isinstance(made, list) else (made,[made])
     files = [o.save(path(f'_seed{o.seed}' if made is some else '')) for o in some]
-    strip = made.grid() if made is some else r.strip()
-    files.append(save_image(strip, path('_strip'), kind='strip'))
+    if r.target!=NOBODY: # a strip shows the old faces
+        strip = made.grid() if made is some else r.strip()
+        files.append(save_image(strip, path('_strip'), kind='strip'))
     if save_mask: files.append(save_image(mask_to_pil(r.mask), path('_mask'), kind='mask'))
     if cutout: files.append(save_image(r.cutout(), path('_cutout')))
     return files
@@ -846,6 +848,18 @@ def with_options(f): # a function that takes **options
     f.__signature__ = inspect.Signature([*own, *more], return_annotation=int)
     return f
 
+# %% ../nbs/09_pipeline.ipynb #28807d65
+def _hand_out(out, how, listed): # a `HandOut` for several photos in which people become nobody, else None
+    if not listed or how.get('target')!=NOBODY: return None
+    from messi_anything.nobody import HandOut
+    return HandOut.read(user_path(out))
+
+def _add_to(table, name, made): # a `Result`, or several of one photo
+    from messi_anything.nobody import face_distances
+    some = made if isinstance(made, list) else [made]
+    far = [face_distances(r.original, r.image.convert('RGB')) for r in some if r.replaced]
+    table.add(name, some[0].done, [o for d in far if d for o in d])
+
 # %% ../nbs/09_pipeline.ipynb #f4d2e610
 @with_options
 def messi_replace(
@@ -865,15 +879,19 @@ def messi_replace(
     options['people'] = choice(options.get('people', 'all'))
     how = dict(options, mask=mask)
     if from_: how.update(_settings_for(from_, photos))
-    for name, r, files in replace_many(
-        photos, out, save_mask, cutout, again=again, listed=folders or len(photos) > 1, **how
-    ):
+    listed = folders or len(photos)>1
+    table = _hand_out(out, how, listed)
+    for name, r, files in replace_many(photos, out, save_mask, cutout, again=again, listed=listed, **how):
         if isinstance(r, MessiError):
             bad += 1
             say(f'{name}: not done. {r}', file=sys.stderr)
         else:
             note = 'done before' if r is None else (r[0] if isinstance(r, list) else r).note
             say(f'{name}: {note} -> {", ".join(map(str, files))}')
+            if table and r is not None: _add_to(table, name, r)
+    if table and table.rows:
+        table.save()
+        say(str(table))
     if bad: say(f'{bad} not done, {len(photos)} looked at', file=sys.stderr)
     return int(bad>0)
 
@@ -956,3 +974,49 @@ def whole_by_bare(
     mid = lambda values: round(float(np.median(list(values))), 2)
     return dict(whole=round(float(w), 3), bare=round(float(b), 3), ratio=mid(w/b for b,w,_ in runs),
                 four_tries_by_one=mid(f/w for _,w,f in runs))
+
+# %% ../nbs/09_pipeline.ipynb #f39da304
+def _cpu_seconds(f)->float:
+    t = time.process_time()
+    f()
+    return time.process_time()-t
+
+def cost_of_modes(
+    n:int=5,   # runs of each, in turn; medians
+    side:int=1024, # of the square photo of one person, pixels
+)->dict:       # seconds of the processor, and ratios
+    "What modes head and person cost beside the segmenter"
+    photo = example_photo().resize((side,side), Image.BICUBIC)
+    finder = load_segmenter('segment-tiny', 'cpu')
+    x = finder.prepare(photo)[0]
+    whole = lambda mode: lambda: replace(photo, cfg=ReplaceCfg(mode=mode, segmenter=finder))
+    runs = dict(network=lambda: finder.forward(x), segmenter=lambda: finder(photo), head=whole('head'),
+                person=whole('person'))
+    for f in runs.values(): f()                                           # weights are loaded
+    took = [{k: _cpu_seconds(f) for k,f in runs.items()} for _ in range(n)]
+    mid = lambda values: round(float(np.median(list(values))), 3)
+    out = {k: mid(t[k] for t in took) for k in runs}
+    for mode in ('head','person'):
+        for by in ('network','segmenter'): out[f'{mode} / {by}'] = round(mid(t[mode]/t[by] for t in took), 1)
+    return out
+
+# %% ../nbs/09_pipeline.ipynb #398bb223
+_large = (
+    'import json,resource,time; from PIL import Image; from messi_anything.pipeline import *\n'
+    'def run(side):\n'
+    '    photo = example_photo().resize((side,side), Image.BICUBIC)\n'
+    '    t = time.process_time(); replace(photo, mode="{mode}"); return time.process_time()-t\n'
+    'run(512); small,large = run(1024),run({side})\n'
+    'print(json.dumps([small, large, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/2**20]))'
+)
+
+def large_photo(
+    mode:str=DEFAULT_MODE, # see `MODES`
+    megapixels:float=12.,
+)->dict:       # seconds of the processor, the ratio to one megapixel, and the most memory used, in GiB (Linux)
+    "What a large photo costs, in a process of its own"
+    import subprocess
+    code = _large.format(mode=mode, side=round((megapixels*1e6)**.5))
+    out = subprocess.run([sys.executable, '-c', code], check=True, stdout=subprocess.PIPE, text=True).stdout
+    small,large,most = json.loads(out.splitlines()[-1])
+    return dict(seconds=round(large, 2), by_one_megapixel=round(large/small, 2), memory=round(most, 2))

@@ -514,14 +514,14 @@ def medical_mask(
     return Prop('mask', kind, rgb, words, colour_of(accent)[1], (pattern, *['valve']*valve))
 
 # %% ../nbs/02c_props.ipynb #2e33a7fc
-_mask_half = dict(surgical=.97, cloth=1.0, N95=.93)            # half width
+_mask_half = dict(surgical=.97, cloth=1.0, N95=1.0)            # half width
 
 def _mask_place(kind, x, y):
     "Across -1 to 1, from top 0 to bottom 1, and how far inside the outline"
     w = _mask_half[kind]
     a = np.abs(x)/w
     if kind=='N95':
-        top,bottom = .20+.62*a**1.8,1.86-.66*a**2.2
+        top,bottom = .20+.58*a**2,1.90-.62*a**2.4
         return x/w,(y-top)/np.maximum(bottom-top, .05),np.minimum(np.minimum(y-top, bottom-y), (1-a)*w)
     top,bottom = (.24+.33*a**1.5,1.84-.46*a**2) if kind=='surgical' else (.20+.42*a**1.4,1.88-.5*a**1.8)
     side = (1-a)*w-(.05*np.sin(np.clip((y-top)/(bottom-top), 0, 1)*math.pi) if kind=='cloth' else 0)

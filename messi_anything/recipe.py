@@ -459,5 +459,6 @@ def fusion_trial(
 __getattr__ = moved_names(
     __name__,
     adversarial='AdversarialLoss Discriminator GuidedECTLoss diff_augment',
-    views='FillLoss HoleSet ROOM Views above balance below close_frame condition_of pack_views',
+    inpaint='condition_of',
+    views='FillLoss HoleSet ROOM Views above balance below close_frame pack_views',
 )

@@ -14,7 +14,7 @@ from .checks import Checks, own_reasons, photo_facts, reasons, target_centre, ve
 from messi_anything.core import (
     ConfigError, DataError, ImageError, atomic_write, check_workers, in_parallel, regular_file, user_path,
 )
-from .data import write_csv
+from .core import write_csv
 from .images import load_image, open_image
 from .provenance import image_suffixes, is_service_folder, made_here
 from .splits import content_hash, near_groups

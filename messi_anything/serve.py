@@ -645,7 +645,7 @@ def main_serve(argv=None): return command(messi_serve, argv)
 __getattr__ = moved_names(
     __name__,
     requests=(
-        'ANSWERS Answer FILES FORMATS Form Refusal ReplaceRequest RequestQueue ServeCfg Upload bad '
+        'ANSWERS Answer FILES FORMATS Form Refusal ReplaceRequest RequestQueue ServeCfg Upload '
         'check_upload drain image_bytes need_serve png_bytes read_form read_option read_people '
         'replace_job segment_job while_there'
     ),

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from pathlib import Path
 from .core import ConfigError, DataError, in_parallel, reason, regular_file
-from .data import write_csv
+from .core import write_csv
 from .images import load_image
 
 # %% auto #0

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SIDE', 'VIEW', 'MARK', 'HEAD', 'STYLE', 'PAGE', 'ANY', 'need_studio', 'read_upload', 'Cancelled', 'Watched', 'Run',
-           'Session', 'Line', 'Drop', 'Canvas', 'Compare', 'Tiles', 'Go', 'Save', 'figure', 'Worker', 'sentence',
-           'target_tile', 'kit_tile', 'Studio', 'images_in', 'TargetBuilder', 'TargetTab', 'WordsTab', 'studio', 'door',
-           'page_folder', 'voila_config', 'messi_studio', 'main_studio', 'launcher']
+           'Session', 'bust', 'Line', 'Drop', 'Canvas', 'Compare', 'Tiles', 'Go', 'Save', 'figure', 'Worker',
+           'sentence', 'target_tile', 'kit_tile', 'Studio', 'images_in', 'TargetBuilder', 'TargetTab', 'WordsTab',
+           'studio', 'door', 'page_folder', 'voila_config', 'messi_studio', 'main_studio', 'launcher']
 
 # %% ../nbs/12_studio.ipynb #fc35fb86
 import asyncio, atexit, base64, copy, hashlib, html, io, json, os, re, shutil, subprocess, sys, tempfile, threading, time, traceback, warnings, zipfile, zlib
@@ -52,6 +52,13 @@ from .customize import CONSENT
 from .words import edit as edit_photo, generate, vocabulary
 from .requests import ServeCfg, check_upload, png_bytes
 from .serve import bind_socket, known_host, loopback, same_origin
+from .click import click_model, read_clicks
+from .directions import understand
+from .headspace import head_target
+from .images import to_pil
+from .cutouts import cutout
+from .things import put_picture, take_away
+from .words import draw_portrait
 
 # %% ../nbs/12_studio.ipynb #39673944
 try: from anywidget import AnyWidget
@@ -119,7 +126,9 @@ class Run:
     settings:list   # JSON text for each `Result`, for `messi_replace --from`
     seconds:float
     name:str        # of the photo
+    about:str=''    # in words, where `cfg` does not say it
     def __str__(self):
+        if self.about: return self.about
         r = self.made[0]
         seeds = f'seed {r.seed}' if len(self.made)==1 else f'seeds {r.seed} to {self.made[-1].seed}'
         how = r.mode+(f' {r.strength:g}' if r.mode=='image' else '')
@@ -222,6 +231,7 @@ def look(self:Session, img, name:str, mark:str='', note:str='')->str:
     self.photo,self.name,self.mark,self.found,self.k = img,name,mark,found,k
     self.seen = LoadedPhoto(img)
     self.past,self.edited,self.chosen = [],False,frozenset(range(self.n))
+    self.points,self.around,self.thing = (),None,None
     self.mask,self.whole,self.persons,self._small = whole.copy(),whole,persons,None
     who = {0: 'nobody was found: paint over what is to be replaced', 1: '1 person found'}.get(
         self.n, f'{self.n} people found, numbered from the left'
@@ -358,6 +368,82 @@ def overlay(self:Session)->Image.Image: # RGBA, of the view's size
         draw.text((x,y), said, (255,255,255,255), font, 'mm')
     return im
 
+# %% ../nbs/12_studio.ipynb #8bf7da13
+@patch
+def point(self:Session,
+    x:float, y:float,   # pixels of the photo
+    beside:bool=False,  # on what does not belong to it
+):
+    "Click on a thing, or beside it"
+    self._there()
+    self._thing(self.points+((float(x), float(y), int(not beside)),), self.around)
+
+@patch
+def frame(self:Session,
+    box, # (left, top, right, bottom) around it, pixels of the photo
+):
+    "Draw a box around a thing"
+    self._there()
+    self._thing(self.points, tuple(float(o) for o in box))
+
+@patch
+def _thing(self:Session, points, around):
+    if not points and around is None: found = None
+    else:
+        read_clicks(list(points), around, self.photo.size) # says what is wrong
+        found = click_model()(self.photo, list(points), around)
+        if not found.people:
+            raise ImageError('nothing was found there: click in the middle of what you mean, or drag a box around it')
+    self.points,self.around,self.thing = points,around,found
+
+@patch
+def unpoint(self:Session)->bool: # whether there was anything
+    "Take back the last click; without clicks, the box"
+    if not self.points and self.around is None: return False
+    points,around = (self.points[:-1], self.around) if self.points else ((), None)
+    if around is None and not any(o[2] for o in points): points = ()
+    self._thing(points, around)
+    return True
+
+@patch
+def unclick(self:Session): # forget the thing
+    self._thing((), None)
+
+# %% ../nbs/12_studio.ipynb #15d1f879
+@patch
+def _clicked(self:Session):
+    self._there()
+    if self.thing is None: raise ConfigError('nothing is outlined yet: click on a thing in the photo')
+    return self.thing
+
+@patch
+def add_thing(self:Session):
+    "Put the thing into the mask; as long as nothing was painted, the mask is the thing alone"
+    m = _bytes(self._clicked().mask, self.mask.shape[::-1])
+    self.keep()
+    if self.edited: self.mask = np.maximum(self.mask, m)
+    else: self.mask,self.chosen = m,frozenset()
+    self.edited = True
+
+@patch
+def cut_thing(self:Session)->Image.Image: # RGBA, trimmed
+    "The thing on a transparent ground"
+    return cutout(self.photo, self._clicked().mask, margin=.02)
+
+@patch
+def thing_overlay(self:Session)->Image.Image: # RGBA, of the view's size
+    "The thing's outline"
+    from scipy import ndimage
+    w,h = self.view_size()
+    a = np.zeros((h,w,4), np.uint8)
+    if self.thing is not None:
+        m = np.array(Image.fromarray(_bytes(self.thing.mask, (w,h))))>127
+        wide = max(2, max(m.shape)//250)
+        a[m] = (*MARK,80)
+        a[ndimage.binary_dilation(m, iterations=wide)&~m] = (255,255,255,255) # seen on dark and on light ground
+        a[m&~ndimage.binary_erosion(m, iterations=wide)] = (*MARK,255)
+    return Image.fromarray(a)
+
 # %% ../nbs/12_studio.ipynb #f4da8d39
 @patch
 def selection(self:Session)->dict: # `people` and `mask` for `replace`
@@ -432,6 +518,69 @@ def run(self:Session,
 
 @patch
 def _settings(self:Session, cfg, mask)->str: return settings_text(cfg, mask=mask, mark=self.mark) # JSON
+
+# %% ../nbs/12_studio.ipynb #f1ff9065
+def bust(
+    target:str,     # name of an installed target
+    seed:int=0,
+    side:int=512,   # pixels
+)->Image.Image:     # RGBA
+    "Head and shoulders of a target on a transparent ground"
+    who = head_target(target)
+    wish = understand('', (who.cfg.name, who.cfg.label))
+    # the same on black and on white: where both are alike, the ground is not seen
+    black,white = (draw_portrait(who, changed(wish, ground=(o,)*3), seed, side)[0] for o in (0.,9.))
+    alpha = 1-(white-black).mean(1, keepdim=True).clamp(0, 1)
+    img = to_pil((black/alpha.clamp(min=.05)).clamp(0, 1)*2-1)
+    img.putalpha(to_pil(alpha.expand(-1, 3, -1, -1)*2-1).convert('L'))
+    return img
+
+# %% ../nbs/12_studio.ipynb #7f56ad21
+@patch
+def _kept(self:Session, r, start, about)->Run: # a run whose settings no command knows
+    dress(r, self.seen)
+    cfg = ReplaceCfg(target=self.target, mode=r.mode, device=self.device)
+    self.history.append(Run(Variants([r]), cfg, [''], time.perf_counter()-start, self.name, about))
+    return self.history[-1]
+
+@patch
+def remove(self:Session)->Run:
+    "Take the thing away"
+    self.stopped.clear()
+    start,thing = time.perf_counter(),self._clicked()
+    self.say('generator')
+    return self._kept(take_away(self.photo, thing.mask, self.found.people), start, 'the thing removed')
+
+@patch
+def person_there(self:Session,
+    **kwargs # of `run`
+)->Run:
+    "Put the target in the thing's place: as a person is replaced, where it has a face, else a portrait"
+    m,was = _bytes(self._clicked().mask, self.mask.shape[::-1]),(self.mask,self.edited)
+    self.mask,self.edited = m,True
+    try: out = self.run(**kwargs)
+    finally: self.mask,self.edited = was
+    if any(r.replaced for r in out.made): return out
+    self.history.pop()
+    start,cfg = time.perf_counter(),out.cfg
+    self.say('generator')
+    picture = bust(cfg.target, cfg.seed)
+    r = put_picture(self.photo, self.thing.mask, picture, self.found.people, cfg.seed, cfg.target)
+    return self._kept(r, start, f'{cfg.target}, a portrait: {r.note}')
+
+@patch
+def put(self:Session,
+    data:bytes, # of a picture
+    name:str='picture',
+)->Run:
+    "Put a picture in the thing's place"
+    self.stopped.clear()
+    start,thing = time.perf_counter(),self._clicked()
+    self.say('reading')
+    seen,_ = read_upload(data, name, self.cfg)
+    self.say('generator')
+    r = put_picture(self.photo, thing.mask, seen, self.found.people, name=Path(name).name)
+    return self._kept(r, start, f'{Path(name).name[:40]}: {r.note}')
 
 # %% ../nbs/12_studio.ipynb #1ffbf5c3
 class Line(AnyWidget):
@@ -533,17 +682,32 @@ class Canvas(AnyWidget):
         T.Float(40.0).tag(sync=True),
         T.Unicode('no photo yet').tag(sync=True),
     )
+    points,frame = T.List().tag(sync=True),T.List().tag(sync=True)       # [x,y,1 on or 0 beside] each; a box
     _esm = '''
 export default { render({model, el}) {
   const c = document.createElement('canvas'), g = c.getContext('2d'), pics = {photo: new Image(), over: new Image()}
-  let stroke = null, cross = null
-  const painting = () => model.get('tool')!='choose'
+  let stroke = null, cross = null, from = null, frame = null, dragged = false, fresh = []
+  const painting = () => ['brush','eraser'].includes(model.get('tool')), pointing = () => ['plus','minus'].includes(model.get('tool'))
+  function mark([x,y,on]) {
+    const r = 9*c.width/Math.max(1, c.getBoundingClientRect().width)
+    g.beginPath(); g.arc(x, y, r, 0, 7); g.fillStyle = on ? '#0b66c3' : '#20262d'; g.fill(); g.lineWidth = r/4; g.strokeStyle = '#fff'; g.stroke()
+    g.beginPath(); g.moveTo(x-r/2, y); g.lineTo(x+r/2, y); if (on) { g.moveTo(x, y-r/2); g.lineTo(x, y+r/2) } g.stroke()
+  }
+  function point(p, other) {
+    const on = (model.get('tool')=='plus')!=other ? 1 : 0
+    fresh.push([...p, on]); draw(); model.send({point: [...p, on]})
+  }
   function draw() {
     g.clearRect(0, 0, c.width, c.height)
     for (const o of [pics.photo, pics.over]) if (o.naturalWidth) g.drawImage(o, 0, 0, c.width, c.height)
     g.lineCap = g.lineJoin = 'round'
     const trace = (points, width, ink) => { g.lineWidth = width; g.strokeStyle = ink; g.beginPath(); g.moveTo(...points[0]); points.forEach(p => g.lineTo(p[0]+.01, p[1])); g.stroke() }
     if (stroke) trace(stroke, model.get('brush'), model.get('tool')=='brush' ? 'rgba(11,102,195,.5)' : 'rgba(255,255,255,.6)')
+    if (pointing()) {
+      const box = frame || model.get('frame')
+      if (box.length) for (const [dash,ink] of [[[],'#fff'],[[8,8],'#0b66c3']]) { g.setLineDash(dash); g.lineWidth = 2; g.strokeStyle = ink; g.strokeRect(box[0], box[1], box[2]-box[0], box[3]-box[1]) }
+      g.setLineDash([]); [...model.get('points'), ...fresh].forEach(mark)
+    }
     if (!cross) return
     const [x,y] = cross, r = painting() ? model.get('brush')/2 : 6
     for (const [w,ink] of [[4,'#000'],[2,'#fff']]) {
@@ -558,13 +722,16 @@ export default { render({model, el}) {
     o.onload = () => { URL.revokeObjectURL(url); pics[k] = o; if (k=='over') stroke = null; draw() }
     o.src = url
   }
-  function show() { [c.width, c.height] = model.get('size'); c.style.width = `min(100%, ${58*c.width/c.height}vh)`; c.setAttribute('aria-label', model.get('label')); c.style.cursor = painting() ? 'crosshair' : 'pointer'; c.style.touchAction = painting() ? 'none' : 'auto'; draw() }
+  function show() { [c.width, c.height] = model.get('size'); c.style.width = `min(100%, ${58*c.width/c.height}vh)`; c.setAttribute('aria-label', model.get('label')); c.style.cursor = painting() || pointing() ? 'crosshair' : 'pointer'; c.style.touchAction = painting() ? 'none' : 'auto'; draw() }
   const at = e => { const r = c.getBoundingClientRect(); return [(e.clientX-r.left)*c.width/r.width, (e.clientY-r.top)*c.height/r.height] }
   const finish = () => { if (stroke && !stroke.sent) { model.send({stroke}); stroke.sent = true } }
-  c.onpointerdown = e => { cross = null; if (painting()) { c.setPointerCapture(e.pointerId); stroke = [at(e)]; draw() } }
-  c.onpointermove = e => { if (stroke && !stroke.sent) { stroke.push(at(e)); draw() } }
-  c.onpointerup = finish; c.onpointercancel = finish
-  c.onclick = e => { if (!painting()) model.send({click: at(e)}) }
+  const box = p => [Math.min(p[0],from[0]), Math.min(p[1],from[1]), Math.max(p[0],from[0]), Math.max(p[1],from[1])]
+  c.onpointerdown = e => { cross = null; dragged = false; if (pointing() && e.button==0 && e.pointerType!='touch') { from = at(e); c.setPointerCapture(e.pointerId) } if (painting()) { c.setPointerCapture(e.pointerId); stroke = [at(e)]; draw() } }
+  c.onpointermove = e => { if (from) { const p = at(e); if (frame || Math.hypot(p[0]-from[0], p[1]-from[1])>10) { frame = box(p); draw() } } if (stroke && !stroke.sent) { stroke.push(at(e)); draw() } }
+  c.onpointerup = () => { finish(); if (frame) { dragged = true; model.send({frame}) } from = frame = null }
+  c.onpointercancel = () => { finish(); from = frame = null; draw() }
+  c.onclick = e => { if (pointing()) { if (!dragged) point(at(e), e.shiftKey) } else if (!painting()) model.send({click: at(e)}) }
+  c.oncontextmenu = e => { if (pointing()) { e.preventDefault(); point(at(e), true) } }
   c.onkeydown = e => {
     const d = {ArrowLeft: [-1,0], ArrowRight: [1,0], ArrowUp: [0,-1], ArrowDown: [0,1]}[e.key]
     if (d) {
@@ -572,7 +739,7 @@ export default { render({model, el}) {
       cross = from.map((v,i) => Math.min(Math.max(v+d[i]*c.width/50, 0), i ? c.height : c.width))
       if (e.shiftKey && painting()) { stroke ||= [from]; if (stroke.sent) stroke = [from]; stroke.push(cross) }
     }
-    else if ((e.key=='Enter' || e.key==' ') && cross) { if (painting()) { stroke = [cross]; finish() } else model.send({click: cross}) }
+    else if ((e.key=='Enter' || e.key==' ') && cross) { if (painting()) { stroke = [cross]; finish() } else if (pointing()) point(cross, e.shiftKey); else model.send({click: cross}) }
     else if (/^[1-9]$/.test(e.key) && !e.ctrlKey && !e.metaKey && !e.altKey) model.send({person: e.key-1})
     else if (e.key.toLowerCase()=='z' && (e.ctrlKey || e.metaKey)) model.send({undo: true})
     else return
@@ -582,7 +749,8 @@ export default { render({model, el}) {
   c.onblur = () => { finish(); cross = null; draw() }
   c.onfocus = () => { if (c.matches(':focus-visible')) { cross ||= [c.width/2, c.height/2]; draw() } }
   c.className = 'messi-canvas'; c.tabIndex = 0; c.setAttribute('role', 'application')
-  for (const k of ['size','label','tool','brush']) model.on('change:'+k, show)
+  for (const k of ['size','label','tool','brush','points','frame']) model.on('change:'+k, show)
+  model.on('msg:custom', () => { fresh = []; draw() })
   for (const k of ['photo','over']) { model.on('change:'+k, () => load(k)); load(k) }
   el.append(c); show()
 }}'''
@@ -777,12 +945,13 @@ html body.jp-Notebook { background: var(--jp-layout-color0) !important; margin: 
 
 # %% ../nbs/12_studio.ipynb #fdad2de7
 def _row(*children): return W.Box(children).add_class('messi-row')
-def _fold(title, *children): # what is not needed at first, below a button that opens it
+def _fold(title, *children, then=None): # what is not needed at first, below a button that opens it; then: is told whether
     b, inside = W.ToggleButton(False, description=f'▸ {title}').add_class('messi-fold'), W.VBox(
         children, layout=W.Layout(display='none')
     )
     def turn(c):
         b.description,inside.layout.display = f'{"▾" if c["new"] else "▸"} {title}',None if c['new'] else 'none'
+        if then: then(c['new'])
     b.observe(turn, 'value')
     return W.VBox([b, inside])
 def _title(text): return W.HTML(f'<h2>{text}</h2>')
@@ -1058,8 +1227,23 @@ def _mask_part(self:Studio)->list:
     ]
     self.persons,self.editor = _row(),W.VBox()
     self.worker.starters += self.edits
-    self.editor.children = [self.persons, _fold('Edit the mask', self.tool, self.brush, _row(*self.edits))]
+    mask = _fold('Edit the mask', self.tool, self.brush, _row(*self.edits), then=lambda on: self._opened(0, on))
+    thing = _fold('Anything by a click', *self._thing_part(), then=lambda on: self._opened(1, on))
+    self.folds = [mask.children[0], thing.children[0]]
+    self.editor.children = [self.persons, thing, mask]
     return [self.editor]
+
+@patch
+def _opened(self:Studio, i, on): # one fold at a time: it decides what a click on the photo means
+    if on: self.folds[1-i].value = False
+    if on and i==1 and self.session.photo is not None: threading.Thread(target=self._look_ahead, daemon=True).start()
+    self.canvas.tool = self.sign.value if self.folds[1].value else self.tool.value if self.folds[0].value else 'choose'
+    self._masked()
+
+@patch
+def _look_ahead(self:Studio): # the network that clicks are asked of
+    try: click_model().look(self.session.photo)
+    except Exception: pass                                                   # whoever clicks is told why
 
 @patch
 def _edit(self:Studio, f):
@@ -1088,8 +1272,69 @@ def _painted(self:Studio, _, m, buffers):
                 )
             )
         elif 'person' in m: self._edit(lambda: s.toggle(int(m['person'])))
-        elif 'undo' in m: self._edit(s.undo)
+        elif 'point' in m:
+            x,y,on = m['point']
+            self._edit(lambda: s.point(float(x)*k, float(y)*k, not on))
+        elif 'frame' in m: self._edit(lambda: s.frame([float(o)*k for o in m['frame']]))
+        elif 'undo' in m: self._edit(s.unpoint if self.folds[1].value else s.undo)
     except (TypeError, ValueError, OverflowError): pass
+    finally: self.canvas.send(dict(done=True))
+
+# %% ../nbs/12_studio.ipynb #605ab1a5
+@patch
+def _thing_part(self:Studio)->list:
+    self.sign = W.ToggleButtons(
+        options=[('+ It', 'plus'), ('− Not it', 'minus')],
+        tooltips=['Click on what you mean', 'Click on what does not belong to it'],
+    )
+    self.sign.observe(lambda c: self._opened(1, self.folds[1].value), 'value')
+    edit = lambda label,f,tip: _button(label, lambda: self._edit(f), tip)
+    s = self.session
+    self.unclicks = [
+        edit('Undo', s.unpoint, 'Take back the last click'),
+        edit('Clear', s.unclick, 'Forget what was clicked on'),
+    ]
+    self.deeds = [
+        _button('Remove it', lambda: self._deal(s.remove), 'Continue what is behind it'),
+        _button('Put the target there', lambda: self._deal(lambda: s.person_there(**self._asked())), 'As on the right'),
+        edit('Add to the mask', self._add_thing, 'To be replaced with the button on the right'),
+    ]
+    self.put = Drop(self._put, label='Put a picture there', most=s.cfg.max_mb*2**20).add_class('messi-less')
+    self.cut = Save(self._cut_thing, items=[])
+    self.worker.starters += [*self.unclicks, *self.deeds, self.put]
+    hint = W.HTML('<p class="messi-dim">Click on a thing; Shift and click on what does not belong to it; or drag a box'
+                  ' around it. A picture that is put there is best a cut-out; another one fills the outline.</p>')
+    self.acts = _row(*self.deeds, self.put, self.cut)
+    return [hint, _row(self.sign, *self.unclicks), self.acts]
+
+@patch
+def _add_thing(self:Studio):
+    self.session.add_thing()
+    self.session.unclick()
+    self.folds[0].value = True
+
+@patch
+def _cut_thing(self:Studio, _)->tuple: # name, type, bytes
+    s = self.session
+    img = s.cut_thing()
+    stem = re.sub(r'[^\w.-]+', '_', Path(s.name).stem)[:60] or 'photo'
+    return f'messi_{stem}_thing.png', 'image/png', png_bytes(img, note_of(img))
+
+@patch
+def _put(self:Studio, name, data, last):
+    if data is None: return self.worker.line.say(f'{name[:80]} is larger than the limit: scale it down', True)
+    self._deal(lambda: self.session.put(data, name))
+
+@patch
+def _deal(self:Studio, f):
+    "Do something with the thing, in the thread"
+    if self.worker.busy: return
+    s = self.session
+    s.on_progress = lambda stage: self.worker.show(_stages.get(stage, stage), .5)
+    def said(out):
+        plain = self._made(out)
+        return f'{out[0].about}, in {out[0].seconds:.1f} s' if out[0].about else plain
+    self.worker.start(lambda: (f(), []), said)
 
 # %% ../nbs/12_studio.ipynb #eeec6424
 @patch
@@ -1119,11 +1364,21 @@ def _masked(self:Studio):
     for i,b in enumerate(self.persons.children):
         b.value,b.description = i in s.chosen,f'{"✓" if i in s.chosen else "–"} Person {i+1}'
     self._quiet = False
-    self.canvas.over = png_bytes(s.overlay())
-    self.canvas.label = (
-        f'{s.name}: {s.n} people found, {len(s.chosen)} chosen. Arrow keys move a cross, Enter chooses or paints'
-        ' there, Control and Z undoes.'
-    )
+    thing,k = self.folds[1].value,s.view_size()[0]/s.photo.width
+    with self.canvas.hold_sync():
+        self.canvas.over = png_bytes(s.thing_overlay() if thing else s.overlay())
+        self.canvas.points = [[x*k, y*k, on] for x,y,on in s.points]
+        self.canvas.frame = [o*k for o in s.around or ()]
+        self.canvas.label = (
+            f'{s.name}: {len(s.points)} clicks, {"a thing is" if s.thing else "nothing is"} outlined. Arrow keys move a'
+            ' cross, Enter clicks there, Shift and Enter clicks what does not belong to it, Control and Z undoes.'
+            if thing else
+            f'{s.name}: {s.n} people found, {len(s.chosen)} chosen. Arrow keys move a cross, Enter chooses or paints'
+            ' there, Control and Z undoes.'
+        )
+    self.acts.layout.display = None if s.thing else 'none'
+    for b in self.unclicks: b.disabled = not s.points and s.around is None
+    self.cut.items = [['thing', 'Cut it out']] if s.thing else []
     self.edits[2].disabled = not s.past
 
 # %% ../nbs/12_studio.ipynb #b1e7d1f1
@@ -1255,6 +1510,8 @@ def _replace(self:Studio):
     self.worker.start(work, self._made)
 
 # %% ../nbs/12_studio.ipynb #7cdc1b02
+_files = [['picture', 'Picture'], ['mask', 'Mask'], ['cutout', 'Cut-out'], ['settings', 'Settings']]
+
 @patch
 def _result_part(self:Studio)->list:
     self.compare,self.each = Compare(),W.HTML()
@@ -1271,9 +1528,7 @@ def _result_part(self:Studio)->list:
     self.runs.observe(
         lambda c: None if self._quiet or c['new'] is None else self._show(self.session.history[c['new']]), 'value'
     )
-    self.save = Save(
-        self._file, items=[['picture', 'Picture'], ['mask', 'Mask'], ['cutout', 'Cut-out'], ['settings', 'Settings']]
-    )
+    self.save = Save(self._file, items=_files)
     self.results = W.VBox([self.which, self.save, self.each])
     self.runs.layout.display = 'none'
     return [self.results]
@@ -1300,6 +1555,7 @@ def _show(self:Studio, run, i:int=0):
     )
     self.which.options,self.which.value = [f'seed {o.seed}' for o in run.made],f'seed {r.seed}'
     self._quiet = False
+    self.save.items = [o for o in _files if run.settings[i] or o[0]!='settings']
     self.which.layout.display = None if len(run.made)>1 else 'none'
     with self.compare.hold_sync():
         self.compare.before, self.compare.after, self.compare.alt = (

@@ -16,7 +16,7 @@ from messi_anything.core import (
     ConfigError, DataError, MessiError, check_workers, command, in_parallel, make_folder, moved_names, reason,
     user_path,
 )
-from .data import write_csv
+from .core import write_csv
 from .embedding import FaceEmbedding
 from .frames import centre_frame, face_frame
 from .images import load_image

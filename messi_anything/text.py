@@ -20,7 +20,7 @@ from .unet import UNet, attend, with_context
 
 # %% auto #0
 __all__ = ['TextCfg', 'TextBlock', 'TextEncoder', 'check_text', 'unknown_words', 'known_words', 'TextConditionedUNet',
-           'add_text_encoder', 'save_words', 'read_words', 'CLIPText']
+           'add_text_encoder', 'save_words', 'read_words', 'CLIPText', 'NearestPhrase']
 
 # %% ../nbs/05a_text.ipynb #220dffc1
 @dataclass(frozen=True)
@@ -316,3 +316,32 @@ def _open_clip(name):
             f'{name} could not be had from open_clip ({type(e).__name__}: {str(e)[:120]}): check the name'
             ' (architecture/weights) and the connection'
         ) from None
+
+# %% ../nbs/05a_text.ipynb #83af0140
+@patch
+@torch.no_grad()
+def embed(self:CLIPText, texts:list)->Tensor: # (b,d), of length 1
+    "One vector for each text"
+    texts = [check_text(t) for t in texts]
+    if self.open: return F.normalize(self.model.encode_text(self.tokenizer(texts).to(self.device)).float(), dim=1)
+    x,there = self._hf(texts)
+    end = there.long().cumsum(1).argmax(1)                     # the end of a text stands for it
+    return F.normalize(x[torch.arange(len(x)), end].float(), dim=1)
+
+# %% ../nbs/05a_text.ipynb #0f74b6f6
+class NearestPhrase:
+    "Finds among known phrases the one that means what was said, by the embeddings of a CLIP text model"
+    def __init__(self,
+        clip:CLIPText,
+        phrases,                   # known ones
+        least:float=.8,            # cosine of the two embeddings from which they count as the same
+        within:str='a photo of a person, {}', # CLIP has read captions, not words
+    ):
+        self.clip,self.phrases,self.least,self.within = clip,list(phrases),least,within
+        if not self.phrases: raise ConfigError('there are no phrases to choose from')
+        self.known = clip.embed([within.format(p) for p in self.phrases])
+
+    def __call__(self, said:str)->str: # None where nothing is near enough
+        like = self.known@self.clip.embed([self.within.format(said)])[0]
+        best = int(like.argmax())
+        return self.phrases[best] if like[best]>=self.least else None

@@ -18,14 +18,18 @@ from messi_anything.headspace import (
     HeadSpaceCfg,
     HeadTarget,
     HeadTargetCfg,
+    fill_missing,
     fit_target_view,
     fit_view,
 )
 from .aligned import CLOTHES, HEAD, UNSURE, AlignedHead, HeadSet, align_photo, head_set
 from .identity import fit_identity
+from .nobody import HeadKinds, HeadKindsCfg
+from torch import Tensor
 
 # %% auto #0
-__all__ = ['heads_in', 'fit_head_space', 'head_sets', 'fit_head_target', 'fit_nobody', 'rebuilt', 'train_heads']
+__all__ = ['heads_in', 'fit_head_space', 'head_sets', 'fit_head_target', 'fit_nobody', 'fit_kinds', 'kinds_of', 'rebuilt',
+           'train_heads']
 
 # %% ../nbs/09b_train_heads.ipynb #5b356fbd
 def _labels(root, path): # (h,w) uint8 from the parts and masks that lie beside a photo
@@ -163,6 +167,54 @@ def fit_nobody(
         fit_target_view(out.views[v], space.views[v], s.textures.float()/255, s.seen.float()/255, s.known, s.outline)
     return out.eval()
 
+# %% ../nbs/09b_train_heads.ipynb #88a12950
+def fit_kinds(
+    sets:dict,            # view -> `HeadSet` of everybody
+    space:HeadSpace,
+    everybody:HeadTarget, # see `fit_nobody`
+    most:tuple=(24,12),   # kinds for each of `VIEWS`
+    least:int=12,         # people in a kind; those of smaller ones belong to none
+    spread:int=160,
+)->HeadKinds:
+    "Kinds of heads, see `HeadKinds`: k-means over what is left of latents after pose, expression and light"
+    of = {v: _left_over(s, space.views[v], everybody.views[v]) for v,s in sets.items()}
+    found = {v: kinds_of(x, k, least, spread) for (v,x),k in zip(of.items(), most)}
+    sizes = [tuple(f(found[v]) for v in VIEWS) for f in (lambda o: len(o[0]), lambda o: o[0].shape[1])]
+    out = HeadKinds(HeadKindsCfg(*sizes, spread))
+    for v,part in out.views.items():
+        for name,value in zip(('mean','share','spread'), found[v]): getattr(part, name).copy_(value)
+    return out.eval()
+
+def _left_over(s, view, t): # (b,latents)
+    x = view.encode(fill_missing(s.textures.float()/255, s.seen.float()/255))-t.average
+    c = (s.known-t.known_mean)/t.known_std
+    return torch.cat([x@view.directions().T, s.outline], 1)-t.middle-c.clamp(-2, 2)@t.follows
+
+def kinds_of(
+    x:Tensor,    # (n,d) of which the last are the outline
+    most:int, least:int, spread:int, seed:int=0,
+)->tuple:        # means (k,d), shares (k,), spread (r,d) around the means
+    "k-means, in which outlines count somewhat less than textures, and the principal directions around the means"
+    a,b = (o.square().sum(1).mean().sqrt() for o in (x[:,:-N_OUTLINE], x[:,-N_OUTLINE:]))
+    weight = torch.ones(x.shape[1])
+    weight[-N_OUTLINE:] = .6*a/b
+    y,g = x*weight,torch.Generator().manual_seed(seed)
+    means = y[torch.randperm(len(y), generator=g)[:most]]
+    for _ in range(40):
+        which = torch.cdist(y, means).argmin(1)
+        means = torch.stack([y[which==k].mean(0) for k in which.unique()])
+    which = torch.cdist(y, means).argmin(1)
+    n = torch.bincount(which, minlength=len(means))
+    keep = (n>=least).nonzero()[:,0]
+    if not len(keep): raise DataError(f'{len(x)} heads make no kind of {least}')
+    means,share = means[keep]/weight,n[keep]/n[keep].sum()
+    on = torch.isin(which, keep)
+    rest = x[on]-means[torch.searchsorted(keep, which[on])]
+    s,w = torch.linalg.svd(rest, full_matrices=False)[1:]
+    wide = torch.zeros(spread, x.shape[1])
+    wide[:len(s)] = (s[:,None]*w/len(rest)**.5)[:spread]
+    return means,share,wide
+
 # %% ../nbs/09b_train_heads.ipynb #9f184ab3
 def rebuilt(
     heads,      # of `AlignedHead`, or a `HeadSet`
@@ -181,7 +233,7 @@ def rebuilt(
 # %% ../nbs/09b_train_heads.ipynb #cde9b82b
 def train_heads(
     root,           # folder of photos, see `heads_in`
-    out,            # folder for the weights `headspace`, `messi/head`, `nobody` and `identity`
+    out,            # folder for the weights `headspace`, `messi/head`, `nobody/head`, `kinds` and `identity`
     held_out:int=6, # every so many of the target's heads are kept apart
 )->dict:            # the record
     "Fit the space of everybody and the shipped target, and measure them"
@@ -205,16 +257,14 @@ def train_heads(
         )
         for v in VIEWS
     }
-    identity = fit_identity(
-        *(
-            {v: head_set(o, v, space.mirror, space.views[v].shape, space.cfg.size) for v in VIEWS}
-            for o in (people, his)
-        )
-    )
+    sets = lambda heads: {v: head_set(heads, v, space.mirror, space.views[v].shape, space.cfg.size) for v in VIEWS}
+    everybody,nobody = sets(people),fit_nobody(people, space)
+    identity = fit_identity(everybody, sets(his))
     for name, net in {
         'headspace': space,
         'messi/head': target,
-        'nobody/head': fit_nobody(people, space),
+        'nobody/head': nobody,
+        'kinds': fit_kinds(everybody, space, nobody),
         'identity': identity,
     }.items():
         net.save_pretrained(Path(out)/name)

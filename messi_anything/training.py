@@ -602,9 +602,10 @@ class LivePlot:
 # %% ../nbs/03_training.ipynb #39fb0b5d
 __getattr__ = moved_names(
     __name__,
+    core='write_json',
     records=(
         'checkpoints commit_id hardware in_jupyter load_checkpoint save_checkpoint worth_keeping '
-        'write_json write_record'
+        'write_record'
     ),
     weights=(
         'MOST_FILES MOST_TEXT MOST_WEIGHTS Pretrained best_device bf16_is_fast build_within check_hub '

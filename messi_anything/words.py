@@ -41,10 +41,12 @@ from .headparts import head_parts
 from .heads import HeadInpainter, blur, even_hair, seen_faces, smooth_step
 from .directions import ParsedText, change_head, change_of, known_phrases, mesh_of, move_mesh, understand
 from .pipeline import Result, dress, faces_of, in_words, load_segmenter, read, whole_seed
+from .directions import use_clip
 
 # %% auto #0
 __all__ = ['SIZE', 'PLAIN', 'EXPECTED', 'ENOUGH', 'vocabulary', 'draw_bust', 'draw_portrait', 'Portraits', 'generate', 'portrait',
-           'Edited', 'edit', 'word_rates', 'messi_words', 'messi_edit', 'main_words', 'main_edit']
+           'Edited', 'edit', 'word_rates', 'level_crop', 'CropJudge', 'held_out', 'judged_rates', 'messi_words',
+           'messi_edit', 'main_words', 'main_edit']
 
 # %% ../nbs/11_words.ipynb #5a797f3d
 def vocabulary(
@@ -379,6 +381,102 @@ def _rate(word, rows):
     )
     return dict(out, distance=round(float(np.median(near)), 3)) if near else out
 
+# %% ../nbs/11_words.ipynb #216294f2
+def level_crop(
+    img:Image.Image,
+    mesh,           # (478,2 or 3) landmarks in it
+    size:int=48,    # side of the crop, pixels
+    face:float=44., # height of the face in it
+    above:float=0., # how far the eyes lie below the middle, as a share of the side
+)->Image.Image:
+    "A head, upright and always as large"
+    p = np.asarray(mesh)[:,:2]
+    eyes,down = p[[33,133,362,263]].mean(0),p[152]-p[10]
+    down,k = down/np.linalg.norm(down),np.linalg.norm(down)/face
+    fine = 4 if k>1.5 else 1
+    turn = np.stack([(down[1],-down[0]), down], 1)*k
+    at = eyes-turn@(np.array([.5,.5+above])*size)
+    rows = np.concatenate([turn/fine, at[:,None]], 1).ravel()
+    big = img.transform((size*fine,)*2, Image.AFFINE, rows, Image.BILINEAR)
+    return big.resize((size,size), Image.BOX)
+
+# %% ../nbs/11_words.ipynb #a1b5daa7
+class CropJudge:
+    "Says from the crop of a head whether something shows: a logistic regression of gradients and colours"
+    def __init__(self, size:int, face:float, above:float, ridge:float=300.):
+        self.crop,self.ridge = (size,face,above),ridge
+
+    def see(self, img:Image.Image, mesh)->np.ndarray: # (2,f) of the crop and its mirror image
+        "What it looks at"
+        a = np.asarray(level_crop(img, mesh, *self.crop)).astype(np.float32)/255
+        return np.stack([self._see(a), self._see(a[:,::-1])])
+
+    def _see(self, a, cell=8):
+        from skimage.color import rgb2lab
+        from skimage.feature import hog
+        edges = hog(a, 8, (cell,cell), (2,2), channel_axis=2)
+        n = len(a)//cell
+        lab = rgb2lab(a).reshape(n, cell, n, cell, 3)
+        mean,spread = lab.mean((1,3))/(25,12,12),lab.std((1,3))/(12,6,6)
+        return np.concatenate([2.5*edges, .35*mean.ravel(), .35*spread.ravel()]).astype(np.float32)
+
+    def fit(self,
+        seen,   # (n,2,f)
+        shows,  # (n,) 0 or 1; both count the same, however many there are
+    )->'CropJudge':
+        x,y = torch.as_tensor(seen).flatten(0, 1),torch.as_tensor(shows).float().repeat_interleave(2)
+        self.mean,self.std = x.mean(0),x.std(0)+.05
+        z,even = (x-self.mean)/self.std,torch.where(y>0, .5/y.mean(), .5/(1-y.mean()))
+        self.w = torch.zeros(z.shape[1]+1, requires_grad=True)
+        steps = torch.optim.LBFGS([self.w], max_iter=150, line_search_fn='strong_wolfe')
+        def loss():
+            steps.zero_grad()
+            off = F.binary_cross_entropy_with_logits(z@self.w[1:]+self.w[0], y, even)
+            out = off+self.ridge/len(y)*self.w[1:].square().sum()/2
+            out.backward()
+            return out
+        steps.step(loss)
+        self.w = self.w.detach()
+        return self
+
+    def __call__(self, seen)->np.ndarray: # (n,) in [0,1]
+        "How sure it is that it shows"
+        z = (torch.as_tensor(np.asarray(seen))-self.mean)/self.std
+        return torch.sigmoid(z@self.w[1:]+self.w[0]).mean(-1).numpy()
+
+# %% ../nbs/11_words.ipynb #56f7a24a
+def held_out(
+    judge:CropJudge,
+    seen, shows,  # see `CropJudge.fit`
+    folds:int=5,
+)->dict:          # n, share that shows, accuracy, how much of what shows is seen, false alarms, area under the ROC curve
+    "How well a judge does on photos it has not learned from"
+    fold,sure = np.random.default_rng(0).integers(0, folds, len(shows)),np.zeros(len(shows))
+    for k in range(folds): sure[fold==k] = judge.fit(seen[fold!=k], shows[fold!=k])(seen[fold==k])
+    judge.fit(seen, shows)
+    yes,no = sure[shows==1],sure[shows==0]
+    rate = lambda v: round(float(np.mean(v)), 3)
+    return dict(n=len(shows), showing=int(shows.sum()), accuracy=rate((sure>.5)==shows), seen=rate(yes>.5),
+                false=rate(no>.5), auc=rate(yes[:,None]>no[None]))
+
+def judged_rates(
+    photos,           # of (PIL image, landmarks (478,3) of an independent network)
+    judge:CropJudge,
+    words,            # each of them should make it show
+    strength:float=1.,
+)->dict:              # word -> n, hits, and how often it was seen before
+    "How often what was asked for is seen in heads where it was not seen before"
+    rows = {w: [] for w in words}
+    for img,mesh in photos:
+        face = next(iter(find_faces(img)), None)
+        if face is None or judge(judge.see(img, mesh)[None])[0]>.5: continue
+        x = to_tensor(img)/2+.5
+        parts = head_parts(x*2-1, [face.mesh])[0]
+        for w in words:
+            after = to_pil(change_head(x, mesh_of(face), understand(w), strength=strength, parts=parts)[0]*2-1)
+            rows[w].append(float(judge(judge.see(after, mesh)[None])[0]))
+    return {w: dict(n=len(r), hits=round(float(np.mean(np.array(r)>.5)), 3) if r else None) for w,r in rows.items()}
+
 # %% ../nbs/11_words.ipynb #83a20d04
 def messi_words(
     text:positional('what to show, in quotes; nothing for anything')=(),
@@ -387,12 +485,14 @@ def messi_words(
     target:str='messi',   # whom: a name, a folder or a hub id
     out:str='words',      # folder for the pictures
     list_words:bool=False,# print what can be said, and draw nothing
+    clip:str='',          # a CLIP text model for words that are not known, such as open_clip:ViT-B-32/laion2b_s34b_b79k
 )->int:
     "Portraits from a description: writes words_SEED.png for each, and words.png with all of them"
     if list_words:
         for k,v in vocabulary(target).items(): say(f'{k}: {", ".join(v)}')
         return 0
     _plain_warnings()
+    if clip: use_clip(clip)
     pics = generate(text if isinstance(text, str) else ' '.join(text), n, seed, target)
     pics.save(out)
     save_image(pics.grid(), check_free(Path(out)/'words.png'))
@@ -414,9 +514,11 @@ def messi_edit(
     people:str='all',     # whom: all, largest, left, right, most_confident, a number from the left (from 0), or several: 0,2
     out:str='.',          # folder
     device:str='auto',    # of the segmenter: cpu, cuda or mps
+    clip:str='',          # a CLIP text model for words that are not known, see `use_clip`
 )->int:
     "Change a photo from what it shows to what it should show: writes messi_NAME_edit.png and a before/mask/after strip"
     _plain_warnings()
+    if clip: use_clip(clip)
     edited, strip = (
         check_free(user_path(out) / f'messi_{short_name(Path(photo).stem)}_{o}.png') for o in ('edit', 'edit_strip')
     )
