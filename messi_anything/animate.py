@@ -18,7 +18,8 @@ from messi_anything.core import (
 from .images import load_image, open_image
 from .provenance import xmp_packet
 from .segment import choice
-from .pipeline import ReplaceCfg, faces_of, load_segmenter, replace, with_options
+from .batch import with_options
+from .pipeline import ReplaceCfg, faces_of, load_segmenter, replace
 from .faces import read_landmarks
 
 # %% auto #0
