@@ -825,7 +825,8 @@ def _garments(W, kit, face, back, hair, tone):
         lower = lower*(W.torso.coordinates(*W.size)[1]>hem-.5)
         under = under*(W.torso.coordinates(*W.size)[1]>hem-.7)
     if kit.lower and (g := W.around(lower)): yield 'lower',names,lower,under,g,plain(kit.lower)
-    elif W.whole(lower*goes_on) and (g := W.around(lower*goes_on)): yield 'below',names,lower*goes_on,under*goes_on,g,plain(kit.below)
+    elif W.whole(lower*goes_on) and (g := W.around(lower*goes_on)):
+        yield 'below',names,lower*goes_on,under*goes_on,g,plain(kit.below)
     if W.torso is not None and (g := W.around(shirt)):
         unit = W.torso.unit/W.k
         W.labels = arms
