@@ -17,10 +17,10 @@ from messi_anything.pipeline import (
 )
 from .provenance import check_free, list_images, made_here, save_image
 from .segment import choice
+from .options import with_options
 
 # %% auto #0
-__all__ = ['MANIFEST', 'read_manifest', 'replace_many', 'settings_text', 'read_settings', 'with_options', 'messi_replace',
-           'main_replace']
+__all__ = ['MANIFEST', 'read_manifest', 'replace_many', 'settings_text', 'read_settings', 'messi_replace', 'main_replace']
 
 # %% ../nbs/186_batch.ipynb #d97eb571
 MANIFEST = 'manifest.ndjson'
@@ -223,24 +223,6 @@ def _settings_for(path, photos): # settings for photos of the command line
             say(f'{name}: not the photo these settings were made with', file=sys.stderr)
     return d
 
-# %% ../nbs/186_batch.ipynb #b57b7293
-def _parameter(name, f): # of a command, for an option
-    m,default = f.metadata,f.default
-    try:
-        from fastcore.script import Param
-        how = Param(m['help'], m['kind'], choices=m['choices'])
-    except ImportError:                                               # fastcore 2 says it differently
-        from typing import Annotated
-        how = Annotated[m['kind'], m['help'], dict(choices=m['choices'])]
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=how)
-
-def with_options(f): # a function that takes **options
-    "Write the options that a command offers into its signature"
-    own = [p for p in inspect.signature(f, eval_str=True).parameters.values() if p.kind!=p.VAR_KEYWORD]
-    more = [_parameter(k, o) for k,o in ReplaceCfg.options('command').items()]
-    f.__signature__ = inspect.Signature([*own, *more], return_annotation=int)
-    return f
-
 # %% ../nbs/186_batch.ipynb #28807d65
 def _hand_out(out, how, listed): # a `HandOut` for several photos in which people become nobody, else None
     if not listed or how.get('target')!=NOBODY: return None
@@ -254,7 +236,7 @@ def _add_to(table, name, made): # a `Result`, or several of one photo
     table.add(name, some[0].done, [o for d in far if d for o in d])
 
 # %% ../nbs/186_batch.ipynb #f4d2e610
-@with_options
+@with_options(ReplaceCfg)
 def messi_replace(
     paths:positional('photos or folders of photos; without any, a public-domain portrait')=(),
     out:str='.',         # folder for the pictures
