@@ -29,12 +29,13 @@ from .provenance import noted, save_image
 from .segment import Segmenter, check_choice, default_face_finder, faces_within, from_mask
 from .weights import find_weights, pick_device
 from .core import moved_names
+from .options import EVERYWHERE, Options, option
 
 # %% auto #0
-__all__ = ['MODES', 'DEFAULT_MODE', 'NOBODY', 'EVERYWHERE', 'example_photo', 'option', 'ReplaceCfg', 'whole_seed', 'read',
-           'match_faces', 'faces_of', 'as_face', 'given_faces', 'Found', 'Laps', 'find', 'stamp_of', 'load_segmenter',
-           'file_hash', 'fingerprint', 'load_inpainter', 'remover', 'static_fill', 'inpainter', 'plan', 'Result',
-           'in_words', 'png_of', 'Variants', 'results', 'dress', 'replace', 'options_of']
+__all__ = ['MODES', 'DEFAULT_MODE', 'NOBODY', 'example_photo', 'ReplaceCfg', 'whole_seed', 'read', 'match_faces', 'faces_of',
+           'as_face', 'given_faces', 'Found', 'Laps', 'find', 'stamp_of', 'load_segmenter', 'file_hash', 'fingerprint',
+           'load_inpainter', 'remover', 'static_fill', 'inpainter', 'plan', 'Result', 'in_words', 'png_of', 'Variants',
+           'results', 'dress', 'replace', 'options_of']
 
 # %% ../nbs/184_pipeline.ipynb #f71dd973
 def example_photo()->Image.Image:
@@ -47,23 +48,9 @@ MODES = ('person', 'head', 'generated', 'image', 'static', 'remove')
 DEFAULT_MODE = 'person' # where nothing else that is said implies one
 NOBODY = 'nobody'     # the target whose heads are of people who do not exist
 
-# %% ../nbs/184_pipeline.ipynb #5e0f8adc
-EVERYWHERE = ('command', 'service', 'settings')
-
-def option(
-    default,              # where nothing is said
-    help:str,             # a sentence for readers of signatures, help texts and forms
-    kind=str,             # what a text is turned into
-    where=EVERYWHERE,     # who offers it: the command, the service, files of settings
-    choices=None, least=None, most=None,
-):                        # a dataclass field
-    "Declare an option"
-    about = dict(help=help, kind=kind, where=where, choices=choices, least=least, most=most)
-    return field(default=default, metadata=about)
-
 # %% ../nbs/184_pipeline.ipynb #5496a369
 @dataclass(frozen=True)
-class ReplaceCfg:
+class ReplaceCfg(Options):
     "All that can be said about a replacement, apart from the photo"
     target:object = option('messi', "who to paint: a target's name, a folder or a hub id; "
                                     "'nobody' for heads of people who do not exist")
@@ -106,13 +93,6 @@ class ReplaceCfg:
         self._check_numbers()
         check_choice(self.people)
         self._check_mode()
-
-    @classmethod
-    def options(cls,
-        where:str=None, # 'command', 'service' or 'settings'; None for all
-    )->dict:            # name -> dataclass field, with `default` and `metadata`
-        "The options that are offered somewhere"
-        return {f.name: f for f in dataclasses.fields(cls) if where is None or where in f.metadata['where']}
 
 # %% ../nbs/184_pipeline.ipynb #45ae326b
 def whole_seed(seed)->int: # from a number or a `torch.Generator`
@@ -629,8 +609,7 @@ def _paint(img, todo, painter, cfg, laps)->Painted:
 __getattr__ = moved_names(
     __name__,
     batch=(
-        'MANIFEST main_replace messi_replace mine read_manifest read_settings replace_many settings_text '
-        'with_options'
+        'MANIFEST main_replace messi_replace read_manifest read_settings replace_many settings_text'
     ),
     speed='cost_of_modes large_photo overhead speed whole_by_bare',
 )
