@@ -18,7 +18,8 @@ from messi_anything.core import (
 from .images import load_image, open_image
 from .provenance import xmp_packet
 from .segment import choice
-from .pipeline import ReplaceCfg, faces_of, load_segmenter, replace, with_options
+from .options import with_options
+from .pipeline import ReplaceCfg, faces_of, load_segmenter, replace
 from .faces import read_landmarks
 
 # %% auto #0
@@ -368,7 +369,7 @@ def mesh_jumps(
     return float(np.mean([np.linalg.norm(a-b, axis=1).mean() for a,b in zip(there, there[1:])])/unit)
 
 # %% ../nbs/192_animate.ipynb #229ac730
-@with_options
+@with_options(ReplaceCfg)
 def messi_animate(
     film:positional('a GIF, WebP, APNG or video', '?')=None,
     out:str='',          # file; its suffix is the format; by default NAME_TARGET beside it

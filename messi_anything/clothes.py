@@ -245,9 +245,10 @@ def shading_of(
     points = look[0][:,on].T.numpy()
     if len(points)<20: return Shading(torch.zeros_like(f), torch.ones_like(f), f, 0.)
     floor = min(FLOOR, max(.006, .5*(luma(x)[0,0][on]**2.2).median().item()))
-    fine = _smooth(log_light(x, floor), inside)
+    raw = log_light(x, floor)
+    fine = _smooth(raw, inside)
     member,usual = _members(look, cloth_colours(points))
-    step = _colour_steps(look, member, inside)
+    step = torch.maximum(_colour_steps(look, member, inside), _prints(raw, inside))
     gx,gy = (d*m for d,m in zip(_differences(fine), _both(inside)))
     same = 1-smooth_step(step, .1, .5)
     busy = ((gx.abs()+gy.abs())*same/2).sum().item()/inside.sum().item() # folds are few and far between, prints are not
@@ -293,6 +294,10 @@ def _members(look, centres): # (1,k,h,w) how much each pixel is of each colour; 
     d = torch.stack([((look-o.view(1,3,1,1))*scale).square().sum(1) for o in c], 1)
     member = (-d/.02).softmax(1)
     return member,(member*c[:,0].view(1,-1,1,1)).sum(1, keepdim=True)
+
+def _prints(light, inside): # (1,1,h,w), 1 where light changes everywhere: dots, leopards and sequins are no folds
+    gx,gy = (d.abs()*m for d,m in zip(_differences(light), _both(inside)))
+    return smooth_step(local_mean((gx+gy)/2, inside, max(3, max(light.shape[2:])/60)), .13, .19)*inside
 
 def _both(inside): return inside*F.pad(inside[...,1:], (0,1)),inside*F.pad(inside[...,1:,:], (0,0,0,1))
 
@@ -704,16 +709,24 @@ class _Window:
     def gate(self, part): # a soft edge is theirs
         return 1. if self.person is None else smooth_step(self.person[part], .15, .5)
 
+    def whole(self, coarse, least=.7)->bool: # whether most of what is worn there is theirs, and not patches of it
+        rows = torch.nonzero(coarse[0,0]>.3)[:,0]
+        if len(rows)<5 or self.torso is None or self.person is None: return True
+        u = self.torso.coordinates(*self.size)[0]
+        there = (u.abs()<1.3)&(torch.arange(len(u))[:,None]>=rows.min())
+        worn = self.coarse('upper','lower','dress', gated=False)*there
+        return bool((worn*self.near).sum()>least*worn.sum())
+
     def edge(self, part): return 1. if self.person is None else smooth_step(self.person[part], .1, .8)
 
-    def coarse(self, *names)->Tensor: # (1,1,h,w), of the small copy
+    def coarse(self, *names, gated=True)->Tensor: # (1,1,h,w), of the small copy; only theirs, or everybody's
         h,w = self.size
         x = (self.left+(torch.arange(w)+.5)*self.width/w-self.parts.window.left)/self.parts.window.width*2-1
         y = (self.top+(torch.arange(h)+.5)*self.height/h-self.parts.window.top)/self.parts.window.height*2-1
         grid = torch.stack([x.expand(h,w), y[:,None].expand(h,w)], -1)[None].float()
         both = torch.stack([self.parts[names], self.parts['background']])[None]
         one,ground = F.grid_sample(both, grid, align_corners=False).split(1, 1)
-        return self.given_person(one, ground, self.near)
+        return self.given_person(one, ground, self.near) if gated else one
 
     def fine(self, names, g)->Tensor: # (1,1,h,w), of a garment's part of the photo
         gate = self.gate(g.part)
@@ -786,6 +799,7 @@ def _garments(W, kit, face, back, hair, tone):
     share,cloth,W.alike = _shares(W, names)
     cloth = _by_colour(W, cloth, clothes, W.coarse('skin'))
     # holes of the same colour
+    W.alike = torch.maximum(W.alike, smooth_step(cloth, .86, .92)*(clothes+W.coarse('skin')))
     W.alike = W.alike*W.near*smooth_step(clothes, .12, .3)
     seen = None if face is None else ((face.center[0]-W.left)*W.k, (face.center[1]-W.top)*W.k, face.width*W.k)
     if (4*clothes*(1-clothes)).sum()>DOUBT*clothes.sum():
@@ -811,7 +825,8 @@ def _garments(W, kit, face, back, hair, tone):
         lower = lower*(W.torso.coordinates(*W.size)[1]>hem-.5)
         under = under*(W.torso.coordinates(*W.size)[1]>hem-.7)
     if kit.lower and (g := W.around(lower)): yield 'lower',names,lower,under,g,plain(kit.lower)
-    elif g := W.around(lower*goes_on): yield 'below',names,lower*goes_on,under*goes_on,g,plain(kit.below)
+    elif W.whole(lower*goes_on) and (g := W.around(lower*goes_on)):
+        yield 'below',names,lower*goes_on,under*goes_on,g,plain(kit.below)
     if W.torso is not None and (g := W.around(shirt)):
         unit = W.torso.unit/W.k
         W.labels = arms
@@ -885,6 +900,7 @@ def _with_hem(W, share, hem, arms): # where nothing tells shirt from trousers, a
     side = lambda at: ((at-v)*W.torso.unit/1.5).clamp(-1, 1)
     hem = hem-.07*u.clamp(-1.2, 1.2)**2                                  # round the body
     out = (2*(share.clamp(.02, .98).logit()+2*side(hem))).sigmoid()
+    out = torch.maximum(out, side(torch.minimum(hem-1, torch.tensor(1.2))))  # a collar is no trousers
     # a shirt ends at the hips, and a coat is then a skirt
     out = torch.minimum(out, side(torch.maximum(hem, torch.tensor(LONGEST)))/2+.5)
     return torch.maximum(out, arms*side(hem+.2).clamp(min=0)*smooth_step(share, .3, .5))
@@ -905,11 +921,17 @@ def _goes_on(W, shirt, lower, hem): # (1,1,h,w): what is worn below the hem in o
     return torch.ones_like(shirt) if much>.5 else some if much>.08 else torch.zeros_like(shirt)
 
 # %% ../nbs/156_clothes.ipynb #7167fd02
-def _bulk(on, radius): # (1,1,h,w) weights -> 0 at what is thinner than this, else 1
-    r = max(1, round(radius))
-    m = (on>.4).float()
-    inner = -F.max_pool2d(-F.pad(m, (r,)*4, mode='replicate'), 2*r+1, 1)
-    return blur(F.max_pool2d(inner, 2*r+3, 1, r+1), .7)
+def _bulk(on, radius, reach=3): # (1,1,h,w) weights -> 0 at what is thinner than this and further out, else 1
+    from scipy.ndimage import binary_dilation, distance_transform_edt
+    r = max(1., radius)
+    n = math.ceil(r)+2
+    m = np.pad(on[0,0].numpy()>.4, n, mode='edge')
+    inner = distance_transform_edt(m)>r
+    if not inner.any(): return torch.zeros_like(on)
+    thick = distance_transform_edt(~inner)<=r+1
+    # cuffs, collars and hems are thin, and beside what is not
+    thick = binary_dilation(binary_dilation(thick&m, iterations=max(1, round(reach*r)), mask=m), iterations=2)
+    return blur(torch.from_numpy(thick[n:-n,n:-n]).float()[None,None], .7)
 
 def _apart(on, least=.06): # (1,1,h,w) weights -> 0 at what is small and lies apart, else 1
     from scipy.ndimage import binary_dilation, label

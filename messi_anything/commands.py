@@ -12,7 +12,7 @@ import messi_anything
 
 # %% ../nbs/540_commands.ipynb #b3efc053
 COMMANDS = dict(  # and the room of each
-    messi_replace='pipeline',
+    messi_replace='batch',
     messi_animate='animate',
     messi_check='provenance',
     messi_segment='cutouts',

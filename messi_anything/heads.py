@@ -27,6 +27,7 @@ from messi_anything.headspace import (
     head_outline,
     head_space,
     head_target,
+    head_yaw,
     known_of,
     oval_radius,
     place_head,
@@ -43,8 +44,8 @@ from .background import FillCfg, continue_background, continue_into, hole_window
 
 # %% auto #0
 __all__ = ['BEHIND_HAIR', 'blur', 'smooth_step', 'NewHead', 'aligned_crop', 'match_tone', 'gradient_energy', 'match_sharpness',
-           'throat', 'without_sunglasses', 'old_outline', 'fit_outline', 'even_hair', 'HeadPlace', 'DrawnHead',
-           'make_head', 'old_texture', 'colour_density', 'Below', 'look_below', 'erase', 'seen_faces',
+           'throat', 'without_sunglasses', 'old_outline', 'fit_outline', 'turned_back', 'even_hair', 'HeadPlace',
+           'DrawnHead', 'make_head', 'old_texture', 'colour_density', 'Below', 'look_below', 'erase', 'seen_faces',
            'steady_temperature', 'HeadInpainter', 'put_in']
 
 # %% ../nbs/152_heads.ipynb #c4c8c2f9
@@ -225,6 +226,24 @@ def fit_outline(
     ratio = F.avg_pool1d(F.pad(ratio[:,None], (2,2), 'replicate'), 5, 1)[:,0]
     return new*(1+share*(ratio-1))
 
+# %% ../nbs/152_heads.ipynb #a7d10b02
+def turned_back(
+    at:Placement,
+    calm:float=25.,  # degrees of yaw up to which a head stays as it is
+    share:float=.3,  # of what is beyond, so much stays
+)->Placement:
+    "Turn the landmarks of a head that is turned far about its upright axis, so that its mesh does not fold"
+    p = at.landmarks[0].double().numpy()
+    yaw = head_yaw(p)
+    beyond = abs(yaw)-calm
+    if beyond<=0: return at
+    back = math.radians(math.copysign((1-share)*beyond, yaw))
+    middle = (p[234]+p[454])/2                                            # the cheeks, where they meet the ears
+    (x,y,z),c,s = (p-middle).T,math.cos(back),math.sin(back)
+    q = np.stack([c*x+s*z, y, c*z-s*x], 1)+middle
+    stays = math.copysign(calm+share*beyond, at.yaw)
+    return replace(at, landmarks=torch.from_numpy(q).float()[None], yaw=stays)
+
 # %% ../nbs/152_heads.ipynb #d158b2b9
 def even_hair(
     texture:Tensor, # (b,3,n,n) in about [0,1]
@@ -279,12 +298,13 @@ def make_head(
     view,size = space.views[at.view],space.cfg.size
     crop = aligned_crop(img, at)
     old = old_texture(img, at, view, size, crop)
-    place = HeadPlace(at, known_of(at.landmarks, old), old_outline(parts, at, crop*2-1), old)
+    to = turned_back(at)                                                   # the old light is read where the old face is
+    place = HeadPlace(to, known_of(to.landmarks, old), old_outline(parts, at, crop*2-1), old)
     drawn = draw(place, seed)
     texture,tone = match_tone(even_hair(drawn.texture), old)
     outline = fit_outline(drawn.outline, place.outline)
     matte = view.matte[None,None] if drawn.matte is None else drawn.matte
-    uv,inside,box = _window(img, at, view, outline, size)
+    uv,inside,box = _window(img, to, view, outline, size)
     # shrunk: first blurred, so that nothing is skipped
     fewer = .5*math.sqrt(max(0., 1/at.scale**2-1))
     grid = ((uv+.5)/size*2-1)[None]

@@ -204,10 +204,10 @@ class PersonInpainter(Inpainter):
 
     def _said(self, head, worn, why): # a sentence about one person
         on = not head.endswith(LEFT)
-        why = head.removesuffix(LEFT).rstrip(': ')
         clothes = bool({'shirt','lower','below'} & {*worn})
         if on and clothes: return self.deed
         if on: return head if not (self.wardrobe.kits or self.kit) else f'{head} (clothes left: {why})'
+        why = head.removesuffix(LEFT).rstrip(': ')
         if 'hair' in worn: return f'hair and clothes replaced ({why})'
         if clothes: return f'clothes replaced ({why})'
         return head

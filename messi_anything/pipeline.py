@@ -4,41 +4,38 @@
 
 # %% ../nbs/184_pipeline.ipynb #7fccd8bc
 from __future__ import annotations
-import dataclasses, hashlib, inspect, json, math, sys, time
+import dataclasses, hashlib, math, time, torch
+import numpy as np
+from PIL import Image
 from collections import Counter
 from dataclasses import dataclass, field
-from functools import lru_cache
-from pathlib import Path
-import numpy as np, torch
-from torch import Tensor
-from PIL import Image
 from fastcore.basics import patch
 from fastcore.meta import delegates
+from functools import lru_cache
+from pathlib import Path
+from torch import Tensor
+from .background import BackgroundInpainter
 from .boxes import Box
-from messi_anything.core import (
-    ConfigError, DataError, ImageError, MessiError, WeightsError, check_writable, command, positional, read_json,
-    regular_file, say, short_name, user_path,
-)
+from .core import ConfigError, MessiError, regular_file
+from .cutouts import cutout as cut_out
+from .faces import Face, find_faces, unsure_faces
 from messi_anything.images import (
     LoadedPhoto, image_grid, in_float32, load_image, load_mask, load_photo, mask_to_pil, with_alpha,
 )
-from .provenance import check_free, list_images, made_here, noted, save_image
-from .core import make_folder
+from messi_anything.inpaint import (
+    BestOf, Edge, Inpainter, LEFT, Painted, PixelInpainter, Plan, STEPS, check_tries, paint_photo, start_levels,
+)
+from .provenance import noted, save_image
+from .segment import Segmenter, check_choice, default_face_finder, faces_within, from_mask
 from .weights import find_weights, pick_device
-from .faces import Face, find_faces
-from .cutouts import cutout as cut_out
-from .segment import Segmenter, check_choice, choice, default_face_finder, faces_within, from_mask
-from .inpaint import (Inpainter, PixelInpainter, BestOf, Edge, Plan, Painted, LEFT, STEPS,
-                                    paint_photo, start_levels, check_tries)
-from .background import BackgroundInpainter
+from .core import moved_names
+from .options import EVERYWHERE, Options, option
 
 # %% auto #0
-__all__ = ['MODES', 'DEFAULT_MODE', 'NOBODY', 'EVERYWHERE', 'MANIFEST', 'example_photo', 'option', 'ReplaceCfg', 'whole_seed',
-           'read', 'match_faces', 'faces_of', 'as_face', 'given_faces', 'Found', 'Laps', 'find', 'load_segmenter',
-           'load_inpainter', 'remover', 'static_fill', 'inpainter', 'plan', 'Result', 'in_words', 'Variants', 'results',
-           'dress', 'replace', 'read_manifest', 'fingerprint', 'replace_many', 'settings_text', 'read_settings',
-           'with_options', 'messi_replace', 'main_replace', 'overhead', 'speed', 'whole_by_bare', 'cost_of_modes',
-           'large_photo']
+__all__ = ['MODES', 'DEFAULT_MODE', 'NOBODY', 'example_photo', 'ReplaceCfg', 'whole_seed', 'read', 'match_faces', 'faces_of',
+           'as_face', 'given_faces', 'Found', 'Laps', 'find', 'stamp_of', 'load_segmenter', 'file_hash', 'fingerprint',
+           'load_inpainter', 'remover', 'static_fill', 'inpainter', 'plan', 'Result', 'in_words', 'png_of', 'Variants',
+           'results', 'dress', 'replace', 'options_of']
 
 # %% ../nbs/184_pipeline.ipynb #f71dd973
 def example_photo()->Image.Image:
@@ -51,23 +48,9 @@ MODES = ('person', 'head', 'generated', 'image', 'static', 'remove')
 DEFAULT_MODE = 'person' # where nothing else that is said implies one
 NOBODY = 'nobody'     # the target whose heads are of people who do not exist
 
-# %% ../nbs/184_pipeline.ipynb #5e0f8adc
-EVERYWHERE = ('command', 'service', 'settings')
-
-def option(
-    default,              # where nothing is said
-    help:str,             # a sentence for readers of signatures, help texts and forms
-    kind=str,             # what a text is turned into
-    where=EVERYWHERE,     # who offers it: the command, the service, files of settings
-    choices=None, least=None, most=None,
-):                        # a dataclass field
-    "Declare an option"
-    about = dict(help=help, kind=kind, where=where, choices=choices, least=least, most=most)
-    return field(default=default, metadata=about)
-
 # %% ../nbs/184_pipeline.ipynb #5496a369
 @dataclass(frozen=True)
-class ReplaceCfg:
+class ReplaceCfg(Options):
     "All that can be said about a replacement, apart from the photo"
     target:object = option('messi', "who to paint: a target's name, a folder or a hub id; "
                                     "'nobody' for heads of people who do not exist")
@@ -110,13 +93,6 @@ class ReplaceCfg:
         self._check_numbers()
         check_choice(self.people)
         self._check_mode()
-
-    @classmethod
-    def options(cls,
-        where:str=None, # 'command', 'service' or 'settings'; None for all
-    )->dict:            # name -> dataclass field, with `default` and `metadata`
-        "The options that are offered somewhere"
-        return {f.name: f for f in dataclasses.fields(cls) if where is None or where in f.metadata['where']}
 
 # %% ../nbs/184_pipeline.ipynb #45ae326b
 def whole_seed(seed)->int: # from a number or a `torch.Generator`
@@ -233,7 +209,7 @@ def faces_of(
         for i,p in enumerate(found.people):
             out[i] = match_faces([p], faces_within(img, p.box.scaled(1.2), default_face_finder()))[0]
     if None in out: # the segmenter's quick finder misses some: look at the whole photo, once
-        seen = find_faces(img)
+        seen = unsure_faces(img) or find_faces(img)
         out = [f or match_faces([p], seen)[0] for p,f in zip(found.people, out)]
     return out
 
@@ -326,7 +302,7 @@ def _everybody(img, cfg, mask, laps): # a `Segmentation`, and the `Segmenter` wh
 
 # %% ../nbs/184_pipeline.ipynb #8335a7bc
 # changes when the weights in a folder do, so that what was trained again is loaded again
-def _stamp(name, kind='weights'):
+def stamp_of(name, kind='weights'):
     f = find_weights(name, kind)
     files = (
         [o for k in ('*.safetensors', '*/*.safetensors', 'kits.json') for o in f.glob(k)]
@@ -343,7 +319,23 @@ def load_segmenter(
     device=None,
 )->Segmenter:
     "The network that finds people"
-    return _load(Segmenter, str(name), pick_device(device), _stamp(str(name)))
+    return _load(Segmenter, str(name), pick_device(device), stamp_of(str(name)))
+
+# %% ../nbs/184_pipeline.ipynb #d35eb98b
+def file_hash(path)->str: # '' for a file that cannot be read
+    h = hashlib.sha1()
+    try:
+        with open(regular_file(path), 'rb') as f:
+            while block := f.read(2**20): h.update(block)
+    except (OSError, MessiError): return ''
+    return h.hexdigest()[:16]
+
+def fingerprint(photo)->str: # of what a photo is
+    "A hash of a file's bytes, or of an image's pixels"
+    if isinstance(photo, (str,Path)): return file_hash(photo)
+    if isinstance(photo, bytes): return hashlib.sha1(photo).hexdigest()[:16]
+    img = load_image(photo)
+    return hashlib.sha1(repr(img.size).encode()+img.tobytes()).hexdigest()[:16]
 
 # %% ../nbs/184_pipeline.ipynb #bbba15f4
 def load_inpainter(
@@ -365,7 +357,7 @@ def load_inpainter(
     else:
         from messi_anything.pixels import AlignedInpainter, is_aligned
         kind = AlignedInpainter if is_aligned(name) else kind
-    return _load(kind, name, pick_device(device), _stamp(name, 'target'))
+    return _load(kind, name, pick_device(device), stamp_of(name, 'target'))
 
 def remover(
     cfg:ReplaceCfg, # `segmenter`, which looks closer at small people, and `device`
@@ -382,7 +374,7 @@ def static_fill(
     "The fill that pastes a cut-out; made once for a folder of photos"
     from messi_anything.static import StaticFill, generated_cutout
     make = lambda: StaticFill(generated_cutout(str(target), seed) if figure is None else figure)
-    if figure is None: key = (str(target), seed, _stamp(str(target), 'target'))
+    if figure is None: key = (str(target), seed, stamp_of(str(target), 'target'))
     else: key = fingerprint(figure) if isinstance(figure, (str, Path, bytes)) else id(figure)
     if not key: return make()                                                     # which says why it cannot be read
     if _fills.get(key, (None,))[0] is not figure and isinstance(key, int) or key not in _fills:
@@ -407,7 +399,7 @@ def inpainter(
     if cfg.kit is not None: out = out.with_kit(cfg.kit)
     if mode=='image': out = out.with_strength(.6 if cfg.strength is None else cfg.strength)
     if cfg.text and mode in ('head','person'):
-        from messi_anything.directions import person_with_text, with_text
+        from messi_anything.change_head import person_with_text, with_text
         out = person_with_text(out, cfg.text) if mode=='person' else with_text(out, cfg.text)
     elif cfg.text: out = out.with_prompt(cfg.text, cfg.guidance)
     return BestOf(out, cfg.tries) if cfg.tries>1 and out.close and mode in ('generated','image') else out
@@ -501,14 +493,14 @@ def strip(self:Result,
     return noted(out, self.provenance()) if self.replaced else out
 
 # %% ../nbs/184_pipeline.ipynb #e73fdd3b
-def _png(img)->bytes:
+def png_of(img)->bytes:
     import io
     f = io.BytesIO()
     img.save(f, 'PNG')
     return f.getvalue()
 
 @patch
-def _repr_png_(self:Result): return _png(self.strip()) # Jupyter shows this
+def _repr_png_(self:Result): return png_of(self.strip()) # Jupyter shows this
 
 # %% ../nbs/184_pipeline.ipynb #d38197c5
 @patch
@@ -548,7 +540,7 @@ class Variants(list):
         cell = (max(1, round(self[0].image.width*k)), height)
         out = image_grid([r.image for r in self], [f'seed {r.seed}' for r in self], cell=cell)
         return noted(out, self[0].provenance()) if any(r.replaced for r in self) else out
-    def _repr_png_(self): return _png(self.grid())
+    def _repr_png_(self): return png_of(self.grid())
 
 # %% ../nbs/184_pipeline.ipynb #2756802f
 def results(
@@ -584,7 +576,7 @@ def replace(
     **kwargs          # options, see `ReplaceCfg`
 )->Result:            # or, with `n`, a list of them
     "Replace the people in a photo"
-    laps,cfg = Laps(),_cfg_of(cfg, target, kwargs)
+    laps,cfg = Laps(),options_of(cfg, target, kwargs)
     seen = read(photo)
     img = seen.image
     laps.lap('reading')
@@ -599,7 +591,7 @@ def replace(
     return made[0] if cfg.n is None else made
 
 # %% ../nbs/184_pipeline.ipynb #17bb0c37
-def _cfg_of(cfg, target, options)->ReplaceCfg:
+def options_of(cfg, target, options)->ReplaceCfg:
     if target is not None: options = dict(target=target, **options)
     unknown = set(options)-set(ReplaceCfg.options())
     if unknown:
@@ -613,410 +605,11 @@ def _paint(img, todo, painter, cfg, laps)->Painted:
     for k,v in out.timings.items(): laps.inside('painting', k, v)
     return out
 
-# %% ../nbs/184_pipeline.ipynb #d97eb571
-MANIFEST = 'manifest.ndjson'
-
-def read_manifest(
-    folder, # where pictures were written
-)->dict:    # (name of the photo, its hash) -> what the last line about it says
-    "What earlier runs did; a line that was cut off by a stop counts for nothing"
-    out,path = {},Path(folder)/MANIFEST
-    if not path.exists(): return out
-    try:
-        lines = regular_file(path).read_text(encoding='utf-8').splitlines()
-    except MessiError as e: raise DataError(f'{e}; move it away, and everything is done anew') from None
-    except (OSError, UnicodeDecodeError):
-        raise DataError(f'{path} is no list of ours: move it away, and everything is done anew') from None
-    for l in lines:
-        try:
-            d = json.loads(l)
-            out[d['name'],d['sha1']] = d
-        except (ValueError, KeyError, TypeError): continue
-    if lines and not out and not lines[0].startswith('{"name"'):
-        raise DataError(
-            f'{path} is no list of ours, and would be lost: move it away, or choose another folder with --out'
-        )
-    return out
-
-# %% ../nbs/184_pipeline.ipynb #1643a5bd
-def _say(folder, d): # one line more
-    # as JSON writes what is not UTF-8
-    line = (json.dumps(d, ensure_ascii=False)+'\n').encode('utf-8', 'backslashreplace')
-    try:
-        with open(folder/MANIFEST, 'a+b') as f:
-            f.seek(0, 2)
-            if f.tell():                                          # after a line that was cut off, begin a new one
-                f.seek(-1, 2)
-                if f.read(1)!=b'\n': f.write(b'\n')
-            f.write(line)
-    except OSError as e:
-        raise MessiError(
-            f'{folder/MANIFEST} could not be written ({e.strerror}): make room, and run the same again to go on'
-        ) from None
-
-# %% ../nbs/184_pipeline.ipynb #176bcc12
-def _file_hash(path)->str: # '' for a file that cannot be read
-    h = hashlib.sha1()
-    try:
-        with open(regular_file(path), 'rb') as f:
-            while block := f.read(2**20): h.update(block)
-    except (OSError, MessiError): return ''
-    return h.hexdigest()[:16]
-
-def fingerprint(photo)->str: # of what a photo is
-    "A hash of a file's bytes, or of an image's pixels"
-    if isinstance(photo, (str,Path)): return _file_hash(photo)
-    if isinstance(photo, bytes): return hashlib.sha1(photo).hexdigest()[:16]
-    img = load_image(photo)
-    return hashlib.sha1(repr(img.size).encode()+img.tobytes()).hexdigest()[:16]
-
-# %% ../nbs/184_pipeline.ipynb #2f63ef50
-def _settings(cfg, mask=None, **more)->str: # a hash of all that decides the pictures
-    plain = lambda v: v if isinstance(v, (str,int,float,bool,type(None))) else repr(v)
-    said = {k: plain(getattr(cfg, k)) for k in cfg.options() if k!='device'}
-    own = cfg.kit if str(cfg.kit).endswith('.json') else None
-    for k,v in dict(mask=mask, figure=cfg.figure, kit=own).items():
-        if v is not None: said[k] = _file_hash(v) if isinstance(v, (str,Path)) else plain(v)
-    weights = [(v, kind) for v,kind in ((cfg.target,'target'), (cfg.segmenter,'weights')) if isinstance(v, (str,Path))]
-    text = json.dumps([said, more, [_stamp(*o) for o in weights]], sort_keys=True)
-    return hashlib.sha1(text.encode()).hexdigest()[:16]
-
-# %% ../nbs/184_pipeline.ipynb #9da035c5
-def _write(made, path, save_mask, cutout)->list: # files of one photo
-    r,some = (made[0],made) if isinstance(made, list) else (made,[made])
-    files = [o.save(path(f'_seed{o.seed}' if made is some else '')) for o in some]
-    if r.target!=NOBODY: # a strip shows the old faces
-        strip = made.grid() if made is some else r.strip()
-        files.append(save_image(strip, path('_strip'), kind='strip'))
-    if save_mask: files.append(save_image(mask_to_pil(r.mask), path('_mask'), kind='mask'))
-    if cutout: files.append(save_image(r.cutout(), path('_cutout')))
-    return files
-
-def _refuse_to_overwrite(plan, photos, out, cfg, save_mask, cutout):
-    "Nothing is written over but what this program has made, and no photo that is still to be read"
-    tails = [
-        '_strip',
-        *([''] if cfg.n is None else [f'_seed{o}' for o in cfg.seeds]),
-        *['_mask'] * save_mask,
-        *['_cutout'] * cutout,
-    ]
-    files = [path(t) for _,_,path in plan for t in tails]
-    there = [f for f in files if f.exists() or f.is_symlink()]
-    if not there: return
-    mine = {o for d in read_manifest(out).values() for o in d.get('files', ()) if isinstance(o, str)}
-    theirs = {p.resolve() for p in (o[1] if isinstance(o, tuple) else o for o in photos) if isinstance(p, Path)}
-    for f in there:
-        check_free(f, f.name in mine and f.resolve() not in theirs)
-        if f.resolve() in theirs:
-            raise ConfigError(f'{f} is one of the photos, and would be lost: choose another folder with --out')
-
-def _paths(photos, out): # yields (name, photo, tail -> path): no two photos get the same file
-    used = set()
-    for p in photos:
-        name,photo = p if isinstance(p, tuple) else (Path(p).stem, p)
-        name = short_name(name)
-        i,tails = 1,['', '_strip', '_mask', '_cutout']
-        numbered = lambda i: f'{name}_{i}' if i>1 else name
-        while used & (mine := {f'{numbered(i)}{t}'.casefold() for t in tails}): # two folders may hold the same name
-            i += 1
-        used |= mine
-        yield name, photo, (lambda tail, own=f'messi_{numbered(i)}': out/f'{own}{tail}.png')
-
-# %% ../nbs/184_pipeline.ipynb #ac0c748b
-def _row(one, files, seconds)->dict: # of a manifest
-    return dict(status='done', people=len(one.people), done=one.done, seed=one.seed, mode=one.mode, target=one.target,
-                files=[o.name for o in files], seconds=round(seconds, 3),
-                timings={k: round(v, 3) for k,v in one.timings.items()})
-
-def _done_before(d, out, how)->list: # files of an earlier run; none if it is to be done again
-    files = [out/o for o in d.get('files', ()) if isinstance(o, str)]
-    return files if d.get('status')=='done' and d.get('settings')==how and all(o.exists() for o in files) else []
-
-# %% ../nbs/184_pipeline.ipynb #00e78b79
-@delegates(ReplaceCfg)
-def replace_many(
-    photos,           # paths, or (name, photo) pairs
-    out='.',          # folder; made if missing
-    save_mask:bool=False, # write the people's mask as well
-    cutout:bool=False,    # and the people of the photo on a transparent ground
-    progress:bool=True,
-    again:bool=False, # do also what an earlier run has done
-    listed:bool=None, # keep a list of what was done; None: for several photos
-    mask=None,        # as for `replace`; for a single photo
-    cfg:ReplaceCfg=None,
-    **kwargs          # options, see `ReplaceCfg`
-):                    # yields (name, Result or error, or None where an earlier run has done it, [files])
-    "Replace people in many photos and write the pictures; a bad one is reported and the rest go on"
-    from tqdm.auto import tqdm
-    out,photos,cfg = make_folder(out),[Path(p) if isinstance(p, str) else p for p in photos],_cfg_of(cfg, None, kwargs)
-    check_writable(out) # a folder that cannot be written to is known before anything is painted
-    listed = len(photos)>1 if listed is None else listed
-    planned = list(_paths(photos, out))
-    _refuse_to_overwrite(planned, photos, out, cfg, save_mask, cutout)
-    how = _settings(cfg, mask, save_mask=save_mask, cutout=cutout)
-    before = read_manifest(out) if listed and not again else {}
-    bar = dict(total=len(photos), disable=not progress or not listed, unit='photo')
-    for name,photo,path in tqdm(planned, **bar):
-        row = dict(name=path('').stem, sha1='', settings=how)
-        try:
-            start = time.perf_counter()
-            row['sha1'] = fingerprint(photo)
-            files = _done_before(before.get((row['name'], row['sha1']), {}), out, how)
-            if files:
-                yield name, None, files
-                continue
-            r = replace(photo, mask=mask, cfg=cfg)
-            files = _write(r, path, save_mask, cutout)
-        except (ConfigError, WeightsError): raise               # would be wrong for every photo
-        except Exception as e:
-            what = photo if isinstance(photo, (str,Path)) else name
-            e = e if isinstance(e, MessiError) else ImageError(f'{what}: {type(e).__name__}: {e}')
-            if listed: _say(out, dict(row, status='failed', why=str(e)))
-            yield name, e, []
-        else:
-            one = r[0] if isinstance(r, list) else r
-            if listed: _say(out, {**row, **_row(one, files, time.perf_counter()-start)})
-            yield name, r, files
-
-# %% ../nbs/184_pipeline.ipynb #1e91c4bf
-def settings_text(
-    cfg:ReplaceCfg,
-    photo=None, # path, bytes or image: its fingerprint is kept, so that the settings know their photo
-    mask=None,  # a mask made by hand, as for `replace`; it is kept inside
-    mark=None,  # the fingerprint, if it is known already
-)->str:         # JSON
-    "The settings of a replacement, to be repeated by `messi_replace --from`"
-    import base64
-    from messi_anything import __version__
-    said = {k: getattr(cfg, k) for k in cfg.options('settings')}
-    d = {k: v for k,v in said.items() if v is not None}
-    if dataclasses.is_dataclass(d.get('kit')): d['kit'] = dataclasses.asdict(d['kit'])
-    if isinstance(d['people'], tuple): d['people'] = [d['people']]              # a point, not two numbers
-    if photo is not None or mark: d['photo'] = mark or fingerprint(photo)
-    if mask is not None: d['mask'] = base64.b64encode(_png(mask_to_pil(load_mask(mask)))).decode()
-    try: return json.dumps(dict(messi_anything=__version__, **d), indent=1)+'\n'
-    except TypeError as e: raise ConfigError(f'these settings cannot be written down: {e}') from None
-
-# %% ../nbs/184_pipeline.ipynb #a3f88245
-def read_settings(
-    path, # a file, or the JSON itself
-)->dict:  # options of `ReplaceCfg`, 'mask', and 'photo', the fingerprint
-    "Settings as `settings_text` wrote them"
-    import base64
-    def fail(why):
-        raise ConfigError(f'{str(path)[:80]} holds no settings of a replacement ({why}): save them anew') from None
-    try: d = json.loads(path) if str(path).lstrip().startswith('{') else read_json(path)
-    except MessiError as e: fail(str(e).removeprefix(f'{path}: '))
-    except (ValueError, RecursionError): fail('it is not readable as JSON')
-    if not isinstance(d, dict) or 'messi_anything' not in d: fail('the entry messi_anything is missing')
-    d.pop('messi_anything')
-    if 'mask' in d:
-        try: d['mask'] = load_image(base64.b64decode(d['mask'], validate=True))
-        except (ValueError, TypeError): fail('its mask is no picture')
-    bad = set(d)-set(ReplaceCfg.options('settings'))-{'mask','photo'}
-    if bad: raise ConfigError(f'unknown settings {", ".join(sorted(bad))[:200]}: they are of another version')
-    if isinstance(d.get('people'), list): d['people'] = [tuple(o) if isinstance(o, list) else o for o in d['people']]
-    return d
-
-# %% ../nbs/184_pipeline.ipynb #25975179
-def _settings_for(path, photos): # settings for photos of the command line
-    d = read_settings(path)
-    mark = d.pop('photo', None)
-    if 'mask' in d and len(photos)>1:
-        raise ConfigError(f'the mask of {path} cannot fit {len(photos)} photos: give one photo')
-    for p in photos:
-        name,photo = p if isinstance(p, tuple) else (p,p)
-        if mark and fingerprint(photo)!=mark:
-            say(f'{name}: not the photo these settings were made with', file=sys.stderr)
-    return d
-
-# %% ../nbs/184_pipeline.ipynb #b57b7293
-def _parameter(name, f): # of a command, for an option
-    m,default = f.metadata,f.default
-    try:
-        from fastcore.script import Param
-        how = Param(m['help'], m['kind'], choices=m['choices'])
-    except ImportError:                                               # fastcore 2 says it differently
-        from typing import Annotated
-        how = Annotated[m['kind'], m['help'], dict(choices=m['choices'])]
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=how)
-
-def with_options(f): # a function that takes **options
-    "Write the options that a command offers into its signature"
-    own = [p for p in inspect.signature(f, eval_str=True).parameters.values() if p.kind!=p.VAR_KEYWORD]
-    more = [_parameter(k, o) for k,o in ReplaceCfg.options('command').items()]
-    f.__signature__ = inspect.Signature([*own, *more], return_annotation=int)
-    return f
-
-# %% ../nbs/184_pipeline.ipynb #28807d65
-def _hand_out(out, how, listed): # a `HandOut` for several photos in which people become nobody, else None
-    if not listed or how.get('target')!=NOBODY: return None
-    from messi_anything.nobody import HandOut
-    return HandOut.read(user_path(out))
-
-def _add_to(table, name, made): # a `Result`, or several of one photo
-    from messi_anything.nobody import face_distances
-    some = made if isinstance(made, list) else [made]
-    far = [face_distances(r.original, r.image.convert('RGB')) for r in some if r.replaced]
-    table.add(name, some[0].done, [o for d in far if d for o in d])
-
-# %% ../nbs/184_pipeline.ipynb #f4d2e610
-@with_options
-def messi_replace(
-    paths:positional('photos or folders of photos; without any, a public-domain portrait')=(),
-    out:str='.',         # folder for the pictures
-    mask:str=None,       # a mask of your own for one photo: white = paint here
-    from_:str='',        # a file of settings, as the Studio saves them: they decide, and the options do not
-    save_mask:bool=False,# write the people's mask as well
-    cutout:bool=False,   # write the people of the photo on a transparent ground as well
-    again:bool=False,    # do also what an earlier run has done
-    **options            # see `ReplaceCfg`
-)->int:                  # 0 when all went well
-    "Replace the people in photos: writes messi_NAME.png and a strip for each, and for several photos manifest.ndjson"
-    photos,bad,folders = _photos_of(paths)
-    if mask and len(photos)>1:
-        raise ConfigError(f'one mask cannot fit {len(photos)} photos: give one photo with --mask')
-    options['people'] = choice(options.get('people', 'all'))
-    how = dict(options, mask=mask)
-    if from_: how.update(_settings_for(from_, photos))
-    listed = folders or len(photos)>1
-    table = _hand_out(out, how, listed)
-    for name, r, files in replace_many(photos, out, save_mask, cutout, again=again, listed=listed, **how):
-        if isinstance(r, MessiError):
-            bad += 1
-            say(f'{name}: not done. {r}', file=sys.stderr)
-        else:
-            note = 'done before' if r is None else (r[0] if isinstance(r, list) else r).note
-            say(f'{name}: {note} -> {", ".join(map(str, files))}')
-            if table and r is not None: _add_to(table, name, r)
-    if table and table.rows:
-        table.save()
-        say(str(table))
-    if bad: say(f'{bad} not done, {len(photos)} looked at', file=sys.stderr)
-    return int(bad>0)
-
-# %% ../nbs/184_pipeline.ipynb #0f9850c4
-def _photos_of(paths): # -> photos, how many of the paths are none, whether there is a folder among them
-    photos,bad,folders = [] if paths else [('astronaut', example_photo())],0,False
-    for p in paths:
-        try:
-            here = user_path(p).is_dir()
-            photos += list_images(p, leave_out=made_here) if here else [user_path(p)]
-            folders = folders or here
-        except MessiError as e:
-            bad += 1
-            say(f'{p}: not done. {e}', file=sys.stderr)
-    return photos, bad, folders
-
-def main_replace(argv=None): return command(messi_replace, argv)
-
-# %% ../nbs/184_pipeline.ipynb #d1de7a45
-def overhead(r:Result)->float:
-    "Share of the time, reading and loading left out, that is not the networks"
-    t = {k:v for k,v in r.timings.items() if k not in ('reading','loading weights')}
-    return 1-sum(t.get(k,0) for k in ('segmenter','faces','generator'))/sum(t.values())
-
-# %% ../nbs/184_pipeline.ipynb #518954c3
-def _seconds(f)->float:
-    t = time.perf_counter()
-    f()
-    return time.perf_counter()-t
-
-_codes = dict(torch='import torch', torch_timm='import torch, timm', package='import messi_anything',
-              help='import sys; sys.argv=["messi_replace","--help"]; '
-                   'from messi_anything.pipeline import main_replace; main_replace()')
-
-def speed(
-    n:int=5, # runs of each, in turn; medians are compared
-)->dict:     # ratios; smaller is better
-    "What the package costs beside what it stands on, measured in one run"
-    import subprocess
-    call = lambda code: subprocess.run([sys.executable, '-c', code], check=True, stdout=subprocess.DEVNULL)
-    runs = [{k: _seconds(lambda: call(c)) for k,c in _codes.items()} for _ in range(n)]
-    mid = lambda values: round(float(np.median(list(values))), 3)
-    photo,how = example_photo(),ReplaceCfg(mode='generated')
-    replace(photo, cfg=how)
-    outside = mid(overhead(replace(photo, cfg=how, seed=i)) for i in range(2*n+1))
-    return {'import messi_anything / import torch, timm': mid(r['package']/r['torch_timm'] for r in runs),
-            'messi_replace --help / import torch': mid(r['help']/r['torch'] for r in runs),
-            'share of replace() outside the networks': outside}
-
-# %% ../nbs/184_pipeline.ipynb #19b24132
-def _bare(photo, find, painter, steps): # the networks' forward passes alone
-    from messi_anything.faces import FaceNet
-    net = FaceNet.from_pretrained(find_weights('faces')).eval()
-    x,s = find.prepare(photo)[0],painter.size
-    # about as many candidates as a photo has, and their mirror images
-    look = torch.zeros(16,3,net.cfg.size,net.cfg.size)
-    view = lambda: painter(torch.zeros(1,3,s,s), torch.ones(1,1,s,s), [0], steps)
-    def bare():
-        with torch.no_grad(): net(look)
-        find.forward(x)
-        for _ in range(1+painter.close): view()
-    return bare
-
-# %% ../nbs/184_pipeline.ipynb #6b2f796f
-def whole_by_bare(
-    n:int=5,   # runs; medians
-    steps:int=2,
-)->dict:       # seconds, and their ratio
-    "The time of `replace`, reading left out, and that of the bare networks"
-    photo = example_photo().resize((1024,1024), Image.BICUBIC)
-    finder,painter = load_segmenter('segment-tiny', 'cpu'),load_inpainter('messi', device='cpu')
-    cfg,bare = ReplaceCfg(target=painter, segmenter=finder, steps=steps),_bare(photo, finder, painter, steps)
-    def whole(seed, tries):
-        t = replace(photo, cfg=cfg, seed=seed, tries=tries).timings
-        return sum(v for k,v in t.items() if k!='reading')
-    bare()
-    whole(0, 1)
-    runs = [(_seconds(bare), whole(i, 1), whole(i, 4)) for i in range(n)]
-    b,w,_ = np.median(runs, 0)
-    mid = lambda values: round(float(np.median(list(values))), 2)
-    return dict(whole=round(float(w), 3), bare=round(float(b), 3), ratio=mid(w/b for b,w,_ in runs),
-                four_tries_by_one=mid(f/w for _,w,f in runs))
-
-# %% ../nbs/184_pipeline.ipynb #f39da304
-def _cpu_seconds(f)->float:
-    t = time.process_time()
-    f()
-    return time.process_time()-t
-
-def cost_of_modes(
-    n:int=5,   # runs of each, in turn; medians
-    side:int=1024, # of the square photo of one person, pixels
-)->dict:       # seconds of the processor, and ratios
-    "What modes head and person cost beside the segmenter"
-    photo = example_photo().resize((side,side), Image.BICUBIC)
-    finder = load_segmenter('segment-tiny', 'cpu')
-    x = finder.prepare(photo)[0]
-    whole = lambda mode: lambda: replace(photo, cfg=ReplaceCfg(mode=mode, segmenter=finder))
-    runs = dict(network=lambda: finder.forward(x), segmenter=lambda: finder(photo), head=whole('head'),
-                person=whole('person'))
-    for f in runs.values(): f()                                           # weights are loaded
-    took = [{k: _cpu_seconds(f) for k,f in runs.items()} for _ in range(n)]
-    mid = lambda values: round(float(np.median(list(values))), 3)
-    out = {k: mid(t[k] for t in took) for k in runs}
-    for mode in ('head','person'):
-        for by in ('network','segmenter'): out[f'{mode} / {by}'] = round(mid(t[mode]/t[by] for t in took), 1)
-    return out
-
-# %% ../nbs/184_pipeline.ipynb #398bb223
-_large = (
-    'import json,resource,time; from PIL import Image; from messi_anything.pipeline import *\n'
-    'def run(side):\n'
-    '    photo = example_photo().resize((side,side), Image.BICUBIC)\n'
-    '    t = time.process_time(); replace(photo, mode="{mode}"); return time.process_time()-t\n'
-    'run(512); small,large = run(1024),run({side})\n'
-    'print(json.dumps([small, large, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/2**20]))'
+# %% ../nbs/184_pipeline.ipynb #09c7d46a
+__getattr__ = moved_names(
+    __name__,
+    batch=(
+        'MANIFEST main_replace messi_replace read_manifest read_settings replace_many settings_text'
+    ),
+    speed='cost_of_modes large_photo overhead speed whole_by_bare',
 )
-
-def large_photo(
-    mode:str=DEFAULT_MODE, # see `MODES`
-    megapixels:float=12.,
-)->dict:       # seconds of the processor, the ratio to one megapixel, and the most memory used, in GiB (Linux)
-    "What a large photo costs, in a process of its own"
-    import subprocess
-    code = _large.format(mode=mode, side=round((megapixels*1e6)**.5))
-    out = subprocess.run([sys.executable, '-c', code], check=True, stdout=subprocess.PIPE, text=True).stdout
-    small,large,most = json.loads(out.splitlines()[-1])
-    return dict(seconds=round(large, 2), by_one_megapixel=round(large/small, 2), memory=round(most, 2))

@@ -12,7 +12,8 @@ import numpy as np, torch
 from torch import Tensor
 from PIL import Image
 from .consistency import Denoiser, SIGMA_MAX, SIGMA_MIN, karras_sigmas, sample_consistency
-from .fid import Samples, load_npz, target_samples
+from .extract import Samples, load_npz
+from .fid import target_samples
 from .core import ConfigError, atomic_path, check_writable, command, make_folder, user_path
 from .images import image_grid
 from .provenance import save_image

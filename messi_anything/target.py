@@ -338,11 +338,6 @@ __getattr__ = moved_names(
         'Checks brightness colours detail lines main_face own_reasons photo_facts reasons seams softness '
         'target_centre verdict_of'
     ),
-    report='TargetReport columns draw_groups draw_report list_files naming read_overrides target_report',
-)
-
-# %% ../nbs/224_target.ipynb #45d1c853
-__getattr__ = moved_names(
-    __name__,
     embedding='FaceEmbedding',
+    report='TargetReport columns draw_groups draw_report list_files naming read_overrides target_report',
 )

@@ -6,6 +6,7 @@
 from __future__ import annotations
 import dataclasses, hashlib, json, math, os, sys, torch
 import numpy as np
+from dataclasses import dataclass
 from pathlib import Path
 from .core import ConfigError, DataError, command, make_folder
 from .images import load_image
@@ -16,10 +17,11 @@ from messi_anything.train_sets import (
 )
 from .weights import pick_device
 from .core import moved_names
+from .options import Options, option, with_options
 
 # %% auto #0
 __all__ = ['score_segmenter', 'score_face_finder', 'SegmentTrainCfg', 'train_segment', 'score_landmarks', 'train_landmarks',
-           'photo_parts', 'head_photos', 'head_pack', 'train_head_pixels', 'messi_train', 'main_train']
+           'photo_parts', 'head_photos', 'head_pack', 'train_head_pixels', 'MessiTrainCfg', 'messi_train', 'main_train']
 
 # %% ../nbs/272_train.ipynb #d3d28899
 def score_segmenter(net, root, people)->dict: # numbers for the record; `net.cfg` gets its calibration
@@ -437,41 +439,62 @@ It knows no more of anybody than those photos show; likenesses of people who hav
 """
 
 
+# %% ../nbs/272_train.ipynb #058a370b
+@dataclass(frozen=True)
+class MessiTrainCfg(Options):
+    "What a training run may be told"
+    steps: int = option(
+        0,
+        "of the segmenter, of the face finder, or of the generator's first stage (denoising); 0 for 3600, for the"
+        " generator what its preset says",
+        int,
+    )
+    ct_steps:int = option(-1, 'of its second stage (consistency); 0 for none, -1 for what its preset says', int)
+    bs: int = option(
+        0,
+        'pictures a step (for the faces, three times as many windows, for landmarks twice); 0 for 32, for the'
+        ' generator what its preset says',
+        int,
+    )
+    accumulate:int = option(1, 'parts in which a batch is computed, where it does not fit into memory at once', int)
+    checkpointing:bool = option(False, 'generator: less memory for a third more time', bool)
+    start:str = option('', 'generator: weights to begin with (a name, a folder or a hub id)')
+    encoder: str = option(
+        '', "segmenter: a file with published weights of its backbone, where timm's hub cannot be reached"
+    )
+    epochs: int = option(
+        0, 'segmenter: so often over all photos, instead of --steps; the IoU is measured after each', int
+    )
+    loss:str = option('bce+dice', 'segmenter: bce, dice, iou, or a sum of them')
+    lr:float = option(0.0, "segmenter: peak learning rate; 0 for the recipe's", float)
+    weight_decay:float = option(-1.0, "segmenter: of AdamW; 0 is Adam, -1 the recipe's", float)
+    n_eval:int = option(0, 'segmenter: photos kept apart that it is measured on while it trains; 0 for all', int)
+    pretrain:int = option(0, 'segmenter: steps of masked autoencoding before, on all photos', int)
+    teacher:str = option('', 'segmenter: weights (a name, a folder or a hub id) that mark the photos of --unlabelled')
+    unlabelled:str = option('', "segmenter: folder of photos without masks, to learn from with a teacher's")
+    device:str = option('auto', 'cpu, cuda or mps')
+    minutes: float = option(
+        0,
+        'pixels: stop after about so long, with status 1; the same command again goes on exactly there. 0 for no end',
+        float,
+    )
+    workers:int = option(0, 'pixels: processes that prepare pictures', int)
+
 # %% ../nbs/272_train.ipynb #587cf226
+@with_options(MessiTrainCfg)
 def messi_train(
     # 'segment', 'generator', 'pixels', 'pack', 'faces' or 'landmarks'; 'pack' makes the one file that 'pixels' needs
     what:str,
     data:str,           # folder of photos, laid out as the table above says; for 'pixels' also such a file
     out:str='runs',     # folder for checkpoints, records and weights; an interrupted run goes on from there
     preset:str='tiny',  # of the network
-    # of the segmenter, of the face finder, or of the generator's first stage (denoising); 0 for 3600, for the
-    # generator what its preset says
-    steps:int=0,
-    ct_steps:int=-1,        # of its second stage (consistency); 0 for none, -1 for what its preset says
-    # pictures a step (for the faces, three times as many windows, for landmarks twice); 0 for 32, for the generator
-    # what its preset says
-    bs:int=0,
-    accumulate:int=1,   # parts in which a batch is computed, where it does not fit into memory at once
-    checkpointing:bool=False, # generator: less memory for a third more time
-    start:str='',       # generator: weights to begin with (a name, a folder or a hub id)
-    encoder:str='',     # segmenter: a file with published weights of its backbone, where timm's hub cannot be reached
-    epochs:int=0,       # segmenter: so often over all photos, instead of --steps; the IoU is measured after each
-    loss:str='bce+dice',# segmenter: bce, dice, iou, or a sum of them
-    lr:float=0.,        # segmenter: peak learning rate; 0 for the recipe's
-    weight_decay:float=-1., # segmenter: of AdamW; 0 is Adam, -1 the recipe's
-    n_eval:int=0,        # segmenter: photos kept apart that it is measured on while it trains; 0 for all
-    pretrain:int=0,     # segmenter: steps of masked autoencoding before, on all photos
-    teacher:str='',     # segmenter: weights (a name, a folder or a hub id) that mark the photos of --unlabelled
-    unlabelled:str='',  # segmenter: folder of photos without masks, to learn from with a teacher's
-    device:str='auto',  # cpu, cuda or mps
-    # pixels: stop after about so long, with status 1; the same command again goes on exactly there. 0 for no end
-    minutes:float=0,
-    workers:int=0,      # pixels: processes that prepare pictures
+    **options # see `MessiTrainCfg`
 ):
     "Train the segmenter, a generator, the face finder's or the landmarks' network, and leave weights that --target or --segmenter can name"
+    opts = MessiTrainCfg(**options)
     from messi_anything.core import write_json
     from messi_anything.training import TrainCfg
-    dev,run = pick_device(device),Path(out)/f'{what}-{preset}'
+    dev,run = pick_device(opts.device),Path(out)/f'{what}-{preset}'
     from messi_anything.recipe import recipe_cfg, recipes
     from messi_anything.train_pixels import pixel_recipes
     cfg,among = None,dict(generator=recipes, pixels=pixel_recipes, pack=pixel_recipes).get(what)
@@ -482,34 +505,48 @@ def messi_train(
             **{
                 k: v
                 for k, v in (
-                    ('steps', steps or None),
-                    ('ct_steps', None if ct_steps < 0 else ct_steps),
-                    ('bs', bs or None),
-                    ('accumulate', accumulate),
-                    ('checkpointing', checkpointing),
+                    ('steps', opts.steps or None),
+                    ('ct_steps', None if opts.ct_steps < 0 else opts.ct_steps),
+                    ('bs', opts.bs or None),
+                    ('accumulate', opts.accumulate),
+                    ('checkpointing', opts.checkpointing),
                 )
                 if v is not None
             }
         )
-    steps,bs = (cfg.steps,cfg.bs) if cfg else (steps or 3600, bs or 32)
+    steps,bs = (cfg.steps,cfg.bs) if cfg else (opts.steps or 3600, opts.bs or 32)
     how = (
         f'messi_train {what} DATA --preset {preset} --steps {steps} --bs {bs}'
-        + (f' --accumulate {accumulate}' if accumulate > 1 else '')
-        + ' --checkpointing' * checkpointing
+        + (f' --accumulate {opts.accumulate}' if opts.accumulate > 1 else '')
+        + ' --checkpointing' * opts.checkpointing
     )
     if what=='segment':
         how += ''.join(
             f' --{k} {Path(v).name if isinstance(v, str) else v}'
-            for k, v in dict(encoder=encoder, pretrain=pretrain, teacher=teacher, unlabelled=unlabelled).items()
+            for k, v in dict(
+                encoder=opts.encoder, pretrain=opts.pretrain, teacher=opts.teacher, unlabelled=opts.unlabelled
+            ).items()
             if v
         )
-        more = SegmentTrainCfg(epochs, loss, lr, weight_decay, n_eval)
+        more = SegmentTrainCfg(opts.epochs, opts.loss, opts.lr, opts.weight_decay, opts.n_eval)
         how += ''.join(
             f' --{k.replace("_","-")} {v}'
-            for k, v in {**more.said(), **({} if loss == 'bce+dice' else dict(loss=loss))}.items()
+            for k, v in {**more.said(), **({} if opts.loss == 'bce+dice' else dict(loss=opts.loss))}.items()
         )
         net = train_segment(
-            data, out, preset, steps, bs, encoder, pretrain, teacher, unlabelled, dev, how, accumulate, more
+            data,
+            out,
+            preset,
+            steps,
+            bs,
+            opts.encoder,
+            opts.pretrain,
+            opts.teacher,
+            opts.unlabelled,
+            dev,
+            how,
+            opts.accumulate,
+            more,
         )
         if net is None: return 1
         if not _first(): return
@@ -517,15 +554,17 @@ def messi_train(
         from messi_anything.recipe import train_generator
         from messi_anything.text import save_words
         views,apart = generator_views(data, Path(out)/'cache', round(cfg.size*1.125))
-        how += f' --ct-steps {cfg.ct_steps}'+(f' --start {Path(start).name}' if start else '')
+        how += f' --ct-steps {cfg.ct_steps}'+(f' --start {Path(opts.start).name}' if opts.start else '')
         net = train_generator(
             views,
             run,
             cfg,
-            start or None,
+            opts.start or None,
             device=dev,
             command=how,
-            about=dict(start=Path(start).name, kept_apart=sorted(p.path.relative_to(data).as_posix() for p in apart)),
+            about=dict(
+                start=Path(opts.start).name, kept_apart=sorted(p.path.relative_to(data).as_posix() for p in apart)
+            ),
         )
         if not all(_finished(run/k, n) for k,n in (('edm',cfg.steps), ('ect',cfg.ct_steps)) if n): return 1
         make_folder(run/'weights')
@@ -538,7 +577,7 @@ def messi_train(
         cfg = TrainCfg(
             steps=steps,
             bs=3 * bs,
-            accumulate=accumulate,
+            accumulate=opts.accumulate,
             lr=2e-3,
             schedule='cosine',
             warmup=100,
@@ -575,8 +614,8 @@ def messi_train(
         print(head_pack(data, out, cfg.size))
         return
     elif what=='pixels':
-        how += f' --ct-steps {cfg.ct_steps}'+(f' --start {Path(start).name}' if start else '')
-        net = train_head_pixels(data, out, run, cfg, start, minutes, dev, workers, how)
+        how += f' --ct-steps {cfg.ct_steps}'+(f' --start {Path(opts.start).name}' if opts.start else '')
+        net = train_head_pixels(data, out, run, cfg, opts.start, opts.minutes, dev, opts.workers, how)
         if net is None: return 1
         write_json(make_folder(run/'weights')/'target.json', dict(name='messi', label=1, close=False))
         (run/'weights/README.md').write_text(_head_card(run, cfg), encoding='utf-8')

@@ -39,9 +39,11 @@ from messi_anything.headspace import (
 )
 from .headparts import head_parts
 from .heads import HeadInpainter, blur, even_hair, seen_faces, smooth_step
-from .directions import ParsedText, change_head, change_of, known_phrases, mesh_of, move_mesh, understand
+from .change_head import change_head, change_of, move_mesh
+from .directions import mesh_of
+from .phrases import ParsedText, known_phrases, understand
 from .pipeline import Result, dress, faces_of, in_words, load_segmenter, read, whole_seed
-from .directions import use_clip
+from .phrases import use_clip
 
 # %% auto #0
 __all__ = ['SIZE', 'PLAIN', 'EXPECTED', 'ENOUGH', 'vocabulary', 'draw_bust', 'draw_portrait', 'Portraits', 'generate', 'portrait',
