@@ -15,11 +15,12 @@ from .images import to_pil
 from .transforms import grow
 from .frames import mask_box
 from .segment import Person
+from .parts import BodyParts, body_parts
 from .inpaint import Edge, Inpainter, Painted, Plan, match_grain, soft_alpha, wide_window, window_tensor
 
 # %% auto #0
 __all__ = ['continue_into', 'FillCfg', 'PatchGrid', 'halved', 'fill_small', 'offsets', 'copy_pixels', 'hole_windows',
-           'continue_background', 'BackgroundInpainter', 'look_closer', 'removal_alpha']
+           'continue_background', 'BackgroundInpainter', 'look_closer', 'take_along', 'removal_alpha']
 
 # %% ../nbs/136_background.ipynb #be6fe379
 def continue_into(
@@ -480,6 +481,7 @@ class BackgroundInpainter(Inpainter):
         out,done = img.clone(),[o or self.deed for o in plan.notes]
         if not plan.todo: return Painted(out, torch.zeros(1,1,*img.shape[2:]), done)
         if self.segmenter is not None and plan.source=='segmenter': plan = look_closer(img[:1], plan, self.segmenter)
+        if plan.look is not None and plan.source=='segmenter': plan = self._with_things(img[:1], plan)
         alpha = removal_alpha(plan, cfg.edge)
         others = [i for i in range(len(plan.everybody)) if i not in plan.todo]
         stay = plan.mask(others) if others else None
@@ -487,6 +489,11 @@ class BackgroundInpainter(Inpainter):
             fill = continue_background(img[j:j+1], alpha, stay, int(seed), self.cfg)
             out[j:j+1] = torch.where(alpha>0, torch.lerp(img[j:j+1], fill, alpha), img[j:j+1])
         return Painted(out, alpha, done)
+
+    def _with_things(self, img, plan):
+        find,maps = plan.look
+        try: return take_along(img, body_parts(img, maps, segmenter=find), plan)
+        except ConfigError: return plan                                  # another segmenter's maps
 
 # %% ../nbs/136_background.ipynb #d7182fd2
 def look_closer(
@@ -526,6 +533,35 @@ def _joined(m, seed): # (h,w) bool: those pieces of `m` that touch `seed`, with 
     on[np.unique(pieces[seed.numpy()])] = True
     on[0] = False
     return torch.from_numpy(on[pieces])
+
+# %% ../nbs/136_background.ipynb #09252786
+def take_along(
+    img:Tensor,  # (1,3,H,W) in [-1,1]
+    parts:BodyParts,
+    plan:Plan,
+    most:float=.3, # of what a person covers; what is larger is no bag
+)->Plan:
+    "The same plan, with what people hold and wear on their feet: no bag hangs in the air when they are gone"
+    people = list(plan.people)
+    for i in plan.todo:
+        box,mask = people[i].box,people[i].mask
+        m = max(box.width, box.height)
+        near = Box(box.left-.25*m, box.top-.1*m, box.right+.25*m, box.bottom+.1*m).clip((img.shape[3],img.shape[2]))
+        l,t,r,b = (round(o) for o in near.astuple())
+        part = (...,slice(t, b),slice(l, r))
+        mine = mask[part]
+        other = torch.zeros_like(mine)
+        for j,o in enumerate([*people, *plan.others]):
+            if j!=i: torch.maximum(other, o.mask[part], out=other)
+        more = parts.on(('things','shoes'), Box(*map(float, (l,t,r,b))))*(other<.5)
+        touched = _grow(mine[0,0]>.5, max(1, round(.02*m)))                # a strap or a heel may be missing between
+        more = torch.where(more>.3, more, 0)*_joined(more[0,0]>.5, touched)
+        more = torch.maximum(mine, (1.6*more).clamp(max=1))
+        if more.sum()>(1+most)*mine.sum(): continue
+        mask = mask.clone()
+        mask[part] = more
+        people[i] = Person(mask_box(mask[0,0].numpy()) or box, people[i].score, mask)
+    return replace(plan, people=people)
 
 # %% ../nbs/136_background.ipynb #a8d01de5
 def removal_alpha(
