@@ -212,6 +212,13 @@ def fuzz():
     print(f'fuzz: {last[0]}')
     check('check', 'broken input ends in a result or in a sentence', [] if rc == 0 else out[-3000:])
 
+def release():
+    "The wheel in an empty environment, and the container's steps"
+    report = TMP/'release.json'
+    rc, out = run(f'python .ci/release.py --report "{report}"')
+    if not report.exists(): return check('check', 'the wheel can be built', out or f'exit status {rc}')
+    for name, bad in json.loads(report.read_text()).items(): check('check', name, bad)
+
 # The files
 
 def config():
@@ -357,6 +364,7 @@ def everything():
         second_command(cmds[1])
         table()
         fuzz()
+        release()
         tools()
     files()
     if not dirty: check('check', 'git status is empty', status())

@@ -24,7 +24,7 @@ from .landmarks import folded
 
 # %% auto #0
 __all__ = ['LANDMARKS', 'MIRROR', 'BACKENDS', 'Face', 'write_face_table', 'read_face_table', 'draw_faces', 'FaceCfg', 'FaceNet',
-           'FaceFinder', 'scan', 'with_mesh', 'read_landmarks', 'find_faces', 'face_net', 'face_logit']
+           'FaceFinder', 'scan', 'with_mesh', 'read_landmarks', 'find_faces', 'unsure_faces', 'face_net', 'face_logit']
 
 # %% ../nbs/040_faces.ipynb #dcc8cbd7
 LANDMARKS = landmark_names # right eye, left eye, nose, mouth, right ear, left ear
@@ -438,6 +438,19 @@ def _mediapipe_faces(img:Image.Image, score)->list:
         )
         out.append(Face(Box(b.xmin*w, b.ymin*h, (b.xmin+b.width)*w, (b.ymin+b.height)*h), float(o.score[0]), marks))
     return sorted(out, key=lambda f: -f.box.area)
+
+# %% ../nbs/040_faces.ipynb #f1d30a02
+def unsure_faces(
+    photo,             # anything `load_image` reads
+    score:float=.95,   # lowest score of a face
+    marks:float=.993,  # lowest score by the landmark network, of those under the usual one
+)->list:               # of `Face`, largest first
+    "The faces of a photo, with those that the finder is less sure of where the landmark network sees one as well"
+    img = load_image(photo)
+    within = lambda f: 0<=f.box.center[0]<=img.width and 0<=f.box.center[1]<=img.height
+    found = [f for f in _finder(score)(img) if within(f)]
+    sure = [f.score>=.997 or o.score>=marks for f,o in zip(found, read_landmarks(img, found))]
+    return with_mesh(img, [f for f,o in zip(found, sure) if o])
 
 # %% ../nbs/040_faces.ipynb #b3c34d77
 @functools.lru_cache(1)

@@ -18,7 +18,7 @@ from .background import BackgroundInpainter
 from .boxes import Box
 from .core import ConfigError, MessiError, regular_file
 from .cutouts import cutout as cut_out
-from .faces import Face, find_faces
+from .faces import Face, find_faces, unsure_faces
 from messi_anything.images import (
     LoadedPhoto, image_grid, in_float32, load_image, load_mask, load_photo, mask_to_pil, with_alpha,
 )
@@ -209,7 +209,7 @@ def faces_of(
         for i,p in enumerate(found.people):
             out[i] = match_faces([p], faces_within(img, p.box.scaled(1.2), default_face_finder()))[0]
     if None in out: # the segmenter's quick finder misses some: look at the whole photo, once
-        seen = find_faces(img)
+        seen = unsure_faces(img) or find_faces(img)
         out = [f or match_faces([p], seen)[0] for p,f in zip(found.people, out)]
     return out
 
