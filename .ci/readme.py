@@ -1,6 +1,7 @@
 """README.md is nbs/index.ipynb for people who come by GitHub: this makes it, without Quarto.
 
-    python .ci/readme.py           write README.md, its pictures, nbs/images/readme_*, and the commands' help pages
+    python .ci/readme.py           write README.md, its pictures, nbs/images/readme_*, the commands' help pages, and the notebooks' cell
+                                   for Colab (hub.py)
     python .ci/readme.py --check   change nothing; say what differs, exit status 1 if anything does
 """
 import argparse, os, posixpath, re, sys
@@ -124,11 +125,14 @@ def main():
     ap.add_argument('--check', action='store_true', help='compare only')
     args = ap.parse_args()
     os.chdir(ROOT)
+    import hub
+    if not args.check and (moved := hub.put()): print(f'{len(moved)} notebooks have a new cell for Colab')
     text, pictures = render()
     diffs = list(differences(text, pictures))
     from messi_anything.commands import old_pages, write_pages
     if args.check:
         diffs += [f'the kept help page of {o} is not what the command says' for o in old_pages()]
+        diffs += hub.differences()
         for o in diffs: print(o)
         if diffs: sys.exit('run: python .ci/readme.py')
         return print('README.md is what nbs/index.ipynb gives')

@@ -230,7 +230,7 @@ def fit_outline(
 def turned_back(
     at:Placement,
     calm:float=25.,  # degrees of yaw up to which a head stays as it is
-    share:float=.3,  # of what is beyond, so much stays
+    share:float=.1,  # of what is beyond, so much stays
 )->Placement:
     "Turn the landmarks of a head that is turned far about its upright axis, so that its mesh does not fold"
     p = at.landmarks[0].double().numpy()
