@@ -816,7 +816,9 @@ def _garments(W, kit, face, back, hair, tone):
         W.torso,arms = with_arms(W.torso, W.look, worn[0,0], hem, seen and seen[2])
         arms = torch.maximum(arms, forearms(W.torso, W.look, W.coarse('skin')[0,0], worn[0,0]))
         share = _with_hem(W, share, hem, arms)
-        share = share*_apart(split()[0])*_bulk(split()[0], .14*W.torso.unit)
+        u,v = W.torso.coordinates(*W.size)
+        share = share*_apart(split()[0], far=(u.abs()>2.2)|(v<-.2))        # somebody else's shirt
+        share = share*_bulk(split()[0], .14*W.torso.unit)
         shirt,lower = split()
         if kit.below: goes_on = _goes_on(W, shirt, lower, hem)
     if seen: cloth = cloth*_below_face(seen, W.size)
@@ -933,12 +935,14 @@ def _bulk(on, radius, reach=3): # (1,1,h,w) weights -> 0 at what is thinner than
     thick = binary_dilation(binary_dilation(thick&m, iterations=max(1, round(reach*r)), mask=m), iterations=2)
     return blur(torch.from_numpy(thick[n:-n,n:-n]).float()[None,None], .7)
 
-def _apart(on, least=.06): # (1,1,h,w) weights -> 0 at what is small and lies apart, else 1
+def _apart(on, least=.06, far=None): # (1,1,h,w) weights -> 0 at what is small, or mostly `far`, and lies apart, else 1
     from scipy.ndimage import binary_dilation, label
     names,n = label(on[0,0].numpy()>.3)
     if n<2: return torch.ones_like(on)
     size = np.bincount(names.ravel())[1:]
-    kept = np.isin(names, 1+np.nonzero(size>=least*size.max())[0])
+    there = size>=least*size.max()
+    if far is not None: there &= np.bincount(names.ravel(), far.numpy().ravel())[1:]<=.5*size
+    kept = np.isin(names, 1+np.nonzero(there)[0])
     gone = binary_dilation((names>0)&~kept, iterations=4)&~binary_dilation(kept, iterations=2)
     return torch.from_numpy(~gone).float()[None,None]
 
