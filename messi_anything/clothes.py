@@ -18,10 +18,10 @@ from .parts import BodyParts, body_parts, guide
 from .heads import blur, smooth_step
 
 # %% auto #0
-__all__ = ['PATTERNS', 'FLOOR', 'FOLDS', 'SHEEN', 'WORK', 'BEND', 'DOUBT', 'LONGEST', 'HIP', 'Kit', 'kit_from_dict', 'Wardrobe',
-           'wardrobe_of', 'choose_kit', 'luma', 'opponent', 'log_light', 'cloth_colours', 'solve_poisson', 'Shading',
-           'shading_of', 'local_mean', 'Torso', 'torso_of', 'with_arms', 'forearms', 'rgb_of', 'paint_kit', 'PhotoTone',
-           'tone_of', 'shaded', 'Dressed', 'dress', 'kit_from']
+__all__ = ['PATTERNS', 'FLOOR', 'FOLDS', 'SHEEN', 'WORK', 'BEND', 'DOUBT', 'GRAIN', 'LONGEST', 'HIP', 'Kit', 'kit_from_dict',
+           'Wardrobe', 'wardrobe_of', 'choose_kit', 'luma', 'opponent', 'log_light', 'cloth_colours', 'solve_poisson',
+           'Shading', 'shading_of', 'local_mean', 'Torso', 'torso_of', 'with_arms', 'forearms', 'rgb_of', 'paint_kit',
+           'PhotoTone', 'tone_of', 'shaded', 'Dressed', 'dress', 'kit_from']
 
 # %% ../nbs/156_clothes.ipynb #80d67c5e
 PATTERNS = ('plain', 'stripes', 'hoops', 'halves', 'sash', 'centre')
@@ -674,16 +674,32 @@ def dress(
         alpha = blur(alpha, .6)
         alpha = torch.where(alpha>.02, alpha, 0)
         changed[g.part] = torch.maximum(changed[g.part], alpha)
+        calm = _calm(img, g, maps, alpha, shading.floor)
         for rows,band in g.bands():
             some = alpha[...,rows,:]
             if not some.any(): continue
             x,light = out[band.part]/2+.5,log_light(img[band.part]/2+.5, shading.floor)
             log,keep,was,u,v = band.up(maps)[0]
-            new = tone.on_line(shaded(paint(torch.stack([u, v]), band)[None], (log+keep*(light[0,0]-was))[None,None]))
+            log = (.4+.6*calm)*log+calm*keep*(light[0,0]-was)
+            new = tone.on_line(shaded(paint(torch.stack([u, v]), band)[None], log[None,None]))
             out[band.part] = torch.where(some>0, ((x+(new-x)*some)*2-1).clamp(-1, 1), out[band.part])
         what += (name,)
         if name=='shirt': patterned = shading.patterned
     return Dressed(out, changed, what, patterned, '' if what else W.why)
+
+GRAIN = .025 # e-folds by which a pixel may stray from its neighbours: the grain of black cloth must not become glitter
+
+def _calm(img, g, maps, on, floor)->float: # by how much fine detail is taken back, from the middle of the garment
+    _,ys,xs = g.part
+    t,l = (max(o.start, (o.start+o.stop)//2-160) for o in (ys,xs))
+    b,r = min(ys.stop, t+320),min(xs.stop, l+320)
+    near = _Garment(g.W, l, t, r, b)
+    _,keep,was,_,_ = near.up(maps)[0]
+    d = (keep*(log_light(img[near.part]/2+.5, floor)[0,0]-was))[None,None]
+    here = (on[...,t-ys.start:b-ys.start,l-xs.start:r-xs.start]>.5)&(keep>.3)
+    if here.sum()<50: return 1.
+    astray = (d-F.avg_pool2d(d, 3, 1, 1, count_include_pad=False)).abs()[here].mean().item()
+    return min(1., GRAIN/max(astray, 1e-4))
 
 # %% ../nbs/156_clothes.ipynb #06437000
 def _around(img, box): # l,t,r,b in whole pixels of the photo
