@@ -4,7 +4,7 @@
 
 # %% ../nbs/186_batch.ipynb #90902133
 from __future__ import annotations
-import dataclasses, hashlib, inspect, json, sys, time
+import dataclasses, hashlib, json, sys, time
 from fastcore.meta import delegates
 from pathlib import Path
 from messi_anything.core import (
@@ -12,12 +12,12 @@ from messi_anything.core import (
     read_json, regular_file, say, short_name, user_path,
 )
 from .images import load_image, load_mask, mask_to_pil
+from .options import with_options
 from messi_anything.pipeline import (
     NOBODY, ReplaceCfg, example_photo, file_hash, fingerprint, options_of, png_of, replace, stamp_of,
 )
 from .provenance import check_free, list_images, made_here, save_image
 from .segment import choice
-from .options import with_options
 
 # %% auto #0
 __all__ = ['MANIFEST', 'read_manifest', 'replace_many', 'settings_text', 'read_settings', 'messi_replace', 'main_replace']

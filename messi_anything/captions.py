@@ -4,9 +4,8 @@
 
 # %% ../nbs/120_captions.ipynb #b2112cec
 from __future__ import annotations
-import re
-from pathlib import Path
-import numpy as np, torch
+import re, torch
+import numpy as np
 from PIL import Image
 from .boxes import Box
 from .core import ConfigError, DataError

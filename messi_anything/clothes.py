@@ -4,18 +4,19 @@
 
 # %% ../nbs/156_clothes.ipynb #f851b938
 from __future__ import annotations
-import json, math, re
-from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
-import numpy as np, torch, torch.nn.functional as F
-from torch import Tensor
+import json, math, re, torch
+import numpy as np
+import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from torch import Tensor
 from .boxes import Box
 from .core import ConfigError, ImageError, MessiError
-from .images import load_image, to_tensor
-from .weights import find_weights
-from .parts import BodyParts, body_parts, guide
 from .heads import blur, smooth_step
+from .images import load_image, to_tensor
+from .parts import BodyParts, body_parts, guide
+from .weights import find_weights
 
 # %% auto #0
 __all__ = ['PATTERNS', 'FLOOR', 'FOLDS', 'SHEEN', 'WORK', 'BEND', 'DOUBT', 'GRAIN', 'LONGEST', 'HIP', 'Kit', 'kit_from_dict',

@@ -5,30 +5,23 @@
 # %% ../nbs/340_evaluate.ipynb #e739c0c9
 from __future__ import annotations
 import math
-from dataclasses import asdict, dataclass
-from pathlib import Path
-import numpy as np, torch
+import numpy as np
 from PIL import Image
+from dataclasses import asdict, dataclass
 from fastcore.basics import store_attr
+from pathlib import Path
 from tqdm.auto import tqdm
 from .boxes import Box
-from .core import ConfigError, DataError, command
-from .images import load_image, to_tensor
-from .provenance import list_images, made_here
-from .faces import BACKENDS, Face, find_faces, read_landmarks
-from messi_anything.headspace import (
-    control_points,
-    between_eyes,
-    head_space,
-    light_of,
-    oval_radius,
-    place_head,
-    texture_of,
-)
-from .heads import aligned_crop
-from .pipeline import ReplaceCfg, replace
+from .core import ConfigError, DataError, command, write_json
 from .embedding import FaceEmbedding
-from .core import write_json
+from .faces import BACKENDS, Face, find_faces, read_landmarks
+from .heads import aligned_crop
+from messi_anything.headspace import (
+    between_eyes, control_points, head_space, light_of, oval_radius, place_head, texture_of,
+)
+from .images import load_image, to_tensor
+from .pipeline import ReplaceCfg, replace
+from .provenance import list_images, made_here
 
 # %% auto #0
 __all__ = ['SAME', 'BANDS', 'FaceScore', 'face_sharpness', 'light_direction', 'FaceJudge', 'target_center', 'face_table',

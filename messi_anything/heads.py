@@ -4,43 +4,25 @@
 
 # %% ../nbs/152_heads.ipynb #41e9ac8c
 from __future__ import annotations
-import functools, math
+import math, torch
+import numpy as np
+import torch.nn.functional as F
 from dataclasses import dataclass, replace
-import numpy as np, torch, torch.nn.functional as F
 from torch import Tensor
+from .background import FillCfg, continue_background, continue_into, hole_windows
 from .boxes import Box
 from .core import ConfigError, DataError
-from .images import to_pil
-from .transforms import grow
 from .faces import read_landmarks
-from .landmarks import FACE_OVAL
 from .headparts import head_parts
 from messi_anything.headspace import (
-    CROP,
-    EYES_APART,
-    Placement,
-    HeadSpace,
-    HeadTarget,
-    between_eyes,
-    control_points,
-    face_region,
-    head_outline,
-    head_space,
-    head_target,
-    head_yaw,
-    known_of,
-    oval_radius,
-    place_head,
-    ray_directions,
-    sample_heads,
-    smooth_outline,
-    texture_coordinates,
-    texture_of,
-    to_luma_chroma,
-    to_rgb,
+    CROP, EYES_APART, HeadSpace, HeadTarget, Placement, between_eyes, control_points, face_region, head_outline,
+    head_space, head_target, head_yaw, known_of, oval_radius, place_head, ray_directions, sample_heads,
+    smooth_outline, texture_coordinates, texture_of, to_luma_chroma, to_rgb,
 )
-from .inpaint import Inpainter, Painted, Plan, LEFT, match_grain
-from .background import FillCfg, continue_background, continue_into, hole_windows
+from .images import to_pil
+from .inpaint import Inpainter, LEFT, Painted, Plan, match_grain
+from .landmarks import FACE_OVAL
+from .transforms import grow
 
 # %% auto #0
 __all__ = ['BEHIND_HAIR', 'blur', 'smooth_step', 'NewHead', 'aligned_crop', 'match_tone', 'gradient_energy', 'match_sharpness',

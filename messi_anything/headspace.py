@@ -4,12 +4,13 @@
 
 # %% ../nbs/140_headspace.ipynb #e739c7e1
 from __future__ import annotations
-import functools, math
+import functools, math, torch
+import numpy as np
+import torch.nn.functional as F
 from dataclasses import dataclass
 from pathlib import Path
-import numpy as np, torch, torch.nn.functional as F
-from torch import nn, Tensor
-from .core import ConfigError, DataError, ImageError, WeightsError, read_json
+from torch import Tensor, nn
+from .core import ConfigError, DataError, WeightsError, read_json
 from .landmarks import FACE_OVAL
 from .weights import Pretrained, find_weights
 

@@ -4,14 +4,15 @@
 
 # %% ../nbs/148_identity.ipynb #9a4f23b5
 from __future__ import annotations
-import functools, json
+import functools, json, torch
+import numpy as np
+import torch.nn.functional as F
 from dataclasses import dataclass
 from pathlib import Path
-import numpy as np, torch, torch.nn.functional as F
-from torch import nn, Tensor
-from .core import ConfigError, DataError
-from .weights import Pretrained, find_weights
+from torch import Tensor, nn
+from .core import ConfigError
 from .headspace import N_KNOWN, VIEWS, face_region, quantised
+from .weights import Pretrained, find_weights
 
 # %% auto #0
 __all__ = ['levelled_face', 'HeadIdentityCfg', 'IdentityView', 'HeadIdentity', 'fit_identity_view', 'fit_identity',

@@ -16,7 +16,7 @@ from pathlib import Path
 from torch import Tensor
 from .background import BackgroundInpainter
 from .boxes import Box
-from .core import ConfigError, MessiError, regular_file
+from .core import ConfigError, MessiError, moved_names, regular_file
 from .cutouts import cutout as cut_out
 from .faces import Face, find_faces, unsure_faces
 from messi_anything.images import (
@@ -25,11 +25,10 @@ from messi_anything.images import (
 from messi_anything.inpaint import (
     BestOf, Edge, Inpainter, LEFT, Painted, PixelInpainter, Plan, STEPS, check_tries, paint_photo, start_levels,
 )
+from .options import Options, option
 from .provenance import noted, save_image
 from .segment import Segmenter, check_choice, default_face_finder, faces_within, from_mask
 from .weights import find_weights, pick_device
-from .core import moved_names
-from .options import EVERYWHERE, Options, option
 
 # %% auto #0
 __all__ = ['MODES', 'DEFAULT_MODE', 'NOBODY', 'example_photo', 'ReplaceCfg', 'whole_seed', 'read', 'match_faces', 'faces_of',

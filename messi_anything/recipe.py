@@ -9,18 +9,15 @@ import numpy as np
 import torch.nn.functional as F
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from torch import Tensor
 from .adversarial import AdversarialLoss, Discriminator, GuidedECTLoss
 from .captions import fact_names
 from .consistency import Denoiser, ECTLoss, EDMLoss
-from .core import ConfigError, DataError
-from .inpaint import hole_condition
+from .core import ConfigError, DataError, moved_names
 from .text import TextConditionedUNet, add_text_encoder, read_words
 from .training import TrainCfg, Trainer
 from .unet import UNet, UNetCfg, unet_cfg
 from .views import FillLoss, HoleSet, Views, balance
 from .weights import find_weights, pick_device
-from .core import moved_names
 
 # %% auto #0
 __all__ = ['recipes', 'RecipeCfg', 'recipe_cfg', 'recipe_net', 'drawn_shares', 'stages', 'stage_loss', 'train_stages',

@@ -6,20 +6,20 @@
 __all__ = ['to_uint8', 'save_npz', 'show_npz', 'published_samples', 'write_samples', 'messi_sample', 'main_sample']
 
 # %% ../nbs/330_sample.ipynb #45244fb5
-import sys
-from pathlib import Path
-import numpy as np, torch
-from torch import Tensor
+import sys, torch
+import numpy as np
 from PIL import Image
-from .consistency import Denoiser, SIGMA_MAX, SIGMA_MIN, karras_sigmas, sample_consistency
+from pathlib import Path
+from torch import Tensor
+from .consistency import Denoiser, karras_sigmas, sample_consistency
+from .core import ConfigError, atomic_path, check_writable, command, make_folder, user_path
 from .extract import Samples, load_npz
 from .fid import target_samples
-from .core import ConfigError, atomic_path, check_writable, command, make_folder, user_path
 from .images import image_grid
 from .provenance import save_image
-from .weights import pick_device, precision
 from .published import load_published
 from .unet import UNet
+from .weights import pick_device, precision
 
 # %% ../nbs/330_sample.ipynb #0636286c
 def to_uint8(

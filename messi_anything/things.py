@@ -6,17 +6,18 @@
 __all__ = ['bystanders', 'take_away', 'stand', 'put_picture']
 
 # %% ../nbs/188_things.ipynb #3c782239
-import numpy as np, torch
-from torch import Tensor
-from pathlib import Path
+import torch
+import numpy as np
 from PIL import Image
-from .core import ConfigError
-from .images import load_mask, to_tensor
-from .frames import mask_box
-from .segment import Segmenter, from_mask
-from .inpaint import Plan, paint_photo
+from pathlib import Path
+from torch import Tensor
 from .background import BackgroundInpainter
+from .core import ConfigError
+from .frames import mask_box
+from .images import load_mask
+from .inpaint import Plan, paint_photo
 from .pipeline import Laps, ReplaceCfg, Result, dress, read
+from .segment import Segmenter, from_mask
 
 # %% ../nbs/188_things.ipynb #b4e7deda
 def bystanders(

@@ -10,18 +10,17 @@ import torch.nn.functional as F
 from PIL import Image
 from dataclasses import dataclass
 from torch import Tensor
-from .holes import blob_hole, box_hole, stroke_hole
-from .transforms import grow
-from .wear import random_props, wear
 from .boxes import Box
 from .captions import caption, fact_names, mirrored, view_facts
 from .consistency import Denoiser
 from .core import DataError, atomic_path
 from .frames import Frame, face_frame, mask_box, person_window, photo_mask
-from .inpaint import hole_condition
+from .holes import blob_hole, box_hole, stroke_hole
+from .inpaint import condition_of
 from .packing import Packed
 from .text import TextEncoder
-from .inpaint import condition_of
+from .transforms import grow
+from .wear import random_props, wear
 
 # %% auto #0
 __all__ = ['ROOM', 'Views', 'close_frame', 'pack_views', 'below', 'above', 'HoleSet', 'FillLoss', 'balance']

@@ -4,46 +4,31 @@
 
 # %% ../nbs/450_words.ipynb #c07f9467
 from __future__ import annotations
-import io, math, warnings
-from dataclasses import dataclass
-from pathlib import Path
-import numpy as np, torch, torch.nn.functional as F
-from torch import Tensor
+import io, math, torch, warnings
+import numpy as np
+import torch.nn.functional as F
 from PIL import Image, ImageDraw
+from dataclasses import dataclass
 from fastcore.basics import patch
-from .core import ConfigError, command, positional, say, short_name, user_path
-from .images import image_grid, load_mask, to_pil, to_tensor
-from .provenance import check_free, noted, save_image
-from .core import make_folder
-from .landmarks import FACE_OVAL, landmark_net
+from pathlib import Path
+from torch import Tensor
+from .change_head import change_head, change_of, move_mesh
+from .core import ConfigError, command, make_folder, positional, say, short_name, user_path
+from .directions import mesh_of
 from .faces import find_faces
-from .segment import check_choice, choice, from_mask
-from .inpaint import LEFT
-from messi_anything.headspace import (
-    CROP,
-    EYES_APART,
-    HeadTarget,
-    between_eyes,
-    control_points,
-    face_region,
-    head_space,
-    head_target,
-    known_of,
-    light_of,
-    oval_radius,
-    place_head,
-    ray_directions,
-    sample_heads,
-    smooth_outline,
-    texture_coordinates,
-)
 from .headparts import head_parts
 from .heads import HeadInpainter, blur, even_hair, seen_faces, smooth_step
-from .change_head import change_head, change_of, move_mesh
-from .directions import mesh_of
-from .phrases import ParsedText, known_phrases, understand
+from messi_anything.headspace import (
+    CROP, EYES_APART, HeadTarget, between_eyes, control_points, face_region, head_space, head_target, known_of,
+    light_of, oval_radius, place_head, ray_directions, sample_heads, smooth_outline, texture_coordinates,
+)
+from .images import image_grid, load_mask, to_pil, to_tensor
+from .inpaint import LEFT
+from .landmarks import FACE_OVAL, landmark_net
+from .phrases import ParsedText, known_phrases, understand, use_clip
 from .pipeline import Result, dress, faces_of, in_words, load_segmenter, read, whole_seed
-from .phrases import use_clip
+from .provenance import check_free, noted, save_image
+from .segment import check_choice, choice
 
 # %% auto #0
 __all__ = ['SIZE', 'PLAIN', 'EXPECTED', 'ENOUGH', 'vocabulary', 'draw_bust', 'draw_portrait', 'Portraits', 'generate', 'portrait',
