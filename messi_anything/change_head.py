@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor
 from .background import continue_background
 from .boxes import Box
-from .clothes import Kit, Wardrobe
+from .kits import Kit, Wardrobe
 from .core import ConfigError, DataError
 from messi_anything.directions import (
     LOWER_LIP, SHAPES, TEXTURES, UPPER_LIP, load_directions, mesh_of, out_of_frame, own_frame, texture_numbers,

@@ -13,7 +13,8 @@ from .core import ConfigError
 from .segment import Segmenter
 from .parts import BodyParts, body_parts
 from .heads import HeadInpainter, seen_faces, smooth_step
-from .clothes import Wardrobe, choose_kit, dress, wardrobe_of
+from .clothes import dress
+from .kits import Wardrobe, choose_kit, wardrobe_of
 from .inpaint import Inpainter, LEFT, Painted, Plan
 
 # %% auto #0

@@ -15,7 +15,7 @@ from fastcore.meta import delegates
 from pathlib import Path
 from .batch import settings_text
 from .click import click_model, read_clicks
-from .clothes import wardrobe_of
+from .kits import wardrobe_of
 from .core import ConfigError, ImageError, user_path
 from .cutouts import cutout
 from .phrases import understand

@@ -14,7 +14,7 @@ from PIL import Image, ImageColor, ImageDraw
 from fastcore.basics import patch
 from pathlib import Path
 from .click import click_model
-from .clothes import Kit, wardrobe_of
+from .kits import Kit, wardrobe_of
 from .core import ConfigError, DataError, MessiError, command, make_folder
 from .images import load_image, mask_to_pil
 from .person_heads import CONSENT
