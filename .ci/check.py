@@ -307,11 +307,16 @@ READERS = {'imread', 'read_image', 'decode_image', 'default_loader', 'verify'}
 def reader_troubles():
     "Pictures are opened with the list of raster formats only: other readers call programs, or open what is inside a file"
     for f in sorted((ROOT/config()['lib_path']).glob('*.py')):
-        for o in ast.walk(ast.parse(f.read_text(encoding='utf-8'))):
+        tree = ast.parse(f.read_text(encoding='utf-8'))
+        ours = {o.name for o in tree.body if isinstance(o, ast.FunctionDef)}
+        for o in ast.walk(tree):
+            if isinstance(o, ast.ImportFrom) and (o.module or '').startswith('messi_anything') or isinstance(o, ast.ImportFrom) and o.level:
+                ours |= {a.name for a in o.names}
+        for o in ast.walk(tree):
             if not isinstance(o, ast.Call): continue
             name, of = getattr(o.func, 'attr', getattr(o.func, 'id', '')), getattr(getattr(o.func, 'value', None), 'id', '')
             bare = name == 'open' and of in ('Image', 'PILImage', 'PIL') and not any(k.arg == 'formats' for k in o.keywords)
-            if bare or name in READERS: yield f'{f.name}, line {o.lineno}: {of+"."*bool(of)}{name} without formats=: use open_image or load_image'
+            if bare or name in READERS and (of or name not in ours): yield f'{f.name}, line {o.lineno}: {of+"."*bool(of)}{name} without formats=: use open_image or load_image'
 
 TOP = {'nbs', 'messi_anything', 'settings.ini', 'setup.py', '_quarto.yml', 'README.md', 'LICENSE', 'MANIFEST.in',
        'environment.yml', 'Dockerfile', '.dockerignore', 'CHANGELOG.md', 'CITATION.cff', 'SECURITY.md',

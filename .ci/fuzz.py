@@ -103,7 +103,7 @@ class Stub:
         import torch
         from dataclasses import dataclass
         from torch import nn
-        from messi_anything.training import Pretrained
+        from messi_anything.weights import Pretrained
         @dataclass(frozen=True)
         class Cfg: width: int = 4; mult: tuple = (1, 2); name: str = 'x'
         class Net(nn.Module, Pretrained):
@@ -119,7 +119,8 @@ class Stub:
         import numpy as np, torch
         from messi_anything.inpaint import Inpainter
         from messi_anything.segment import from_mask
-        from messi_anything.serve import ServeCfg, create_app
+        from messi_anything.requests import ServeCfg
+        from messi_anything.serve import create_app
         class Plain(Inpainter):
             size, name = 16, 'plain'
             def __call__(self, img, hole, seeds, steps=5): return torch.zeros_like(img)
@@ -137,7 +138,8 @@ stub = Stub()
 
 @kind(500)
 def image(rng):
-    from messi_anything.images import load_image, load_photo, read_provenance
+    from messi_anything.images import load_image, load_photo
+    from messi_anything.provenance import read_provenance
     data = mutated(rng.choice(stub.pictures), rng)
     with contextlib.suppress(ValueError): read_provenance(data)                     # bytes of length 0 are a MessiError, which is one
     out = rng.choice((load_image, load_photo))(data, max_pixels=4_000_000)
@@ -163,13 +165,14 @@ def array(rng):
 
 @kind(120)
 def provenance(rng):
-    from messi_anything.images import read_provenance, told, _xmp
-    packet = _xmp(dict(target='somebody', seed=3, kind=rng.choice(('composite', 'generated', 'cutout'))))
-    told(read_provenance(mutated(packet, rng)*rng.randint(1, 3)))
+    from messi_anything.provenance import describe_provenance, read_provenance, xmp_packet
+    packet = xmp_packet(dict(target='somebody', seed=3, kind=rng.choice(('composite', 'generated', 'cutout'))))
+    describe_provenance(read_provenance(mutated(packet, rng)*rng.randint(1, 3)))
 
 @kind(300)
 def settings(rng):
-    from messi_anything.pipeline import ReplaceCfg, read_settings, settings_text
+    from messi_anything.batch import read_settings, settings_text
+    from messi_anything.pipeline import ReplaceCfg
     base = json.loads(settings_text(ReplaceCfg(people=[0, (3, 4.5)], seed=4, mode='image', strength=.5, n=2), mark='0123456789abcdef'))
     text = as_json(nested(base, rng)) if rng.random() < .8 else mutated(as_json(base).encode(), rng).decode('utf-8', 'replace')
     if rng.random() < .3:
@@ -187,11 +190,11 @@ def option(rng):
 
 @kind(150)
 def field(rng):
-    from messi_anything.serve import Wish
+    from messi_anything.requests import ReplaceRequest
     from messi_anything.pipeline import ReplaceCfg
     names = [*ReplaceCfg.options('service'), 'format', 'quality']
     words = ['all', '0;1', '1,2', '1,2,3,4', '14', '.5', '1e9', 'nan', '-0', '٣', '9'*400, 'png', 'image', 'head', 'with a hat', '\0', '\ud800', ' ', 'x'*999]
-    Wish.read({rng.choice(names): rng.choice(words) if rng.random() < .7 else mutated(rng.choice(words).encode('utf-8', 'ignore') or b'x', rng).decode('latin-1') for _ in range(3)})
+    ReplaceRequest.read({rng.choice(names): rng.choice(words) if rng.random() < .7 else mutated(rng.choice(words).encode('utf-8', 'ignore') or b'x', rng).decode('latin-1') for _ in range(3)})
 
 def ask(app, method, path, headers, body, chunks=3):
     "One request to an ASGI application: status, body"
@@ -210,7 +213,7 @@ def ask(app, method, path, headers, body, chunks=3):
 
 @kind(120)
 def request(rng):
-    from messi_anything.images import MessiError
+    from messi_anything.core import MessiError
     part = lambda name, data, file: f'--b\r\nContent-Disposition: form-data; name="{name}"{"; filename=x" if file else ""}\r\n\r\n'.encode()+data+b'\r\n'
     picture = lambda: rng.choice(stub.pictures) if rng.random() < .6 else mutated(rng.choice(stub.pictures), rng)
     parts = [part('photo', picture(), True)]
@@ -243,13 +246,13 @@ def zipped(entries, rng):
 @kind(120)
 def zip_file(rng):
     from messi_anything.registry import check_target, unzip_target
-    from messi_anything.serve import ServeCfg
-    from messi_anything.studio import pictures_in
+    from messi_anything.requests import ServeCfg
+    from messi_anything.studio import images_in
     names = ('a.png', 'A.PNG', '../../up.png', '/abs.png', 'C:\\x.png', 'config.json', 'model.safetensors', 'target.json', 'x.pkl', 'a/b/c.png', 'x'*300+'.png', 'nul\0.png', '..')
     entries = [(rng.choice(names), rng.choice([b'', b'\0'*10_000, *stub.pictures[:3], *stub.net[1].values()]), rng.choice((0o100644, 0o120777, 0o040755, 0))) for _ in range(rng.randint(0, 6))]
     data = zipped(entries, rng)
     if rng.random() < .5: data = mutated(data, rng)
-    if rng.random() < .5: return list(pictures_in(data, ServeCfg(max_mb=.1), 10))
+    if rng.random() < .5: return list(images_in(data, ServeCfg(max_mb=.1), 10))
     (stub.folder/'t.zip').write_bytes(data)
     with tempfile.TemporaryDirectory(dir=stub.folder) as d:
         (Path(d)/'in').mkdir()
@@ -275,18 +278,18 @@ def weights(rng):
 
 @kind(120)
 def annotations(rng):
-    from messi_anything.data import judge, read_coco
+    from messi_anything.data import check_annotation, read_coco
     base = dict(images=[dict(id=1, file_name='a.jpg', width=32, height=24, coco_url='http://127.0.0.1/a.jpg')], categories=[dict(id=1, name='person')],
                 annotations=[dict(id=1, image_id=1, category_id=1, iscrowd=0, area=50, bbox=[1, 2, 10, 10], segmentation=[[1, 2, 11, 2, 11, 12]])])
     f = stub.folder/'coco.json'
     f.write_bytes(as_json(nested(base, rng)).encode('utf-8', 'surrogatepass') if rng.random() < .8 else mutated(json.dumps(base).encode(), rng))
-    for im in read_coco(f)[0]: judge(im, 3, .01)
+    for im in read_coco(f)[0]: check_annotation(im, 3, .01)
 
 # Running
 
 def one(name, i, seed, show=False):
     "One case: 'result', 'sentence' or 'failed', and why"
-    from messi_anything.images import MessiError
+    from messi_anything.core import MessiError
     rng = random.Random(f'{seed} {name} {i}')
     def late(*_): raise TimeoutError(f'no end after {LIMIT} s')
     if hasattr(signal, 'SIGALRM'):
