@@ -25,10 +25,10 @@ from .landmarks import FACE_OVAL
 from .transforms import grow
 
 # %% auto #0
-__all__ = ['BEHIND_HAIR', 'blur', 'smooth_step', 'NewHead', 'aligned_crop', 'match_tone', 'gradient_energy', 'match_sharpness',
-           'throat', 'without_sunglasses', 'old_outline', 'fit_outline', 'turned_back', 'even_hair', 'HeadPlace',
-           'DrawnHead', 'make_head', 'old_texture', 'colour_density', 'Below', 'look_below', 'erase', 'seen_faces',
-           'steady_temperature', 'HeadInpainter', 'put_in']
+__all__ = ['BEHIND_HAIR', 'blur', 'smooth_step', 'NewHead', 'aligned_crop', 'colour_line', 'on_line', 'match_tone',
+           'gradient_energy', 'match_sharpness', 'throat', 'without_sunglasses', 'old_outline', 'fit_outline',
+           'turned_back', 'even_hair', 'HeadPlace', 'DrawnHead', 'make_head', 'old_texture', 'colour_density', 'Below',
+           'look_below', 'erase', 'seen_faces', 'steady_temperature', 'HeadInpainter', 'put_in']
 
 # %% ../nbs/152_heads.ipynb #c4c8c2f9
 def blur(
@@ -95,29 +95,44 @@ def aligned_crop(
     out = F.grid_sample(x, grid[None], padding_mode='border', align_corners=False)
     return out.flip(3) if at.mirrored else out
 
+# %% ../nbs/152_heads.ipynb #5ad1a002
+_luma = torch.tensor([.299,.587,.114])
+
+def colour_line(
+    x:Tensor,         # (1,3,h,w) in [0,1], a photo, or a head with what is around it
+    most:float=.035,  # how far off the line a colour may lie, but for one pixel in a hundred
+)->tuple:             # (3,1,1) slope and offset of the chroma over luma; None for a photo with colours
+    "The line on which all colours of a toned photo lie (least squares)"
+    rgb = x[0].flatten(1)
+    y = (rgb*_luma[:,None]).sum(0)
+    at = torch.stack([y, torch.ones_like(y)], 1)
+    line = torch.linalg.lstsq(at, (rgb-y).T).solution                      # (2,3)
+    off = ((rgb-y).T-at@line).abs().amax(1)
+    if off.kthvalue(max(1, math.ceil(.99*len(off)))).values>=most: return None
+    return tuple(o.view(3,1,1) for o in line)
+
+def on_line(
+    luma:Tensor, # (b,1,h,w)
+    line:tuple,  # see `colour_line`
+)->Tensor:       # (b,3,h,w)
+    "Colours of a toned photo, by their brightness"
+    return luma+luma*line[0]+line[1]
+
 # %% ../nbs/152_heads.ipynb #c63dcb60
 def match_tone(
     texture:Tensor, # (1,3,n,n) the new head
     old:Tensor,     # (1,3,n,n) the old face, warped alike
     luma:float=.6, chroma:float=.5, # shares of the difference that are taken over
+    line:tuple=None,# of a toned photo, see `colour_line`
 )->tuple:           # (1,3,n,n); (3,) what the new face is more than the old one
     "Bring the colours of a new face towards those of the old one"
-    face,w = face_region(texture.shape[-1]),torch.tensor([.299,.587,.114])
-    there = old[0][:,face].mean(1)
-    if (old[0][:,face].amax(0)-old[0][:,face].amin(0)).mean()<.03 or _toned(old[0][:,face]):
-        grey = (texture*w[:,None,None]).sum(1, keepdim=True)
-        texture = grey+(there-(there*w).sum())[:,None,None]
-    here = texture[0][:,face].mean(1)
+    face,w = face_region(texture.shape[-1]),_luma[:,None,None]
+    there,here = (o[0][:,face].mean(1) for o in (old, texture))
     by = there-here
-    light = (by*w).sum()
+    light = (by*_luma).sum()
     texture = texture+(luma*light+chroma*(by-light))[:,None,None]
+    if line is not None: texture = on_line((texture*w).sum(1, keepdim=True), line)
     return texture,texture[0][:,face].mean(1)-there
-
-def _toned(x): # (3,n): whether all colours lie on one line, as in a sepia print
-    luma = (x*torch.tensor([.299,.587,.114])[:,None]).sum(0)
-    chroma = x-luma
-    left = chroma-chroma.mean(1, keepdim=True)
-    return bool(left.std()<.012)
 
 # %% ../nbs/152_heads.ipynb #09a1c723
 def gradient_energy(
@@ -283,7 +298,7 @@ def make_head(
     to = turned_back(at)                                                   # the old light is read where the old face is
     place = HeadPlace(to, known_of(to.landmarks, old), old_outline(parts, at, crop*2-1), old)
     drawn = draw(place, seed)
-    texture,tone = match_tone(even_hair(drawn.texture), old)
+    texture,tone = match_tone(even_hair(drawn.texture), old, line=colour_line(crop))
     outline = fit_outline(drawn.outline, place.outline)
     matte = view.matte[None,None] if drawn.matte is None else drawn.matte
     uv,inside,box = _window(img, to, view, outline, size)
