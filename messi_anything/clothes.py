@@ -119,7 +119,9 @@ def dress(
             if not some.any(): continue
             x,light = out[band.part]/2+.5,log_light(img[band.part]/2+.5, shading.floor)
             log,keep,was,u,v = band.up(maps)[0]
-            log = (.4+.6*calm)*log+calm*keep*(light[0,0]-was)
+            detail = calm*keep*(light[0,0]-was)
+            if calm<1: detail = 4*GRAIN*torch.tanh(detail/(4*GRAIN))            # no specks either
+            log = (.4+.6*calm)*log+detail
             new = tone.on_line(shaded(paint(torch.stack([u, v]), band)[None], log[None,None]))
             out[band.part] = torch.where(some>0, ((x+(new-x)*some)*2-1).clamp(-1, 1), out[band.part])
         what += (name,)
@@ -276,6 +278,9 @@ def _garments(W, kit, face, back, hair, tone):
         share = share*_bulk(split()[0], .14*W.torso.unit)
         shirt,lower = split()
         if kit.below: goes_on = _goes_on(W, shirt, lower, hem)
+        on_it = _islands(W, shirt*share*cloth, W.coarse('skin'))*W.near
+        share,shirt = torch.maximum(share, on_it),torch.maximum(shirt, on_it)
+        W.alike,cloth = torch.maximum(W.alike, on_it),torch.maximum(cloth, on_it)
     if seen: cloth = cloth*_below_face(seen, W.size)
     under = ((1-share)*2.5).clamp(max=1)*cloth                           # a little way below the shirt as well
     if W.torso is not None:
@@ -402,9 +407,24 @@ def _apart(on, least=.06, far=None): # (1,1,h,w) weights -> 0 at what is small, 
     return torch.from_numpy(~gone).float()[None,None]
 
 def _collar(W, skin): # (1,1,h,w): the shirt beside the neck
+    from scipy.ndimage import label
     r = max(1, round(.09*W.torso.unit))
     u,v = W.torso.coordinates(*W.size)
-    return blur(F.max_pool2d((skin>.5).float(), 2*r+1, 1, r)*((u.abs()<.5)&(v<.9)), 1.)
+    names,_ = label(skin[0,0].numpy()>.5)
+    neck = np.isin(names, np.setdiff1d(names[(v<.25).numpy()], 0))       # a tie or a badge has no collar
+    return blur(F.max_pool2d(torch.from_numpy(neck).float()[None,None], 2*r+1, 1, r)*((u.abs()<.5)&(v<.9)), 1.)
+
+def _islands(W, shirt, skin): # (1,1,h,w): small things in the middle of a shirt: badges, medals, ties, prints
+    from scipy.ndimage import binary_dilation, binary_fill_holes, label
+    m = shirt[0,0].numpy()>.5
+    names,n = label(binary_fill_holes(m)&~m)
+    if not n: return torch.zeros_like(shirt)
+    size = np.bincount(names.ravel())
+    bare = np.bincount(names.ravel(), (skin[0,0]>.5).numpy().ravel())/size
+    small = (size<.3*W.torso.unit**2)&((bare<.3)|(size<.04*W.torso.unit**2))  # hands stay in front
+    small[0] = False
+    return torch.from_numpy(binary_dilation(small[names], iterations=1)).float()[None,None]
+
 
 # %% ../nbs/156_clothes.ipynb #e8aea0b0
 def kit_from(
