@@ -18,6 +18,7 @@ from .frames import mask_box
 from .images import in_float32, load_image, load_mask, to_tensor
 from .frames import letterbox
 from .landmarks import folded
+from .transforms import box_mean
 from .lite import LITE, EfficientNetLite
 from .weights import Pretrained, find_weights, load_into, load_weights, pick_device, precision
 from .core import moved_names
@@ -283,10 +284,9 @@ def refine(
     eps:float=2e-3,  # how much contrast counts as an edge
 )->Tensor:           # (1,1,H,W) in [0,1]
     "Scale a mask up along the edges of the photo (fast guided filter, arXiv 1505.00996)"
-    box = lambda t: F.avg_pool2d(t, 2*radius+1, 1, radius, count_include_pad=False)
-    mi,mp = box(small),box(p)
-    a = (box(small*p)-mi*mp)/(box(small*small)-mi*mi+eps)
-    ab = F.interpolate(torch.cat([box(a), box(mp-a*mi)], 1), full.shape[2:], mode='bilinear', align_corners=False)
+    mi,mp,both,square = box_mean(torch.cat([small, p, small*p, small*small], 1), radius).split(1, 1)
+    a = (both-mi*mp)/(square-mi*mi+eps)
+    ab = F.interpolate(box_mean(torch.cat([a, mp-a*mi], 1), radius), full.shape[2:], mode='bilinear', align_corners=False)
     return torch.addcmul(ab[:,1:], ab[:,:1], full).clamp_(0,1)
 
 # %% ../nbs/045_segment.ipynb #92fc4274
