@@ -244,9 +244,8 @@ class EarlyStopping:
 # %% ../nbs/430_fit_pixels.ipynb #c9a12bef
 def _train_fit(net, sets, cfg, run, judge, about, deadline, patience, device, cmd, progress): # -> network or None
     left = lambda: None if deadline is None else max(.005, (deadline-time.time())/60)
-    go = lambda c, judge: train_generator(
-        sets.train, run, c, copy.deepcopy(net), judge, left(), device, about=about, command=cmd, progress=progress
-    )
+    how = dict(device=device, about=about, command=cmd, progress=progress)
+    go = lambda c, judge: train_generator(sets.train, run, c, copy.deepcopy(net), judge, minutes=left(), **how)
     mark,steps = run/'edm'/'enough.json',cfg.steps
     if not mark.exists():
         past = [e['held_out'] for e in _records(run).get('edm', {}).get('evaluations', ())]

@@ -265,6 +265,7 @@ def train_generator(
     cfg:RecipeCfg=RecipeCfg(),
     start=None,       # a `UNet`, or the name of weights, to begin with; None for an untrained network
     evaluate=None,    # (net) -> {name: number}, see `RecipeCfg.eval_every` and `best`
+    *,
     name:str='messi', # of the target, in the captions of a network that has no words yet
     encoder=None,     # see `stage_loss`
     **run             # see `RunCfg`
