@@ -54,6 +54,14 @@ class Options:
         mine = {k: v for k,v in options.items() if k in cls.options()}
         return cls.of(**mine), {k: v for k,v in options.items() if k not in mine}
 
+    def check_limits(self):
+        "`ConfigError` for a number below what its option declares as `least`, or above `most`"
+        for name,f in self.options().items():
+            v,least,most = getattr(self, name),f.metadata['least'],f.metadata['most']
+            if v is None or (least is None or v>=least) and (most is None or v<=most): continue
+            limits = [f'at least {least}']*(least is not None)+[f'at most {most}']*(most is not None)
+            raise ConfigError(f'{name}={v!r}: give {" and ".join(limits)}')
+
 # %% ../nbs/004_options.ipynb #fdec712f
 def _parameter(name, f): # of a function, for an option
     m,default = f.metadata,','.join(f.default) if isinstance(f.default, tuple) else f.default

@@ -137,6 +137,7 @@ def _check_numbers(self:ReplaceCfg):
     if self.strength is not None: start_levels(STEPS[1], self.strength)          # says when it is no strength
     if not 0<=self.guidance<=10: raise ConfigError(f'guidance={self.guidance}: a number from 0 to 10; 1 as learned')
     check_tries(self.tries)
+    self.check_limits()
 
 @patch
 def _rename(self:ReplaceCfg): # as older settings have it
