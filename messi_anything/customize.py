@@ -24,6 +24,7 @@ from messi_anything.person_heads import (
 from .records import commit_id
 from .registry import check_name, install_target, targets_home
 from .report import target_report
+from .target_kits import wardrobe_from
 from .train_heads import fit_head_target
 from .core import moved_names
 
@@ -51,7 +52,7 @@ their word.
 {report}
 """
 
-def _write_target(target, rep, run)->Path: # the finished folder inside the run
+def _write_target(target, rep, run, wardrobe)->Path: # the finished folder inside the run
     d,made = run/'target',time.strftime('%Y-%m-%d')
     shutil.rmtree(d, ignore_errors=True)
     target.save_pretrained(d/'head')
@@ -67,6 +68,7 @@ def _write_target(target, rep, run)->Path: # the finished folder inside the run
         commit=commit_id(),
     )
     write_json(d/'target.json', about)
+    write_json(d/'kits.json', dict(hair=wardrobe.hair, kits=[vars(o) for o in wardrobe.kits]))
     write_json(d/'report.json', dict(numbers=[vars(o) for o in rep.numbers], improve=rep.improve, photos=rep.photos,
                                      seconds=rep.seconds, cores=rep.cores, left=dict(Counter(rep.left.values()))))
     text = '\n'.join('    '+l for l in str(rep).splitlines())
@@ -131,12 +133,14 @@ def fit_heads(
     sets = found_sets(found, space)
     whose = group_heads(found, space, embed, who, sets)
     if who is None: check_one_person(found, whose)
-    step('fitting the heads', 4)
+    step('fitting heads and kits', 4)
     mine,sets,learned,odd = _learned_from(found, whose, sets, space)
     why = left_out(report, rows, found, mine, learned, odd)
     if max((len(s.index) if s else 0 for s in sets.values()), default=0)<least: raise too_few(len(learned), least, why)
     heads = [found[i].head for i in mine]
     target = fit_head_target(heads, space, name, label, least, head_target('nobody'), sets)
+    with one_thread_each(workers):
+        wardrobe = wardrobe_from([found[i] for i in whose.mine], report.folder, workers=workers)
     step('the report', 5)
     sets = {v: s if s and n else None for (v,s),n in zip(sets.items(), target.cfg.heads)}
     numbers = five_numbers(target, space, [found[i].head for i in learned], sets, whose, embed)
@@ -153,10 +157,11 @@ def fit_heads(
         whose.by,
         consent,
         sample_sheet(target, space, sets[view].known, view),
-        replaced_strip(target) if strip else None,
+        replaced_strip(target, wardrobe=wardrobe) if strip else None,
+        wardrobe.kits,
     )
     step(None)
-    done = install_target(_write_target(target, rep, run), name, replace)
+    done = install_target(_write_target(target, rep, run, wardrobe), name, replace)
     atomic_write(run/'report.html', rep.page())
     shutil.rmtree(run/'heads', ignore_errors=True)                       # what was cut out of the photos is not kept
     shutil.rmtree(run/'unzipped', ignore_errors=True)

@@ -19,6 +19,8 @@ from .heads import HeadInpainter, steady_temperature
 from .headspace import HeadTarget, VIEWS, head_target, sample_heads
 from .identity import cosine_distance, head_identity
 from .images import image_grid, load_image, to_pil
+from .kits import Wardrobe, kit_image
+from .person import PersonInpainter
 from .person_heads import CONSENT, PersonGroups, about_face
 from .pipeline import example_photo, replace as replace_people
 from .train_heads import fit_head_target, rebuilt
@@ -193,11 +195,13 @@ class HeadReport:
     consent:str=''
     samples:Image.Image=None
     strip:Image.Image=None
+    kits:tuple=()     # of `Kit`: what the person wears
 
     def __repr__(self):
         rows = [f'{o.what:9} {o.value:42} {o.verdict:5} {o.about}' for o in self.numbers]
         why = ', '.join(f'{n} {k}' for k,n in Counter(self.left.values()).most_common())
         said = [f'{self.name}: {self.photos["used"]} of {self.photos["files"]} photos used', *rows,
+                f'kits: {", ".join(o.name for o in self.kits) or "none; clothes stay as they are"}',
                 'to make it better: '+', '.join(self.improve), f'left out: {why or "nothing"}']
         return '\n'.join(said)
 
@@ -216,6 +220,10 @@ def page(self:HeadReport)->str: # HTML, with its pictures inside
     row = lambda o: f'<tr class="{o.verdict}"><td>{e(o.what)}<td>{e(o.value)}<td>{o.verdict}<td>{e(o.about)}'
     why = {w: sorted(k for k,v in self.left.items() if v==w) for w in sorted(set(self.left.values()))}
     left = ''.join(f'<li>{len(ks)} {e(w)}: <small>{e(", ".join(ks))}</small>' for w,ks in why.items())
+    worn = ''.join(
+        f'<figure style="display:inline-block;margin:0 1rem 0 0">{pic(kit_image(o), "A shirt")}'
+        f'<figcaption>{e(o.name)}</figcaption></figure>' for o in self.kits
+    )
     took = ', '.join(f'{k} {v:.0f} s' for k,v in self.seconds.items())
     return f"""<!doctype html><meta charset="utf-8"><title>{e(self.name)}</title>
 <style>body{{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}}img{{max-width:100%}}
@@ -223,7 +231,8 @@ td{{padding:.2rem .6rem;vertical-align:top}}.good td:nth-child(3){{color:#1a7f37
 .poor td:nth-child(3){{color:#cf222e}}</style>
 <h1>{e(self.name)}</h1><p>{self.photos["used"]} of {self.photos["files"]} photos used. Consent: {e(self.consent)}
 ({e(CONSENT.get(self.consent, ''))}). All pictures here are synthetic.</p>
-{pic(self.samples, "New heads")}{pic(self.strip, "Heads replaced in public-domain portraits")}
+{pic(self.samples, "New heads")}{pic(self.strip, "People replaced in public-domain portraits")}
+{f"<h2>Kits</h2>{worn}<p>Chosen by seed, or by --kit NAME.</p>" if worn else ""}
 <h2>Five numbers</h2><table>{"".join(map(row, self.numbers))}</table>
 <h2>What would make it better</h2><ul>{"".join(f"<li>{e(o)}" for o in self.improve)}</ul>
 <h2>Left out</h2><ul>{left}</ul><p>Took: {took}.</p>"""
@@ -248,9 +257,11 @@ def shown_photos()->list: # PIL images
     return out
 
 def replaced_strip(
-    target:HeadTarget, n:int=2, # heads for each
+    target:HeadTarget, n:int=2, # people for each
+    wardrobe:Wardrobe=Wardrobe(), # an empty one: clothes are kept
 )->Image.Image:
     "Before and after, on pictures that may be shown"
-    painter,photos = HeadInpainter(target),shown_photos()
+    painter = PersonInpainter(HeadInpainter(target), wardrobe, target.cfg.name)
+    photos = shown_photos()
     pics = [o for p in photos for o in (p, *(r.image for r in replace_people(p, painter, n=n)))]
     return image_grid(pics, ['before', *(f'seed {s}' for s in range(n))]*len(photos), cols=1+n, cell=300)

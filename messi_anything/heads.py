@@ -25,10 +25,11 @@ from .landmarks import FACE_OVAL
 from .transforms import grow
 
 # %% auto #0
-__all__ = ['BEHIND_HAIR', 'blur', 'smooth_step', 'NewHead', 'aligned_crop', 'match_tone', 'gradient_energy', 'match_sharpness',
-           'throat', 'without_sunglasses', 'old_outline', 'fit_outline', 'turned_back', 'even_hair', 'HeadPlace',
-           'DrawnHead', 'make_head', 'old_texture', 'colour_density', 'Below', 'look_below', 'erase', 'seen_faces',
-           'steady_temperature', 'HeadInpainter', 'put_in']
+__all__ = ['BEHIND_HAIR', 'blur', 'smooth_step', 'NewHead', 'aligned_crop', 'colour_line', 'on_line', 'match_tone',
+           'gradient_energy', 'match_sharpness', 'throat', 'without_sunglasses', 'old_outline', 'fit_outline',
+           'turned_back', 'even_hair', 'HeadPlace', 'DrawnHead', 'crop_height', 'headwear', 'make_head', 'old_texture',
+           'colour_density', 'Below', 'look_below', 'erase', 'seen_faces', 'steady_temperature', 'HeadInpainter',
+           'put_in']
 
 # %% ../nbs/152_heads.ipynb #c4c8c2f9
 def blur(
@@ -95,29 +96,44 @@ def aligned_crop(
     out = F.grid_sample(x, grid[None], padding_mode='border', align_corners=False)
     return out.flip(3) if at.mirrored else out
 
+# %% ../nbs/152_heads.ipynb #5ad1a002
+_luma = torch.tensor([.299,.587,.114])
+
+def colour_line(
+    x:Tensor,         # (1,3,h,w) in [0,1], a photo, or a head with what is around it
+    most:float=.035,  # how far off the line a colour may lie, but for one pixel in a hundred
+)->tuple:             # (3,1,1) slope and offset of the chroma over luma; None for a photo with colours
+    "The line on which all colours of a toned photo lie (least squares)"
+    rgb = x[0].flatten(1)
+    y = (rgb*_luma[:,None]).sum(0)
+    at = torch.stack([y, torch.ones_like(y)], 1)
+    line = torch.linalg.lstsq(at, (rgb-y).T).solution                      # (2,3)
+    off = ((rgb-y).T-at@line).abs().amax(1)
+    if off.kthvalue(max(1, math.ceil(.99*len(off)))).values>=most: return None
+    return tuple(o.view(3,1,1) for o in line)
+
+def on_line(
+    luma:Tensor, # (b,1,h,w)
+    line:tuple,  # see `colour_line`
+)->Tensor:       # (b,3,h,w)
+    "Colours of a toned photo, by their brightness"
+    return luma+luma*line[0]+line[1]
+
 # %% ../nbs/152_heads.ipynb #c63dcb60
 def match_tone(
     texture:Tensor, # (1,3,n,n) the new head
     old:Tensor,     # (1,3,n,n) the old face, warped alike
     luma:float=.6, chroma:float=.5, # shares of the difference that are taken over
+    line:tuple=None,# of a toned photo, see `colour_line`
 )->tuple:           # (1,3,n,n); (3,) what the new face is more than the old one
     "Bring the colours of a new face towards those of the old one"
-    face,w = face_region(texture.shape[-1]),torch.tensor([.299,.587,.114])
-    there = old[0][:,face].mean(1)
-    if (old[0][:,face].amax(0)-old[0][:,face].amin(0)).mean()<.03 or _toned(old[0][:,face]):
-        grey = (texture*w[:,None,None]).sum(1, keepdim=True)
-        texture = grey+(there-(there*w).sum())[:,None,None]
-    here = texture[0][:,face].mean(1)
+    face,w = face_region(texture.shape[-1]),_luma[:,None,None]
+    there,here = (o[0][:,face].mean(1) for o in (old, texture))
     by = there-here
-    light = (by*w).sum()
+    light = (by*_luma).sum()
     texture = texture+(luma*light+chroma*(by-light))[:,None,None]
+    if line is not None: texture = on_line((texture*w).sum(1, keepdim=True), line)
     return texture,texture[0][:,face].mean(1)-there
-
-def _toned(x): # (3,n): whether all colours lie on one line, as in a sepia print
-    luma = (x*torch.tensor([.299,.587,.114])[:,None]).sum(0)
-    chroma = x-luma
-    left = chroma-chroma.mean(1, keepdim=True)
-    return bool(left.std()<.012)
 
 # %% ../nbs/152_heads.ipynb #09a1c723
 def gradient_energy(
@@ -265,6 +281,36 @@ class DrawnHead:
     outline:Tensor   # (1,21) as multiples of `EYES_APART`
     matte:Tensor=None# (1,1,m,m) what of the texture is head; None for that of the space
 
+# %% ../nbs/152_heads.ipynb #5ad1a004
+def crop_height(
+    at:Placement,
+    box:Box,      # whole pixels of the photo
+)->Tensor:        # (1,1,h,w) pixels of the crop
+    "How far down in the aligned crop each pixel of a window lies"
+    l,t,r,b = (int(o) for o in box.astuple())
+    x,y = np.arange(l, r)-at.offset[0],np.arange(t, b)-at.offset[1]
+    across,down = np.linalg.inv(at.turn)[1]
+    return torch.from_numpy(across*x+(down*y)[:,None]).float()[None,None]
+
+_brow = [105,334]
+
+def headwear(
+    front:Tensor, # (1,1,h,w) in [0,1], what is in front of a head
+    high:Tensor,  # (1,1,h,w) bool, above the brows
+    side:int=128, # longest side of the copy it is looked at in, pixels
+)->Tensor:        # (1,1,h,w) in [0,1], as much of `front` as is worn
+    "Hats, caps and headbands: what is in front and lies above the brows for the most part"
+    from scipy.ndimage import label
+    k = min(1, side/max(front.shape[2:]))
+    size = [max(2, round(o*k)) for o in front.shape[2:]]
+    small,above = (F.interpolate(o.float(), size, mode='area')[0,0] for o in (front, high))
+    pieces,n = label((small>.3).numpy())
+    count = lambda w: np.bincount(pieces.ravel(), w.numpy().ravel(), n+1)
+    worn = count(small*above)>.5*count(small).clip(1e-6)
+    worn[0] = False
+    here = F.max_pool2d(torch.from_numpy(worn[pieces]).float()[None,None], 3, 1, 1)
+    return front*F.interpolate(here, front.shape[2:])
+
 # %% ../nbs/152_heads.ipynb #cc237aa3
 _chin = FACE_OVAL.index(152)
 
@@ -283,7 +329,7 @@ def make_head(
     to = turned_back(at)                                                   # the old light is read where the old face is
     place = HeadPlace(to, known_of(to.landmarks, old), old_outline(parts, at, crop*2-1), old)
     drawn = draw(place, seed)
-    texture,tone = match_tone(even_hair(drawn.texture), old)
+    texture,tone = match_tone(even_hair(drawn.texture), old, line=colour_line(crop))
     outline = fit_outline(drawn.outline, place.outline)
     matte = view.matte[None,None] if drawn.matte is None else drawn.matte
     uv,inside,box = _window(img, to, view, outline, size)
@@ -296,13 +342,14 @@ def make_head(
     background,hair,skin,clothes,front = (o[None,None] for o in parts.on(box))
     eyes = ((uv[...,0]-size/2)/(.3*size))**2+((uv[...,1]-.47*size)/(.1*size))**2
     glasses = ((uv[...,0]-size/2)/(.36*size))**2+((uv[...,1]-.48*size)/(.14*size))**2<1
-    front = smooth_step(front, .6, .85)*~glasses                           # they go with the old face
+    worn = headwear(front, crop_height(at, box)<at.landmarks[0,_brow,1].min())
+    front = smooth_step(front-worn, .6, .85)*~glasses                      # these go with the old face
     alpha = sample(blur(smooth_step(blur(matte, .7), .5, .8), fewer))*inside
     alpha = alpha*smooth_step(-below, -20., -5.)*(1-clothes*smooth_step(below, -4., 3.))*(1-front)
     if at.scale>1: alpha = blur(alpha, .5*at.scale)
     above = smooth_step(-below, -10., 0.)
     person = 1-background
-    gone = (hair+(skin+hair)*above).clamp(0, 1)*inside*(1-front)
+    gone = (hair+(skin+hair)*above+worn).clamp(0, 1)*inside*(1-front)
     face = sample(face_region(size)[None,None].float())*(eyes>1)           # sunglasses tell nothing about sharpness
     neck = skin*(1-above)*inside
     return NewHead(box, at.scale, rgb, alpha, gone, clothes, person, inside, hair, throat(at), neck, tone, face)
@@ -363,6 +410,7 @@ class Below:
     body:Tensor    # (h,w), 1 where clothes or skin are, seen or hidden by hair
     bare:Tensor    # (h,w), of these, the share that is skin
     new:Tensor     # (h,w) bool, where colours have decided: below the jaw and beyond the crop
+    loose:Tensor   # (h,w), 1 where something of this person would hang in the air without head and hair
 
     def on(self, m): # a map at the photo's size
         size = (int(self.box.height), int(self.box.width))
@@ -375,6 +423,7 @@ def look_below(
     people:Tensor,  # (1,1,H,W) everybody's mask
     side:int=112,   # longest side of the copy, pixels
     hangs:float=.6, # how far hair hangs below the jaw, as a share of the window's height: the odds fall by e
+    own:Tensor=None,# (1,1,H,W) this person's mask; None for everybody's
 )->Below:
     "Tell hair, clothes and skin apart by their colours, below the jaw and beyond the head's crop"
     H,W = img.shape[2:]
@@ -405,7 +454,14 @@ def look_below(
     # above the jaw and beside the crop is hair, or somebody else: colours have to be sure
     p[0] = torch.where(low|crop, p[0], smooth_step(p[0], .5, .8))
     hair = _joined(p[0], crop&~low)
-    return Below(box, hair, p[1], p[2], *_body(xy, p[1]*low, p[2]*low), decided)
+    taken = torch.maximum(wide(torch.maximum(head.gone, head.alpha))*~decided, torch.maximum(hair, wide(head.alpha)))
+    mine = there if own is None else small(own[...,T:B,L:R])[0]
+    old = torch.maximum(wide(head.gone)*~low, hair)
+    firm = (known[1]+(1-known.sum(0)).clamp(min=0))*crop
+    jaw = int(low.any(1).float().argmax()) if low.any() else len(low)
+    loose = _loose(there, taken, mine, firm, xy[:,0].mean(), _hold*head.scale*size[1]/(R-L), jaw)
+    loose = torch.maximum(loose, _strays(x, there, old*(wide(head.skin)<.3), taken, low))
+    return Below(box, hair, p[1], p[2], *_body(xy, p[1]*low, p[2]*low), decided, loose)
 
 def _by_colour(x, prior, sure, worn, decided): # (3,h,w), (4,h,w), (4,h,w) bool, (h,w) bool, (h,w) bool -> (4,h,w)
     if sure[0].sum()<20: return prior/prior.sum(0)                         # no hair to compare with
@@ -425,6 +481,35 @@ def _joined(hair, sure): # hair that hangs together with hair where it is known
     keep[np.unique(pieces[sure.numpy()])] = True
     keep[0] = False
     return hair*torch.from_numpy(keep[pieces])
+
+# (h,w) everybody, what goes, whose head it is, clothes and things in front; where the neck is, how far around it
+# nothing holds what is above, first row below the jaw -> (h,w): brims, buns and feathers
+def _loose(there, taken, mine, firm, middle, near, jaw):
+    from scipy.ndimage import label
+    rest = (there>.4)&(taken<.4)
+    rest[jaw:] = False
+    held = torch.zeros_like(rest)
+    held[:,0] = held[:,-1] = True                                          # who goes on beyond the window
+    held[jaw-1:jaw] = (torch.arange(rest.shape[1])-middle).abs()>near      # an arm that is raised
+    pieces,n = label(rest.numpy())
+    keep = np.bincount(pieces.ravel(), (firm>.5).numpy().ravel(), n+1)>.2*np.bincount(pieces.ravel(), minlength=n+1)
+    keep[np.unique(pieces[(held&rest).numpy()])] = True
+    loose = rest&~torch.from_numpy(keep[pieces])&(mine>.4)
+    return F.max_pool2d(loose[None,None].float(), 3, 1, 1)[0,0]
+
+_hold = 100 # pixels of the crop, twice half a head's width
+
+# (3,h,w); (h,w) everybody, old hair or hat, what goes; bool below the jaw -> (h,w): what no mask has of it
+def _strays(x, there, old, taken, low, surer=5.):
+    from scipy.ndimage import label
+    old,ground = old>.6,(F.max_pool2d(torch.maximum(there, taken)[None], 5, 1, 2)[0]<.3)
+    if min(old.sum(), ground.sum())<20: return torch.zeros_like(there)
+    mine,theirs = colour_density(x, torch.stack([old, ground]))
+    like = (mine>surer*theirs)&(there<.4)&~low&(taken<.4)
+    pieces,_ = label((like|old).numpy(), np.ones((3,3)))
+    like &= torch.from_numpy(np.isin(pieces, np.unique(pieces[old.numpy()])))
+    if like.sum()>old.sum(): return torch.zeros_like(there)                # the background looks alike
+    return F.max_pool2d(like[None,None].float(), 3, 1, 1)[0,0]
 
 def _polygon(xy, size): # (n,2) -> (h,w) float
     from PIL import Image, ImageDraw
@@ -462,19 +547,20 @@ def erase(
     seed:int=0,
     people:Tensor=None, # (1,1,H,W) everybody's mask; None for what the heads know
     covered:Tensor=None,# (1,1,H,W) bool, what a new head will hide: left as it is
+    owners:list=None,   # (1,1,H,W) each, the mask of the person each head belongs to
 )->tuple:           # (1,3,H,W), (1,1,H,W) weight of what was painted
     "Take old hair and heads away: clothes and neck go on under long hair, the background behind it"
     weight,body,bare,keep = torch.zeros(4,1,1,*img.shape[2:])
     if people is not None: keep = people.clone()
     for h in heads: keep[h.part] = torch.maximum(keep[h.part], h.person)
-    for h in heads:
-        low = look_below(img, h, keep)
+    for h,own in zip(heads, owners or [None]*len(heads)):
+        low = look_below(img, h, keep, own=own)
         l,t,r,b = (int(o) for o in low.box.astuple())
         here = (...,slice(t, b),slice(l, r))
         gone = torch.zeros(1,1,b-t,r-l)
         gone[...,int(h.box.top)-t:int(h.box.bottom)-t,int(h.box.left)-l:int(h.box.right)-l] = h.gone
         new = low.on(low.new.float())
-        gone = gone*(1-new)+low.on(low.hair)*new
+        gone = torch.maximum(gone*(1-new)+low.on(low.hair)*new, low.on(low.loose))
         wide = max(1, round(6*h.scale))                                    # single hairs stand out
         grown = grow((gone>.1).float(), wide)
         for all_,one in zip((weight, body, bare), (blur(grown, max(.7, h.scale)), low.on(low.body), low.on(low.bare))):
@@ -576,9 +662,10 @@ class HeadInpainter(Inpainter):
         parts = dict(zip(places, head_parts(photo, [faces[i].mesh-(l,t) for i in places])))
         light = photo/2+.5
         for j in range(len(img)):
-            drawn = (make_head(light, at, parts[i], self.space, self.draw, plan.seeds[i][j]) for i,at in places.items())
-            heads = sorted(drawn, key=lambda h: h.scale)
-            one,where = put_in(light, heads, plan.seeds[0][j], everybody)
+            order = sorted(places, key=lambda i: places[i].scale)
+            heads = [make_head(light, places[i], parts[i], self.space, self.draw, plan.seeds[i][j]) for i in order]
+            owners = [plan.people[i].mask[near] for i in order]
+            one,where = put_in(light, heads, plan.seeds[0][j], everybody, owners)
             out[j:j+1][near] = torch.where(where>0, one*2-1, photo)
             torch.maximum(changed[near], where, out=changed[near])
         return Painted(out, changed, done)
@@ -618,6 +705,7 @@ def put_in(
     heads:list,  # of `NewHead`, small ones first
     seed:int,    # of the grain
     people:Tensor=None, # (1,1,H,W) everybody's mask, see `erase`
+    owners:list=None,   # of (1,1,H,W), see `erase`
 )->tuple:        # (1,3,H,W) in [0,1]; (1,1,H,W) weight of what was painted
     "Erase the old heads, let the necks follow, and lay the new heads over"
     out,changed = img.clone(),torch.zeros(1,1,*img.shape[2:])
@@ -629,7 +717,7 @@ def put_in(
     for h in heads:
         wide = max(1, round(2*h.scale))
         covered[h.part] |= grow(h.alpha, -wide)>.99
-    out,weight = erase(out.clamp(0, 1), heads, seed, people, covered)
+    out,weight = erase(out.clamp(0, 1), heads, seed, people, covered, owners)
     changed = torch.maximum(changed, weight)
     for h in heads:
         rgb = match_sharpness(h.rgb, img[h.part], h.face, h.scale)

@@ -6,16 +6,16 @@
 from __future__ import annotations
 import colorsys, functools, json, math, re
 import numpy as np
+from PIL import Image, ImageColor, ImageDraw
 from dataclasses import dataclass, fields
 from pathlib import Path
-from PIL import ImageColor
 from .core import ConfigError
 from .props import colours
 from .weights import find_weights
 
 # %% auto #0
 __all__ = ['CLOTHS', 'PATTERNS', 'cloth_colour', 'to_oklab', 'from_oklab', 'told_apart', 'Kit', 'kit_from_dict', 'Wardrobe',
-           'wardrobe_of', 'choose_kit']
+           'wardrobe_of', 'choose_kit', 'kit_image']
 
 # %% ../nbs/153_kits.ipynb #6c0fe8ab
 CLOTHS = dict(  # what the colours of cloth are called -> RGB in [0,1]
@@ -258,3 +258,28 @@ def choose_kit(
         f'no kit {str(kit)[:60]!r}: there are {", ".join(have) or "none for this target"}; a JSON file will do as'
         ' well'
     )
+
+# %% ../nbs/153_kits.ipynb #aa1a9c09
+def kit_image(
+    kit:Kit,
+    side:int=128, # pixels
+)->Image.Image:   # RGBA, on a transparent ground
+    "A shirt in a kit's colours"
+    n = 4*side
+    u = n/100
+    colours = [ImageColor.getrgb(o) for o in kit.colours]
+    one,two = colours[0],colours[-1]
+    yy,xx = (np.mgrid[:n,:n]/u)
+    width = 48/kit.bands
+    on = dict(plain=0*xx, stripes=np.round((xx-50)/width)%2, hoops=np.floor((yy-14)/width)%2, halves=xx>50,
+              sash=abs(xx-yy-2)<9, centre=abs(xx-50)<8)[kit.pattern]
+    body = np.where(on[...,None]>0, two, one).astype(np.uint8)
+    sleeves = np.full_like(body, ImageColor.getrgb(kit.sleeves or kit.colours[-1]))
+    out = Image.fromarray(np.where(((xx<26) | (xx>74))[...,None], sleeves, body))
+    shape,shirt = Image.new('L', (n,n)),[(36,12),(64,12),(92,28),(84,46),(74,41),(74,90),(26,90),(26,41),(16,46),(8,28)]
+    ImageDraw.Draw(shape).polygon([(x*u, y*u) for x,y in shirt], 255)
+    draw,trim = ImageDraw.Draw(out),kit.trim or kit.colours[-1]
+    draw.ellipse([o*u for o in (36,2,64,24)], trim)
+    ImageDraw.Draw(shape).ellipse([o*u for o in (39,0,61,20)], 0)
+    out.putalpha(shape)
+    return out.resize((side,side), Image.LANCZOS)

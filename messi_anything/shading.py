@@ -9,7 +9,7 @@ import numpy as np
 import torch.nn.functional as F
 from dataclasses import dataclass
 from torch import Tensor
-from .heads import blur, smooth_step
+from .heads import blur, colour_line, on_line, smooth_step
 
 # %% auto #0
 __all__ = ['FLOOR', 'FOLDS', 'SHEEN', 'luma', 'opponent', 'log_light', 'cloth_colours', 'solve_poisson', 'Shading', 'shading_of',
@@ -203,9 +203,7 @@ class PhotoTone:
 
     def on_line(self, x:Tensor)->Tensor: # (1,3,h,w)
         "Where the photo has one line of colours, so does this"
-        if self.line is None: return x
-        y = luma(x)
-        return (y+y*self.line[0]+self.line[1]).clamp(0, 1)
+        return x if self.line is None else on_line(luma(x), self.line).clamp(0, 1)
 
 def tone_of(
     img:Tensor, # (1,3,H,W) in [-1,1]
@@ -221,16 +219,13 @@ def tone_of(
     if pale.sum()>20:
         mean = rgb[:,pale].mean(1)
         cast = ((mean-mean.mean())*.6).clamp(-.06, .06)
-    A = torch.stack([y, torch.ones_like(y)], 1)
-    fit = torch.linalg.lstsq(A, (rgb-y).T).solution                      # (2,3)
-    grey = torch.quantile(((rgb-y).T-A@fit).abs().amax(1), .99)<.035
     colour = .7+.25*smooth_step(torch.quantile(saturation, .9), .04, .22).item()
     return PhotoTone(
         min(1, max(high, 0.45)),
         min(low, 0.25),
         cast.view(3, 1, 1),
         colour,
-        tuple(o.view(3, 1, 1) for o in fit) if grey else None,
+        colour_line(x),
     )
 
 SHEEN = .08 # what cloth mirrors of the light, whatever its colour: dark cloth shows its folds by this

@@ -10,11 +10,11 @@ __all__ = ['ANY', 'figure', 'Worker', 'sentence', 'target_tile', 'kit_tile', 'St
 import atexit, base64, html, io, json, os, re, shutil, subprocess, sys, tempfile, threading, torch, warnings, zipfile, zlib
 import ipywidgets as W
 import numpy as np
-from PIL import Image, ImageColor, ImageDraw
+from PIL import Image, ImageDraw
 from fastcore.basics import patch
 from pathlib import Path
 from .click import click_model
-from .kits import Kit, wardrobe_of
+from .kits import Kit, kit_image, wardrobe_of
 from .core import ConfigError, DataError, MessiError, command, make_folder
 from .images import load_image, mask_to_pil
 from .person_heads import CONSENT
@@ -160,25 +160,8 @@ def kit_tile(
     kit:Kit,
     side:int=128, # pixels
 )->bytes:         # PNG with a transparent ground
-    "A shirt in a kit's colours"
-    n = 4*side
-    u = n/100
-    colours = [ImageColor.getrgb(o) for o in kit.colours]
-    one,two = colours[0],colours[-1]
-    yy,xx = (np.mgrid[:n,:n]/u)
-    width = 48/kit.bands
-    on = dict(plain=0*xx, stripes=np.round((xx-50)/width)%2, hoops=np.floor((yy-14)/width)%2, halves=xx>50,
-              sash=abs(xx-yy-2)<9, centre=abs(xx-50)<8)[kit.pattern]
-    body = np.where(on[...,None]>0, two, one).astype(np.uint8)
-    sleeves = np.full_like(body, ImageColor.getrgb(kit.sleeves or kit.colours[-1]))
-    out = Image.fromarray(np.where(((xx<26) | (xx>74))[...,None], sleeves, body))
-    shape,shirt = Image.new('L', (n,n)),[(36,12),(64,12),(92,28),(84,46),(74,41),(74,90),(26,90),(26,41),(16,46),(8,28)]
-    ImageDraw.Draw(shape).polygon([(x*u, y*u) for x,y in shirt], 255)
-    draw,trim = ImageDraw.Draw(out),kit.trim or kit.colours[-1]
-    draw.ellipse([o*u for o in (36,2,64,24)], trim)
-    ImageDraw.Draw(shape).ellipse([o*u for o in (39,0,61,20)], 0)
-    out.putalpha(shape)
-    return png_bytes(out.resize((side,side), Image.LANCZOS))
+    "A shirt in a kit's colours; see `kit_image`"
+    return png_bytes(kit_image(kit, side))
 
 # %% ../nbs/530_studio.ipynb #fd8fd6de
 class Studio:
