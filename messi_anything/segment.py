@@ -9,7 +9,6 @@ import numpy as np
 import torch.nn.functional as F
 from PIL import Image
 from dataclasses import dataclass, field, replace
-from einops import rearrange
 from fastcore.basics import patch
 from functools import lru_cache
 from torch import Tensor, nn
@@ -18,6 +17,8 @@ from .core import ConfigError, WeightsError
 from .frames import mask_box
 from .images import in_float32, load_image, load_mask, to_tensor
 from .frames import letterbox
+from .landmarks import folded
+from .lite import LITE, EfficientNetLite
 from .weights import Pretrained, find_weights, load_into, load_weights, pick_device, precision
 from .core import moved_names
 
@@ -138,9 +139,11 @@ def fixed_size(cfg:SegmentCfg)->bool: # its positions belong to one size; convol
 
 # %% ../nbs/045_segment.ipynb #96c984a2
 def encoder(cfg:SegmentCfg)->nn.Module: # gives a list of maps, fine to coarse
-    "The backbone, as timm makes it"
-    import timm
+    "The backbone: our own where it is EfficientNet-Lite, else as timm makes it"
     args = dict(cfg.backbone_args)
+    if cfg.backbone in LITE and not cfg.pretrained and args==dict(out_indices=(1,2,3,4)):
+        return EfficientNetLite(cfg.backbone)
+    import timm
     if fixed_size(cfg): args['img_size'] = cfg.size
     if cfg.pretrained and cfg.published: args['pretrained_cfg'] = timm.get_pretrained_cfg(cfg.published)
     try:
@@ -182,8 +185,8 @@ class ContextBlock(nn.Module):
     def forward(self, x):
         b,c,h,w = x.shape
         x = (x+self.place(x)).flatten(2).transpose(1,2)                                    # (b,n,c)
-        q,k,v = rearrange(self.qkv(self.n1(x)), 'b n (three h d) -> three b h n d', three=3, h=self.heads)
-        x = x+self.proj(rearrange(F.scaled_dot_product_attention(q, k, v), 'b h n d -> b n (h d)'))
+        q,k,v = self.qkv(self.n1(x)).unflatten(2, (3,self.heads,-1)).permute(2,0,3,1,4)     # (b,heads,n,d) each
+        x = x+self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1,2).flatten(2))
         return (x+self.mlp(self.n2(x))).transpose(1,2).reshape(b,c,h,w)
 
 # %% ../nbs/045_segment.ipynb #365bb1df
@@ -493,7 +496,7 @@ class Segmenter:
     def from_pretrained(cls,
         name='segment-tiny', # weights that came with the package, a folder, or a hub id
         device=None, **kw
-    ): return cls(HieraFPN.from_pretrained(find_weights(name)), device, **kw)
+    ): return cls(folded(HieraFPN.from_pretrained(find_weights(name))), device, **kw)
 
     def prepare(self, img:Image.Image): # -> (1,3,h,w) with the photo in the corner, and its width and height there
         "A photo as the network sees it: scaled to fit, never squashed, grey beside it"
