@@ -642,8 +642,8 @@ __getattr__ = moved_names(
     __name__,
     cutouts='coco_entries cutout main_segment messi_segment overlay people_sheet segment_many trim_box',
     train_segmenter=(
-        'BANDS HiddenLoss MaskLoss MaskSet MaskedAutoencoder bce_loss bootstrap boundary calibrate '
-        'degrade dice_loss evaluate_masks evaluate_photos iou iou_loss mask_loss mask_losses mask_scores '
-        'pretrain_encoder score_table soft_labels train_segmenter'
+        'rim=boundary BANDS HiddenLoss MaskLoss MaskSet MaskedAutoencoder bce_loss bootstrap boundary '
+        'calibrate degrade dice_loss evaluate_masks evaluate_photos iou iou_loss mask_loss mask_losses '
+        'mask_scores pretrain_encoder score_table soft_labels train_segmenter'
     ),
 )
