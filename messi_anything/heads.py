@@ -45,9 +45,12 @@ def blur(
         return F.interpolate(small, scale_factor=float(f), mode='bilinear', align_corners=False)[...,:h,:w]
     r = math.ceil(3*sigma)
     k = torch.exp(-(torch.arange(-r, r+1)/sigma)**2/2)
-    k = (k/k.sum()).to(x).expand(x.shape[1],1,1,-1)
-    x = F.conv2d(F.pad(x, (r,r,0,0), 'replicate'), k, groups=x.shape[1])
-    return F.conv2d(F.pad(x, (0,0,r,r), 'replicate'), k.transpose(2,3), groups=x.shape[1])
+    k = (k/k.sum()).tolist()
+    for axis in (3,2): # sums of moved copies: quicker than a convolution of one channel
+        wide,n = F.pad(x, (r,r,0,0) if axis==3 else (0,0,r,r), 'replicate'),x.shape[axis]
+        x = wide.narrow(axis, r, n)*k[r]
+        for i in range(r): x.add_(wide.narrow(axis, i, n), alpha=k[i]).add_(wide.narrow(axis, 2*r-i, n), alpha=k[i])
+    return x
 
 def smooth_step(a:Tensor, low:float, high:float)->Tensor: # 0 below `low`, 1 above `high`
     "A soft threshold"
