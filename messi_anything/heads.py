@@ -453,7 +453,9 @@ def look_below(
     sure = torch.stack([known[0]>.8, worn|(~crop&low&(there>.8)), known[2]>.7, crop&(known[3]>.9)])
     decided = low|~crop
     p = _by_colour(x, prior, sure, worn, decided)
-    p = torch.where(decided, p, known)
+    under = low|(~crop&(down>-_eyes_jaw*head.scale*size[0]/(B-T)))
+    short = under*(1-torch.maximum(_hangs_beside(head), known[0]*crop))*p[0] # a dark coat under short hair is none
+    p = torch.where(decided, torch.stack([p[0]-short, p[1]+short, *p[2:]]), known)
     # above the jaw and beside the crop is hair, or somebody else: colours have to be sure
     p[0] = torch.where(low|crop, p[0], smooth_step(p[0], .5, .8))
     hair = _joined(p[0], crop&~low)
@@ -465,6 +467,15 @@ def look_below(
     loose = _loose(there, taken, mine, firm, xy[:,0].mean(), _hold*head.scale*size[1]/(R-L), jaw)
     loose = torch.maximum(loose, _strays(x, there, old*(wide(head.skin)<.3), taken, low))
     return Below(box, hair, p[1], p[2], *_body(xy, p[1]*low, p[2]*low), decided, loose)
+
+def _hangs_beside(head): # () from 0 to 1: whether hair is seen beside the corners of the jaw, where long hair hangs
+    y,x = head.throat[:2,1].max()-head.box.top,head.throat[:,0].mean()-head.box.left
+    at = lambda o, n: int(min(max(0, o), n))
+    h,w = head.hair.shape[2:]
+    rows,columns = (slice(at(a, n), at(b, n)) for a,b,n in (
+        (y-_lobe*head.scale, y, h), (x-_hold*head.scale, x+_hold*head.scale, w)))
+    seen = (head.hair[0,0,rows,columns]>.5).sum()/(head.scale**2*_lobe*_hold)
+    return smooth_step(seen, .1, .5)
 
 def _by_colour(x, prior, sure, worn, decided): # (3,h,w), (4,h,w), (4,h,w) bool, (h,w) bool, (h,w) bool -> (4,h,w)
     if sure[0].sum()<20: return prior/prior.sum(0)                         # no hair to compare with
@@ -500,7 +511,7 @@ def _loose(there, taken, mine, firm, middle, near, jaw):
     loose = rest&~torch.from_numpy(keep[pieces])&(mine>.4)
     return F.max_pool2d(loose[None,None].float(), 3, 1, 1)[0,0]
 
-_hold = 100 # pixels of the crop, twice half a head's width
+_hold,_lobe,_eyes_jaw = 100,25,55 # pixels of the crop: a head's width, ear lobe to jaw, eyes to jaw
 
 # (3,h,w); (h,w) everybody, old hair or hat, what goes; bool below the jaw -> (h,w): what no mask has of it
 def _strays(x, there, old, taken, low, surer=5.):
