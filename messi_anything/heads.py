@@ -464,7 +464,9 @@ def look_below(
     old = torch.maximum(wide(head.gone)*~low, hair)
     firm = (known[1]+(1-known.sum(0)).clamp(min=0))*crop
     jaw = int(low.any(1).float().argmax()) if low.any() else len(low)
-    loose = _loose(there, taken, mine, firm, xy[:,0].mean(), _hold*head.scale*size[1]/(R-L), jaw)
+    r = round(6*head.scale*size[1]/(R-L))                                  # as much more is erased
+    cut = F.max_pool2d(taken[None], 2*r+1, 1, r)[0]
+    loose = _loose(there, cut, mine, firm, xy[:,0].mean(), _hold*head.scale*size[1]/(R-L), jaw)
     loose = torch.maximum(loose, _strays(x, there, old*(wide(head.skin)<.3), taken, low))
     return Below(box, hair, p[1], p[2], *_body(xy, p[1]*low, p[2]*low), decided, loose)
 
@@ -475,7 +477,7 @@ def _hangs_beside(head): # () from 0 to 1: whether hair is seen beside the corne
     rows,columns = (slice(at(a, n), at(b, n)) for a,b,n in (
         (y-_lobe*head.scale, y, h), (x-_hold*head.scale, x+_hold*head.scale, w)))
     seen = (head.hair[0,0,rows,columns]>.5).sum()/(head.scale**2*_lobe*_hold)
-    return smooth_step(seen, .1, .5)
+    return smooth_step(seen, .03, .2)
 
 def _by_colour(x, prior, sure, worn, decided): # (3,h,w), (4,h,w), (4,h,w) bool, (h,w) bool, (h,w) bool -> (4,h,w)
     if sure[0].sum()<20: return prior/prior.sum(0)                         # no hair to compare with
