@@ -128,13 +128,15 @@ def match_tone(
     old:Tensor,     # (1,3,n,n) the old face, warped alike
     luma:float=.6, chroma:float=.5, # shares of the difference that are taken over
     line:tuple=None,# of a toned photo, see `colour_line`
+    most:float=.06, # the most that the new face's brightness differs from the old one's: a dim room is no dark skin
 )->tuple:           # (1,3,n,n); (3,) what the new face is more than the old one
     "Bring the colours of a new face towards those of the old one"
     face,w = face_region(texture.shape[-1]),_luma[:,None,None]
     there,here = (o[0][:,face].mean(1) for o in (old, texture))
     by = there-here
     light = (by*_luma).sum()
-    texture = texture+(luma*light+chroma*(by-light))[:,None,None]
+    kept = ((1-luma)*light).clamp(-most, most)
+    texture = texture+(light-kept+chroma*(by-light))[:,None,None]
     if line is not None: texture = on_line((texture*w).sum(1, keepdim=True), line)
     return texture,texture[0][:,face].mean(1)-there
 

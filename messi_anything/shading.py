@@ -218,7 +218,7 @@ def tone_of(
         cast = ((mean-mean.mean())*.6).clamp(-.06, .06)
     colour = .7+.25*smooth_step(torch.quantile(saturation, .9), .04, .22).item()
     return PhotoTone(
-        min(1, max(high, 0.45)),
+        min(1, max(high, 0.25)),
         min(low, 0.25),
         cast.view(3, 1, 1),
         colour,
