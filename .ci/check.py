@@ -318,6 +318,18 @@ def reader_troubles():
             bare = name == 'open' and of in ('Image', 'PILImage', 'PIL') and not any(k.arg == 'formats' for k in o.keywords)
             if bare or name in READERS and (of or name not in ours): yield f'{f.name}, line {o.lineno}: {of+"."*bool(of)}{name} without formats=: use open_image or load_image'
 
+MOST_PARAMETERS = 12
+
+def parameter_troubles():
+    "A public function has at most a dozen parameters; the rest are options of a config, see nbs/004_options.ipynb"
+    for f in sorted((ROOT/config()['lib_path']).glob('*.py')):
+        tree = ast.parse(f.read_text(encoding='utf-8'))
+        inside = [m for c in tree.body if isinstance(c, ast.ClassDef) for m in c.body]
+        for o in tree.body+inside:
+            if not isinstance(o, (ast.FunctionDef, ast.AsyncFunctionDef)) or o.name.startswith('_') and o.name!='__init__': continue
+            n = len([a for a in o.args.posonlyargs+o.args.args+o.args.kwonlyargs if a.arg not in ('self','cls')])
+            if n>MOST_PARAMETERS: yield f'{f.name}, line {o.lineno}: {o.name} has {n} parameters, more than {MOST_PARAMETERS}'
+
 TOP = {'nbs', 'messi_anything', 'settings.ini', 'setup.py', '_quarto.yml', 'README.md', 'LICENSE', 'MANIFEST.in',
        'environment.yml', 'Dockerfile', '.dockerignore', 'CHANGELOG.md', 'CITATION.cff', 'SECURITY.md',
        '.ci', '.github', '.gitignore', '.gitattributes'}
@@ -328,6 +340,7 @@ def files():
     check('check', 'notebooks and modules belong together', module_troubles())
     check('check', 'modules import only from lower numbers', order_troubles())
     check('check', 'pictures are opened by the list of raster formats', reader_troubles())
+    check('check', 'no public function has more than a dozen parameters', parameter_troubles())
     known = {o.split('/')[0] for o in git('ls-files', '-co', '--exclude-standard').splitlines()}
     check('check', 'the top level holds what it should', [f'{o}: not in the list' for o in sorted(known - TOP)] + [f'{o}: missing' for o in sorted(TOP - known)])
 

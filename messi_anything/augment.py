@@ -121,5 +121,7 @@ __getattr__ = moved_names(
         'hats mask_layer medical_mask medical_masks patterns skull studio sunglasses sunglasses_shapes'
     ),
     transforms='Sample carry_points check_landmarks grow landmark_names one_of pad_modes recolour warp',
-    wear='Worn image_prop mask_ratio random_prop random_props wear wear_mask',
+    wear=(
+        'picture_prop=image_prop Worn image_prop mask_ratio random_prop random_props wear wear_mask'
+    ),
 )

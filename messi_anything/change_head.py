@@ -491,12 +491,13 @@ def kit_of(
 )->Kit:                           # None where no shirt was described
     "The kit that words describe: one of the target's own, or a new one"
     if not wish.shirt: return None
-    pattern = wish.pattern or 'plain'
+    pattern = wish.pattern or ('plain' if len(wish.shirt)==1 else '')
     for kit in wardrobe.kits:
         have = [tuple(int(c[i:i+2], 16)/255 for i in (1,3,5)) for c in kit.colours]
         fits = lambda cs: len(cs)==len(have) and all(math.dist(a, b)<near for a,b in zip(cs, have))
-        if kit.pattern==pattern and (fits(wish.shirt) or fits(wish.shirt[::-1])): return kit
-    return Kit('as described', tuple('#%02x%02x%02x'%tuple(round(255*o) for o in c) for c in wish.shirt), pattern)
+        if pattern in ('', kit.pattern) and (fits(wish.shirt) or fits(wish.shirt[::-1])): return kit
+    shown = tuple('#%02x%02x%02x'%tuple(round(255*o) for o in c) for c in wish.shirt)
+    return Kit('as described', shown, pattern or 'stripes')
 
 # %% ../nbs/170_change_head.ipynb #669a1b37
 def person_with_text(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, InitVar
 import torch, torch.nn.functional as F
 from torch import nn, Tensor
 from .core import ConfigError
+from .core import moved_names
 
 # %% auto #0
 __all__ = ['SIGMA_MIN', 'SIGMA_MAX', 'SIGMA_DATA', 'RHO', 'SeededNoise', 'bcast', 'Denoiser', 'karras_sigmas', 'EDMLoss',
@@ -563,3 +564,9 @@ def remove_noise(
     "The picture under the noise"
     x = denoise(noisy, sigma, **kw)
     return sample_consistency(denoise, tuple(noisy.shape[1:]), seeds, then, noisy.device, start=x, **kw) if then else x
+
+# %% ../nbs/128_consistency.ipynb #325aa167
+__getattr__ = moved_names(
+    __name__,
+    consistency='picture_distance=image_distance',
+)

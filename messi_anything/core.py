@@ -9,10 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['MessiError', 'ImageError', 'DataError', 'WeightsError', 'ConfigError', 'reason', 'positional', 'say', 'short_repr',
-           'moved_names', 'user_path', 'regular_file', 'short_name', 'read_json', 'make_folder', 'check_writable',
-           'home_folder', 'check_workers', 'in_parallel', 'command', 'link_target', 'atomic_path', 'sweep',
-           'atomic_write', 'write_json', 'write_csv']
+__all__ = ['MOVED', 'MessiError', 'ImageError', 'DataError', 'WeightsError', 'ConfigError', 'reason', 'positional', 'say',
+           'short_repr', 'moved_names', 'user_path', 'regular_file', 'short_name', 'read_json', 'make_folder',
+           'check_writable', 'home_folder', 'check_workers', 'in_parallel', 'command', 'link_target', 'atomic_path',
+           'sweep', 'atomic_write', 'write_json', 'write_csv']
 
 # %% ../nbs/000_core.ipynb #9a9dec22
 def _clip(
@@ -96,17 +96,20 @@ def short_repr(
     return (s := repr(v))[:60]+('…' if len(s)>60 else '')
 
 # %% ../nbs/000_core.ipynb #d3b0d582
+MOVED = {} # module -> name that it had -> (module, name) today; filled as modules are imported
+
 def moved_names(
     module:str, # `__name__` of the module that had them
-    **names,    # module -> the names that live there now, separated by blanks
+    **names,    # module -> the names that are there now, separated by blanks; `old=new` for one with a new name
 ):              # a `__getattr__` for that module
-    "Names that moved to another module still come from their old one, with a `DeprecationWarning`"
-    where = {n: m for m,o in names.items() for n in o.split()}
+    "Names that moved, or have another name now, still come from their old module, with a `DeprecationWarning`"
+    pairs = ((o.partition('='), m) for m,those in names.items() for o in those.split())
+    where = MOVED[module] = {old: (f'messi_anything.{m}', new or old) for (old,_,new),m in pairs}
     def get(name):
         if name not in where: raise AttributeError(f'module {module!r} has no attribute {name!r}')
-        new = f'messi_anything.{where[name]}'
-        warnings.warn(f'{module}.{name} is now {new}.{name}: import it from there', DeprecationWarning, stacklevel=2)
-        return getattr(importlib.import_module(new), name)
+        there,new = where[name]
+        warnings.warn(f'{module}.{name} is now {there}.{new}: import that', DeprecationWarning, stacklevel=2)
+        return getattr(importlib.import_module(there), new)
     return get
 
 # %% ../nbs/000_core.ipynb #81e52240

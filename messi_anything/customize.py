@@ -8,11 +8,13 @@ import shutil, time, torch
 import numpy as np
 from collections import Counter
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from .aligned import unusual_heads
 from .checks import Checks, reasons
 from .core import ConfigError, atomic_write, command, say, user_path, write_json
 from .embedding import FaceEmbedding
+from .fit_pixels import PixelFitCfg
 from messi_anything.head_report import (
     HeadReport, five_numbers, left_out, replaced_strip, sample_sheet, to_improve, too_few,
 )
@@ -21,15 +23,16 @@ from messi_anything.person_heads import (
     CONSENT, LargeFaces, all_heads, ask_consent, check_one_person, found_sets, group_heads, unzip_photos,
     usable_rows,
 )
+from .options import option, with_options
 from .records import commit_id
-from .registry import check_name, install_target, targets_home
+from .registry import FitCfg, check_name, install_target, targets_home
 from .report import target_report
 from .target_kits import wardrobe_from
 from .train_heads import fit_head_target
 from .core import moved_names
 
 # %% auto #0
-__all__ = ['LEAST', 'fit_heads', 'one_thread_each', 'messi_customize', 'main_customize']
+__all__ = ['LEAST', 'HeadFitCfg', 'fit_heads', 'one_thread_each', 'messi_customize', 'main_customize']
 
 # %% ../nbs/440_customize.ipynb #34f9b0a8
 LEAST = 10 # usable heads
@@ -94,51 +97,57 @@ class _Steps: # says what is being done, and notes how long it took, by the cloc
         self.name,self.last = name,now
         if name: self.say(f'{n} of 5: {name}')
 
+# %% ../nbs/440_customize.ipynb #ae56f0f1
+@dataclass(frozen=True)
+class HeadFitCfg(FitCfg):
+    "How a target of heads is made from the photos of one person"
+    label:str = option('', "the person's name in full")
+    who:str = option(None, 'a photo in the folder that shows only the person who is meant')
+    replace:bool = option(False, 'put it in the place of a target with that name', bool)
+
 # %% ../nbs/440_customize.ipynb #f33b2365
+@with_options(HeadFitCfg, where=None)
 def fit_heads(
     name:str,               # of the target
     folder,                 # of photos of one person, or a zip; never changed
-    consent:str=None,       # one of `CONSENT`; asked where somebody can answer
-    out=None,               # folder of the run; by default in `targets_home()`. Run again with the same, and it goes on
-    label:str='',           # the person's name in full
-    who:str=None,           # file name of a photo that shows only the person who is meant
-    flagged:bool=False,     # use doubtful photos as well: drawings, collages
-    replace:bool=False,     # put it in the place of a target with that name
+    *,
     # what tells people apart: a `FaceEmbedding`, None for our own means, 'auto' for the first where it is installed
     embed='auto',
     least:int=LEAST,        # usable heads
     strip:bool=True,        # replace people in public pictures for the report, some seconds
     progress:bool=True, workers:int=2,
     checks:Checks=Checks(), detect=None, # see `target_report`
+    **options               # see `HeadFitCfg`
 )->HeadReport:
     "Make a target of anybody from a folder of photos"
+    cfg = HeadFitCfg.of(**options)
     check_name(name)
-    if (targets_home()/name).exists() and not replace:
+    if (targets_home()/name).exists() and not cfg.replace:
         raise ConfigError(
             f'there is already a target called {name!r}: choose another name, remove it first (messi_targets remove'
             f' {name}), or say --replace'
         )
-    consent = ask_consent(consent, name)
-    run = user_path(out) if out else targets_home()/'runs'/name
+    consent = ask_consent(cfg.consent, name)
+    run = user_path(cfg.out) if cfg.out else targets_home()/'runs'/name
     embed = _embedding() if embed=='auto' else embed
     step,space = _Steps(say if progress else lambda *a: None),head_space()
     step('looking at the photos', 1)
     folder = _folder_of(folder, run)
     with one_thread_each(workers):
         report = target_report(folder, run/'photos', checks, detect or LargeFaces(), workers=workers, progress=progress)
-        rows = usable_rows(report, flagged)
+        rows = usable_rows(report, cfg.flagged)
         step('cutting out heads', 2)
         found = all_heads(report, rows, run/'heads', embed, workers, progress)
     step('asking whose they are', 3)
     sets = found_sets(found, space)
-    whose = group_heads(found, space, embed, who, sets)
-    if who is None: check_one_person(found, whose)
+    whose = group_heads(found, space, embed, cfg.who, sets)
+    if cfg.who is None: check_one_person(found, whose)
     step('fitting heads and kits', 4)
     mine,sets,learned,odd = _learned_from(found, whose, sets, space)
     why = left_out(report, rows, found, mine, learned, odd)
     if max((len(s.index) if s else 0 for s in sets.values()), default=0)<least: raise too_few(len(learned), least, why)
     heads = [found[i].head for i in mine]
-    target = fit_head_target(heads, space, name, label, least, head_target('nobody'), sets)
+    target = fit_head_target(heads, space, name, cfg.label, least, head_target('nobody'), sets)
     with one_thread_each(workers):
         wardrobe = wardrobe_from([found[i] for i in whose.mine], report.folder, workers=workers)
     step('the report', 5)
@@ -161,7 +170,7 @@ def fit_heads(
         wardrobe.kits,
     )
     step(None)
-    done = install_target(_write_target(target, rep, run, wardrobe), name, replace)
+    done = install_target(_write_target(target, rep, run, wardrobe), name, cfg.replace)
     atomic_write(run/'report.html', rep.page())
     shutil.rmtree(run/'heads', ignore_errors=True)                       # what was cut out of the photos is not kept
     shutil.rmtree(run/'unzipped', ignore_errors=True)
@@ -199,53 +208,29 @@ def one_thread_each(workers:int): # of several workers, so that they do not wait
 
 
 # %% ../nbs/440_customize.ipynb #f2c60386
-def _pixels(name, folder, consent, out, flagged, preset, base, others, task, minutes, device): # exit status
+def _pixels(name, folder, options): # exit status
     from messi_anything.fit_pixels import fit_target
-    said = f'messi_customize {name} FOLDER --pixels --preset {preset}'
-    fit = fit_target(
-        name,
-        folder,
-        out,
-        preset,
-        None if base == 'none' else base,
-        others,
-        task,
-        flagged=flagged,
-        minutes=minutes or None,
-        device=device,
-        cmd=said,
-        consent=consent,
-    )
+    cfg = PixelFitCfg.of(**options)
+    check_name(name)
+    options = {**options, 'consent': ask_consent(cfg.consent, name)}
+    fit = fit_target(name, folder, cmd=f'messi_customize {name} FOLDER --pixels --preset {cfg.preset}', **options)
     for k,n in sorted(fit.photos['why'].items(), key=lambda o: -o[1]): print(f'{n:5} {k}: {reasons[k][1]}')
     print(fit)
     return int(not fit.done)
 
+@with_options(HeadFitCfg, PixelFitCfg)
 def messi_customize(
     name:str,            # of the target
     folder:str,          # photos of one person, or a zip of them; never changed
-    # who the person is to you and that they agree: myself, agreed, guardian or public; asked if not said
-    consent:str=None,
-    label:str='',        # the person's name in full
-    who:str=None,        # a photo in the folder that shows only the person who is meant
-    out:str=None,        # folder of the run; run again with the same, and it goes on
-    flagged:bool=False,  # use doubtful photos as well: drawings, collages
-    replace:bool=False,  # put it in the place of a target with that name
     pixels:bool=False,   # the older way: train a generator of pixels, for hours
-    preset:str='tiny',   # pixels: how long to train, one of smoke, tiny, base or paper
-    base:str='messi',    # pixels: weights to begin with, a name, a folder, a hub id, or 'none'
-    others:str=None,     # pixels: folder with photos of other people
-    task:str='person',   # pixels: person, or mask for what is behind a medical mask
-    minutes:float=0,     # pixels: stop after about so long; 0 for never
-    device:str='auto',   # pixels: cpu, cuda or mps
+    **options            # see `HeadFitCfg`, and with `pixels` `PixelFitCfg`
 )->int:                  # 0 when the target is made, 1 when it was stopped before
     "Make a target of anybody from a folder of photos in about half a minute: only of people who agreed; for others there is --target nobody"
-    if pixels:
-        check_name(name)
-        how = (ask_consent(consent, name), out, flagged, preset, base, others, task, minutes, device)
-        status = _pixels(name, folder, *how)
-    else:
-        fit_heads(name, folder, consent, out, label, who, flagged, replace)
-        status = 0
+    kind,other = (PixelFitCfg,HeadFitCfg) if pixels else (HeadFitCfg,PixelFitCfg)
+    mine = {k: v for k,v in options.items() if k in kind.options() or k not in other.options()}
+    status = 0
+    if pixels: status = _pixels(name, folder, mine)
+    else: fit_heads(name, folder, **mine)
     if not status: print(f'use it with: messi_replace PHOTO --target {name}'+' --mode generated'*pixels)
     return status
 
@@ -259,8 +244,8 @@ __getattr__ = moved_names(
         'shown_photos to_improve too_few'
     ),
     person_heads=(
-        'CONSENT FoundHead LOOKED_AT LargeFaces MOST_BYTES MOST_PHOTO MOST_PHOTOS PersonGroups about_face '
-        'all_heads ask_consent check_one_person cut_heads found_sets group_heads smaller unzip_photos '
-        'usable_rows'
+        'Whose=PersonGroups whose_heads=group_heads CONSENT FoundHead LOOKED_AT LargeFaces MOST_BYTES '
+        'MOST_PHOTO MOST_PHOTOS PersonGroups about_face all_heads ask_consent check_one_person cut_heads '
+        'found_sets group_heads smaller unzip_photos usable_rows'
     ),
 )

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json, math, re, sys
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from dataclasses import dataclass
 from pathlib import Path
 from torch import Tensor
 from messi_anything.core import (
@@ -15,6 +16,7 @@ from messi_anything.core import (
 )
 from .frames import mask_box
 from .images import load_image, mask_to_pil
+from .options import Options, option, with_options
 from .provenance import check_free, list_images, made_here, note_of, noted, save_image
 from .core import write_json
 from .segment import Segmentation, Segmenter, check_choice, choice
@@ -22,7 +24,8 @@ from .core import make_folder
 from .weights import pick_device
 
 # %% auto #0
-__all__ = ['overlay', 'trim_box', 'cutout', 'coco_entries', 'people_sheet', 'segment_many', 'messi_segment', 'main_segment']
+__all__ = ['overlay', 'trim_box', 'cutout', 'coco_entries', 'people_sheet', 'SegmentFiles', 'segment_many', 'messi_segment',
+           'main_segment']
 
 # %% ../nbs/050_cutouts.ipynb #da7bb537
 def overlay(
@@ -189,18 +192,31 @@ def _trimmed(img, found, out, name, height, margin)->list:
         else files
     )
 
+# %% ../nbs/050_cutouts.ipynb #76a584ab
+@dataclass(frozen=True)
+class SegmentFiles(Options):
+    "What is written for each photo, and whom it shows"
+    no_mask:bool = option(False, 'write no masks', bool)
+    cutouts:bool = option(False, 'write the people on a transparent ground', bool)
+    overlays:bool = option(False, 'write the photo with each person in a colour, numbered', bool)
+    crop:bool = option(False, 'write each person alone on a transparent ground, trimmed, and a sheet of all of them',
+                       bool)
+    height:int = option(0, 'of those, pixels; 0: as large as in the photo', int)
+    margin:float = option(.03, 'room around them, as a share of the longer side', float)
+    people:object = option('all', 'who: all, largest, left, right, most_confident, a number from the left (from 0), or '
+                                  'several: 0,2')
+    coco:str = option('people.json', "name of the file with boxes and masks in COCO's format; '' for none")
+
 # %% ../nbs/050_cutouts.ipynb #4a09fca3
 def segment_many(
     photos,            # paths
     out='people',      # folder; made if missing
     segmenter=None,    # a `Segmenter`; None for the one that comes with the package
-    mask:bool=True, cutouts:bool=False, overlays:bool=False, # what to write for each photo
-    crop:bool=False,   # each person alone, trimmed, and a sheet of all of them
-    height:int=None, margin:float=.03, # of those, see `people_sheet`
-    people='all',      # see `Segmentation.select`
-    coco:str='people.json', # name of the COCO file; '' for none
+    **options          # see `SegmentFiles`
 ):                     # yields (path, Segmentation or error, [files written])
     "Find the people in many photos; a bad photo is reported and the rest go on"
+    cfg = SegmentFiles.of(**options)
+    people,coco = cfg.people,cfg.coco
     check_choice(people)
     out,find,images,annotations = check_writable(make_folder(out)),segmenter or Segmenter.from_pretrained(),[],[]
     check_writable(make_folder((out/coco).parent))
@@ -213,13 +229,13 @@ def segment_many(
             files = [
                 save_image(f(), out / f'{name}_{what}.png', kind=what)
                 for on, what, f in (
-                    (mask, 'mask', lambda: mask_to_pil(found.mask)),
-                    (cutouts, 'cutout', lambda: cutout(img, found.mask)),
-                    (overlays, 'overlay', lambda: overlay(img, found)),
+                    (not cfg.no_mask, 'mask', lambda: mask_to_pil(found.mask)),
+                    (cfg.cutouts, 'cutout', lambda: cutout(img, found.mask)),
+                    (cfg.overlays, 'overlay', lambda: overlay(img, found)),
                 )
                 if on
             ]
-            if crop: files += _trimmed(img, found, out, name, height, margin)
+            if cfg.crop: files += _trimmed(img, found, out, name, cfg.height or None, cfg.margin)
         except WeightsError: raise
         except Exception as e:
             yield path, e if isinstance(e, MessiError) else ImageError(f'{path}: {type(e).__name__}: {e}'), []
@@ -247,20 +263,14 @@ def segment_many(
         )
 
 # %% ../nbs/050_cutouts.ipynb #0919d4ee
+@with_options(SegmentFiles)
 def messi_segment(
     paths:positional('photos or folders of photos'),
     out:str='people',     # folder for what is written
-    no_mask:bool=False,   # write no masks
-    cutouts:bool=False,   # write the people on a transparent ground
-    overlays:bool=False,  # write the photo with each person in a colour, numbered
-    crop:bool=False,      # write each person alone on a transparent ground, trimmed, and a sheet of all of them
-    height:int=0,         # of those, pixels; 0: as large as in the photo
-    margin:float=.03,     # room around them, as a share of the longer side
-    people:str='all',     # who: all, largest, left, right, most_confident, a number from the left (from 0), or several: 0,2
-    coco:str='people.json', # name of the file with boxes and masks in COCO's format; '' for none
     segmenter:str='segment-tiny', # a name, a folder or a hub id
     flip:bool=False,      # look at the mirrored photo as well: slower, a little better
     device:str='auto',    # cpu, cuda or mps
+    **options             # see `SegmentFiles`
 )->int:                   # 0 when all went well
     "Find the people in photos: writes NAME_mask.png for each, and people.json for all"
     photos,bad = [],0
@@ -270,9 +280,8 @@ def messi_segment(
             bad += 1
             say(f'{p}: not done. {e}', file=sys.stderr)
     find = Segmenter.from_pretrained(segmenter, pick_device(device), flip=flip)
-    for path, found, files in segment_many(
-        photos, out, find, not no_mask, cutouts, overlays, crop, height or None, margin, choice(people), coco
-    ):
+    files_of = segment_many(photos, out, find, **{**options, 'people': choice(options.get('people', 'all'))})
+    for path,found,files in files_of:
         if isinstance(found, MessiError):
             bad += 1
             say(f'{path}: not done. {found}', file=sys.stderr)

@@ -20,13 +20,14 @@ from messi_anything.core import (
 from .download import check_image, download_image
 from .frames import Photo, photo_mask
 from .images import open_image
+from .options import Options, option, with_options
 from .provenance import image_suffixes, is_service_folder
 from .core import moved_names
 from .core import write_csv
 
 # %% auto #0
-__all__ = ['CocoImage', 'read_coco', 'coco_rle', 'check_annotation', 'coco_people', 'file_names', 'Prepared', 'prep_coco',
-           'people_facts', 'plot_people', 'main_prep_coco', 'read_faces', 'folder_people']
+__all__ = ['CocoImage', 'read_coco', 'coco_rle', 'check_annotation', 'coco_people', 'file_names', 'Prepared', 'CocoCfg',
+           'prep_coco', 'people_facts', 'plot_people', 'main_prep_coco', 'read_faces', 'folder_people']
 
 # %% ../nbs/209_data.ipynb #8646ea0d
 class _JsonStream:
@@ -506,28 +507,39 @@ def _as_coco(kept:list)->dict: # `kept`: (CocoImage, RLEs, name)
         categories=[dict(id=1, name='person', supercategory='person')],
     )
 
+# %% ../nbs/209_data.ipynb #921ce4a9
+@dataclass(frozen=True)
+class CocoCfg(Options):
+    "Which images of COCO annotations are kept, and how they are fetched"
+    max_people:int = option(3, 'leave out images with more people than this, or with a crowd', int)
+    min_area:float = option(.01, 'leave out images whose largest person covers less than this share', float)
+    most:int = option(0, 'keep no more than this many images; 0 for all', int)
+    copy:bool = option(False, 'copy local images even where the disk could link them', bool)
+    workers:int = option(8, 'images handled at the same time', int)
+    timeout:float = option(20., 'seconds without a byte after which a download is tried again', float)
+    retries:int = option(4, 'further tries for a download, with growing pauses', int)
+    wait:float = option(1., 'seconds before the second try', float)
+    quiet:bool = option(False, 'show no bar', bool)
+    private:bool = option(False, 'images may come from this machine or its network', bool)
+
+    def __post_init__(self):
+        whole,none = self.max_people<1 or self.workers<1,min(self.retries, self.most)<0
+        if whole or none or not self.timeout>0 or not 0<=self.min_area<=1:
+            raise ConfigError(
+                f'max_people={self.max_people} and workers={self.workers} must be at least 1, retries={self.retries} and'
+                f' most={self.most} at least 0, timeout={self.timeout} above 0, min_area={self.min_area} from 0 to 1'
+            )
+
 # %% ../nbs/209_data.ipynb #b0d5bb4d
+@with_options(CocoCfg)
 def prep_coco(
     annotations:str,      # an instances file in COCO's format
     out:str,              # folder for images, masks, annotations and report; a second run does what is missing
     images:str=None,      # local folder of the images; without it they are downloaded from their coco_url
-    max_people:int=3,     # leave out images with more people than this, or with a crowd
-    min_area:float=.01,   # leave out images whose largest person covers less than this share
-    most:int=0,           # keep no more than this many images; 0 for all
-    copy:bool=False,      # copy local images even where the disk could link them
-    workers:int=8,        # images handled at the same time
-    timeout:float=20.,    # seconds without a byte after which a download is tried again
-    retries:int=4,        # further tries for a download, with growing pauses
-    wait:float=1.,        # seconds before the second try
-    quiet:bool=False,     # show no bar
-    private:bool=False,   # images may come from this machine or its network
+    **options             # see `CocoCfg`
 )->Prepared:              # counts, and a row for each image
     "Make a folder of photos with people and their masks from COCO annotations"
-    if max_people<1 or workers<1 or min(retries, most)<0 or not timeout>0 or not 0<=min_area<=1:
-        raise ConfigError(
-            f'max_people={max_people} and workers={workers} must be at least 1, retries={retries} and most={most} at'
-            f' least 0, timeout={timeout} above 0, min_area={min_area} from 0 to 1'
-        )
+    cfg = CocoCfg.of(**options)
     if images is not None and not Path(images).is_dir():
         raise DataError(f'{images}: no such folder of images: check the path, or leave it out to download them')
     folder = user_path(out)
@@ -539,12 +551,12 @@ def prep_coco(
     make_folder(folder)
     names,rows,todo = file_names([o.name for o in ims]),[],[]
     for im,name in zip(ims, names):
-        verdict,why,rles = check_annotation(im, max_people, min_area)
-        if verdict=='kept' and most and len(todo)>=most: verdict,why = 'left out',f'beyond the first {most}'
+        verdict,why,rles = check_annotation(im, cfg.max_people, cfg.min_area)
+        if verdict=='kept' and cfg.most and len(todo)>=cfg.most: verdict,why = 'left out',f'beyond the first {cfg.most}'
         rows.append(_row(im, verdict, why, rles, name))
         if verdict=='kept': todo.append((im, rles, name, rows[-1]))
-    fetch = dict(timeout=timeout, retries=retries, wait=wait, private=private)
-    results = in_parallel(lambda o: _place(*o[:3], folder, images, copy, fetch), todo, workers, not quiet)
+    fetch = dict(timeout=cfg.timeout, retries=cfg.retries, wait=cfg.wait, private=cfg.private)
+    results = in_parallel(lambda o: _place(*o[:3], folder, images, cfg.copy, fetch), todo, cfg.workers, not cfg.quiet)
     for (im,rles,name,row),why in zip(todo, results):
         if why:
             row.clear()
@@ -680,4 +692,5 @@ __getattr__ = moved_names(
         'content_hash hamming hash_distance near_groups near_pairs phash photo_hashes read_split side_of '
         'split_photos'
     ),
+    data='judge=check_annotation',
 )

@@ -195,11 +195,11 @@ def _fit_view(out, name, view, points, textures, seen, ridge, held_out): # fills
 __getattr__ = moved_names(
     __name__,
     change_head=(
-        'Change TextInpainter change_head change_of kit kit_of move_mesh numbers_of person_with_text '
-        'recolour_hair with_text'
+        'Told=TextInpainter told=with_text Change TextInpainter change_head change_of kit_of move_mesh '
+        'numbers_of person_with_text recolour_hair with_text'
     ),
     phrases=(
-        'CLOTHS GLASSES HAIR HATS MASKS NOTHING PHRASES ParsedText SHIRTS SUNGLASSES WEAVES known_phrases '
-        'understand use_clip'
+        'Wish=ParsedText CLOTHS GLASSES HAIR HATS MASKS NOTHING PHRASES ParsedText SHIRTS SUNGLASSES WEAVES '
+        'known_phrases understand use_clip'
     ),
 )

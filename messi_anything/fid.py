@@ -251,8 +251,7 @@ def measure(
     labels=None,           # dict kind -> function of the path: rows by part; real pictures may lack one
     train=None,            # the training pictures: search for copies
     cache=None,            # folder for statistics
-    bs=32, keep=5000, bad='raise', workers=None, progress=None, # see `extract`
-    **kw                   # see `compare`
+    **options              # bs, keep, bad, workers and progress of `extract`; all others of `compare`
 )->Report:
     "Compare two sets of pictures"
     known = [
@@ -262,7 +261,8 @@ def measure(
         or (isinstance(s, (str, Path)) and Path(s).suffix == '.npz' and not holds_images(s))
     ]
     ext = get_extractor(extractor) if len(known)<2 or train is not None else None
-    go = lambda src,c,l: extract(src, ext, c, bs, keep, l, cache, bad, workers, progress=progress)
+    reading = {k: options.pop(k) for k in ('bs','keep','bad','workers','progress') if k in options}
+    go = lambda src,c,l: extract(src, ext, c, labels=l, cache=cache, **reading)
     start = time.perf_counter()
     r = go(real, real_crop or crop, {k:_IfAny(f) for k,f in (labels or {}).items()})
     if ext is not None and r.dims!=ext.dims:
@@ -272,7 +272,7 @@ def measure(
         )
     g = go(generated, crop, labels)
     t = None if train is None else r if train is real else go(train, real_crop or crop, None)
-    report = compare(r, g, t, **kw)
+    report = compare(r, g, t, **options)
     report.about['seconds'] = round(time.perf_counter()-start, 1)
     return report
 
@@ -431,9 +431,11 @@ __getattr__ = moved_names(
         'NearestTrain density_coverage fid_inf frechet_distance frechet_rows jackknife kid nearest_train '
         'precision_recall'
     ),
-    extract='Cropper Samples extract holds_images listed_files load_npz read_boxes',
+    extract=(
+        'holds_pictures=holds_images Cropper Samples extract holds_images listed_files load_npz read_boxes'
+    ),
     features=(
-        'Extractor FeatureStats get_extractor inception inception_weights load_stats offline '
-        'timm_extractor weights_digest'
+        'Extractor FeatureStats get_extractor inception inception_weights load_stats offline timm_extractor '
+        'weights_digest'
     ),
 )

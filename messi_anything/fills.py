@@ -284,7 +284,9 @@ def fill_table(
 __getattr__ = moved_names(
     __name__,
     static=(
-        'Cutout Placement StaticFill align_cutout boundary_correction cutout_confidence facing fit_head '
-        'generated_cutout hidden_facing lay match_lab merge neck read_cutout robe spread_colours'
+        'place=align_cutout rim_correction=boundary_correction sureness=cutout_confidence Cutout Placement '
+        'StaticFill align_cutout boundary_correction cutout_confidence facing fit_head generated_cutout '
+        'hidden_facing lay match_lab merge neck read_cutout robe spread_colours'
     ),
+    fills='rim_jump=boundary_jump',
 )

@@ -22,7 +22,8 @@ from .pixel_views import landmarks_of, mask_views, masked_photos
 from .recipe import RecipeCfg, drawn_shares, recipe_cfg, recipe_net, stage_loss, stages, train_generator
 from .core import write_json
 from .records import checkpoints, commit_id
-from .registry import check_name, install_target, read_target_json, targets_home
+from .registry import FitCfg, check_name, install_target, read_target_json, targets_home
+from .options import option, with_options
 from .splits import split_photos
 from .target import prep_target
 from .text import TextConditionedUNet, read_words, save_words
@@ -34,8 +35,8 @@ from .weights import find_weights, pick_device
 from .core import moved_names
 
 # %% auto #0
-__all__ = ['fits', 'fit_cost', 'in_words', 'fit_cfg', 'FitSets', 'fit_sets', 'Fit', 'StoppedEarly', 'EarlyStopping', 'fit_target',
-           'unmask', 'second_record']
+__all__ = ['fits', 'fit_cost', 'in_words', 'fit_cfg', 'FitSets', 'fit_sets', 'Fit', 'StoppedEarly', 'EarlyStopping',
+           'PixelFitCfg', 'fit_target', 'unmask', 'second_record']
 
 # %% ../nbs/430_fit_pixels.ipynb #e53e8801
 def fit_cost(
@@ -243,9 +244,8 @@ class EarlyStopping:
 # %% ../nbs/430_fit_pixels.ipynb #c9a12bef
 def _train_fit(net, sets, cfg, run, judge, about, deadline, patience, device, cmd, progress): # -> network or None
     left = lambda: None if deadline is None else max(.005, (deadline-time.time())/60)
-    go = lambda c, judge: train_generator(
-        sets.train, run, c, copy.deepcopy(net), judge, left(), device, about=about, command=cmd, progress=progress
-    )
+    how = dict(device=device, about=about, command=cmd, progress=progress)
+    go = lambda c, judge: train_generator(sets.train, run, c, copy.deepcopy(net), judge, minutes=left(), **how)
     mark,steps = run/'edm'/'enough.json',cfg.steps
     if not mark.exists():
         past = [e['held_out'] for e in _records(run).get('edm', {}).get('evaluations', ())]
@@ -307,7 +307,7 @@ The likeness of a real person is theirs. Use this only as they would allow, mark
 """
 
 # the finished folder inside the run
-def _make_target(net, name, base, run, sets, cfg, task, preset, card, consent='')->Path:
+def _make_target(net, name, base, run, sets, cfg, task, preset, card, consent)->Path:
     d = run/'target'
     shutil.rmtree(d, ignore_errors=True)
     if isinstance(net, TextConditionedUNet):
@@ -348,56 +348,67 @@ def _make_target(net, name, base, run, sets, cfg, task, preset, card, consent=''
     )
     return d
 
+# %% ../nbs/430_fit_pixels.ipynb #23bd62b4
+@dataclass(frozen=True)
+class PixelFitCfg(FitCfg):
+    "How a generator of pixels is fitted to the photos of one person"
+    preset:str = option('tiny', 'pixels: how long to train, one of smoke, tiny, base or paper')
+    base:str = option('messi', "pixels: weights to begin with, a name, a folder, a hub id, or 'none'")
+    others:str = option(None, 'pixels: folder with photos of other people') # or a list of `Photo` with masks and faces
+    task:str = option('person', 'pixels: person, or mask for what is behind a medical mask')
+    minutes:float = option(0, 'pixels: stop after about so long; 0 for never', float)
+    device:str = option('auto', 'pixels: cpu, cuda or mps')
+    held_out:float = option(.15, 'share of the photos to judge by', float, where=())
+    patience:int = option(3, 'so many evaluations in a row that are no better than the best before end the first stage; '
+                             '0 for never', int, where=())
+    seed:int = option(0, 'of the split and of the pictures that are judged', int, where=())
+
+    def __post_init__(self):
+        if self.task not in ('person','mask'): raise ConfigError(f"task={self.task!r}: say 'person' or 'mask'")
+
 # %% ../nbs/430_fit_pixels.ipynb #dce763c9
+@with_options(PixelFitCfg, where=None)
 def fit_target(
     name:str,               # of the target
     folder,                 # of photos of one person, as they were downloaded; never changed
-    out=None,               # folder of the run; by default in `targets_home()`. Run again with the same, and it goes on
-    preset:str='tiny',      # how long to train, one of `fits`
-    base='messi',           # weights to begin with: a name, a folder or a hub id; None for nothing
-    # photos of other people, to learn from and to report on: a folder, or a list of `Photo` with masks and faces
-    others=None,
-    task:str='person',      # 'person', or 'mask': what is behind a medical mask
-    held_out:float=.15,     # share of the photos to judge by
-    flagged:bool=False,     # use doubtful photos as well
-    minutes:float=None,     # stop after about so long; run again to go on
-    # evaluations in a row that are no better than the best before they end the first stage; 0 to go on to its end
-    patience:int=3,
-    device:str=None, seed:int=0, progress:bool=True,
+    *,
+    progress:bool=True,
     prep:dict=None,         # further settings of `prep_target`: checks, detect, embed, same, workers
     segment=None,           # picture -> `Segmentation`; by default our segmenter
     find=find_faces,        # picture -> list of `Face`, for the report
     cmd:str=None,           # for the records
-    consent:str='',         # who the person is to the maker, for the card; see `customize`
-    **changes               # fields of `RecipeCfg`
+    **options               # see `PixelFitCfg`; others are fields of `RecipeCfg`
 )->Fit:
     "Make a target from a folder of photos"
     check_name(name)
-    if task not in ('person','mask'): raise ConfigError(f"task={task!r}: say 'person' or 'mask'")
-    if task=='mask': changes = {'p_full_mask': 0., 'p_random_mask': .15, **changes}
-    cfg,dev,deadline = fit_cfg(preset, **changes),pick_device(device),minutes and time.time()+60*minutes
-    run,tell = user_path(out) if out else targets_home()/'runs'/name,say if progress else lambda *a: None
+    opts,changes = PixelFitCfg.split(options)
+    opts = replace(opts, device=pick_device(opts.device))
+    if opts.task=='mask': changes = {'p_full_mask': 0., 'p_random_mask': .15, **changes}
+    cfg = fit_cfg(opts.preset, **changes)
+    deadline = time.time()+60*opts.minutes if opts.minutes else None
+    run = user_path(opts.out) if opts.out else targets_home()/'runs'/name
+    tell = say if progress else lambda *a: None
     if (targets_home()/name).exists() and not (run/'fit.json').exists():
         raise ConfigError(
             f'there is already a target called {name!r}, and {run} did not make it: choose another name, or remove it'
             f' first (messi_targets remove {name})'
         )
-    net,base_name = _start(base, cfg)
+    net,base_name = _start(None if opts.base=='none' else opts.base, cfg)
     if not isinstance(net, TextConditionedUNet):            # words are learned with a base, not from some photos
         cfg = replace(cfg, words=0)
-    about = dict(name=name, base=base_name, task=task)
+    about = dict(name=name, base=base_name, task=opts.task)
     _identify(run, about)
     sets = fit_sets(
         folder,
         make_folder(run),
         round(net.cfg.size * 1.125),
-        task,
-        others,
-        held_out,
-        flagged,
+        opts.task,
+        opts.others,
+        opts.held_out,
+        opts.flagged,
         prep,
         segment,
-        seed,
+        opts.seed,
         progress,
         2 if cfg.words else 0,
     )
@@ -413,40 +424,30 @@ def fit_target(
         mine,
         cfg,
         net.cfg.size,
-        device=dev,
-        seed=seed,
-        **(dict(draws=8, most=8) if preset == 'smoke' else {})
+        device=opts.device,
+        seed=opts.seed,
+        **(dict(draws=8, most=8) if opts.preset == 'smoke' else {})
     )
-    cost = _known_cost(run/'cost.json', lambda: fit_cost(net, sets.train, cfg, judge, dev))
+    cost = _known_cost(run/'cost.json', lambda: fit_cost(net, sets.train, cfg, judge, opts.device))
     tell(
-        f'{cfg.steps} steps of {cost["edm"]:.2f} s and {cfg.ct_steps} of {cost.get("ect", 0):.2f} s on {dev}, with'
-        f' evaluations about {in_words(cost["total"])} in all'
+        f'{cfg.steps} steps of {cost["edm"]:.2f} s and {cfg.ct_steps} of {cost.get("ect", 0):.2f} s on {opts.device},'
+        f' with evaluations about {in_words(cost["total"])} in all'
     )
-    after = _train_fit(
-        net,
-        sets,
-        cfg,
-        run,
-        judge,
-        dict(base=base_name, task=task, photos=sets.key),
-        deadline,
-        patience,
-        dev,
-        cmd or f'messi_customize {name} FOLDER --preset {preset}',
-        progress,
-    )
+    about = dict(base=base_name, task=opts.task, photos=sets.key)
+    said = cmd or f'messi_customize {name} FOLDER --preset {opts.preset}'
+    after = _train_fit(net, sets, cfg, run, judge, about, deadline, opts.patience, opts.device, said, progress)
     fit = Fit(name, run, None, sets.photos, cost, None, _records(run))
     if after is None:
         tell('stopped: run the same again to go on')
         return fit
-    return _finish(fit, after, net, base_name, sets, cfg, task, preset, dev, seed, find, progress, consent)
+    return _finish(fit, after, net, base_name, sets, cfg, opts, find, progress)
 
 # %% ../nbs/430_fit_pixels.ipynb #3ac2181c
 def _known_cost(path, make): # measured once for a run
     if not path.exists(): write_json(path, make())
     return json.loads(path.read_text())
 
-def _finish(fit, after, net, base, sets, cfg, task, preset, device, seed, find, progress, consent='')->Fit:
+def _finish(fit, after, net, base, sets, cfg, opts, find, progress)->Fit: # its report and its folder
     mine,f = sets.train.take(sets.train.label==1),fit.run/'report.json'
     mark = hashlib.sha1(
         b''.join(v.detach().cpu().numpy().tobytes() for v in after.state_dict().values())
@@ -454,24 +455,24 @@ def _finish(fit, after, net, base, sets, cfg, task, preset, device, seed, find, 
     card = Card.load(f) if f.exists() else None
     if card is None or card.about.get('weights')!=mark:
         close = bool(sets.train.close.any())
-        paint = lambda n,label: PixelInpainter(n, label, fit.name if label else 'base', device, close=close)
+        paint = lambda n,label: PixelInpainter(n, label, fit.name if label else 'base', opts.device, close=close)
         card = target_card(
             paint(after, 1),
             sets.held_out,
             mine,
             sets.others,
             paint(net, 1),
-            task,
-            seed=seed,
+            opts.task,
+            seed=opts.seed,
             find=find,
             progress=progress,
-            most=8 if preset == 'smoke' else 64,
+            most=8 if opts.preset == 'smoke' else 64,
         )
         card.about.update(weights=mark, photos={k: v for k,v in sets.photos.items() if k!='why'})
         card.save(f)
     fit.card = card
     fit.folder = install_target(
-        _make_target(after.cpu(), fit.name, base, fit.run, sets, cfg, task, preset, card, consent),
+        _make_target(after.cpu(), fit.name, base, fit.run, sets, cfg, opts.task, opts.preset, card, opts.consent),
         fit.name,
         replace=True,
     )
@@ -556,4 +557,5 @@ __getattr__ = moved_names(
         'target_card wilson'
     ),
     pixel_views='landmarks_of mask_views masked_photos person_mask',
+    fit_pixels='Enough=StoppedEarly Patience=EarlyStopping',
 )

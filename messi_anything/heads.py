@@ -27,8 +27,9 @@ from .transforms import grow
 # %% auto #0
 __all__ = ['BEHIND_HAIR', 'blur', 'smooth_step', 'NewHead', 'aligned_crop', 'colour_line', 'on_line', 'match_tone',
            'gradient_energy', 'match_sharpness', 'throat', 'without_sunglasses', 'old_outline', 'fit_outline',
-           'turned_back', 'even_hair', 'HeadPlace', 'DrawnHead', 'make_head', 'old_texture', 'colour_density', 'Below',
-           'look_below', 'erase', 'seen_faces', 'steady_temperature', 'HeadInpainter', 'put_in']
+           'turned_back', 'even_hair', 'HeadPlace', 'DrawnHead', 'crop_height', 'headwear', 'make_head', 'old_texture',
+           'colour_density', 'Below', 'look_below', 'erase', 'seen_faces', 'steady_temperature', 'HeadInpainter',
+           'put_in']
 
 # %% ../nbs/152_heads.ipynb #c4c8c2f9
 def blur(
@@ -44,9 +45,12 @@ def blur(
         return F.interpolate(small, scale_factor=float(f), mode='bilinear', align_corners=False)[...,:h,:w]
     r = math.ceil(3*sigma)
     k = torch.exp(-(torch.arange(-r, r+1)/sigma)**2/2)
-    k = (k/k.sum()).to(x).expand(x.shape[1],1,1,-1)
-    x = F.conv2d(F.pad(x, (r,r,0,0), 'replicate'), k, groups=x.shape[1])
-    return F.conv2d(F.pad(x, (0,0,r,r), 'replicate'), k.transpose(2,3), groups=x.shape[1])
+    k = (k/k.sum()).tolist()
+    for axis in (3,2): # sums of moved copies: quicker than a convolution of one channel
+        wide,n = F.pad(x, (r,r,0,0) if axis==3 else (0,0,r,r), 'replicate'),x.shape[axis]
+        x = wide.narrow(axis, r, n)*k[r]
+        for i in range(r): x.add_(wide.narrow(axis, i, n), alpha=k[i]).add_(wide.narrow(axis, 2*r-i, n), alpha=k[i])
+    return x
 
 def smooth_step(a:Tensor, low:float, high:float)->Tensor: # 0 below `low`, 1 above `high`
     "A soft threshold"
@@ -124,13 +128,15 @@ def match_tone(
     old:Tensor,     # (1,3,n,n) the old face, warped alike
     luma:float=.6, chroma:float=.5, # shares of the difference that are taken over
     line:tuple=None,# of a toned photo, see `colour_line`
+    most:float=.06, # the most that the new face's brightness differs from the old one's: a dim room is no dark skin
 )->tuple:           # (1,3,n,n); (3,) what the new face is more than the old one
     "Bring the colours of a new face towards those of the old one"
     face,w = face_region(texture.shape[-1]),_luma[:,None,None]
     there,here = (o[0][:,face].mean(1) for o in (old, texture))
     by = there-here
     light = (by*_luma).sum()
-    texture = texture+(luma*light+chroma*(by-light))[:,None,None]
+    kept = ((1-luma)*light).clamp(-most, most)
+    texture = texture+(light-kept+chroma*(by-light))[:,None,None]
     if line is not None: texture = on_line((texture*w).sum(1, keepdim=True), line)
     return texture,texture[0][:,face].mean(1)-there
 
@@ -280,6 +286,36 @@ class DrawnHead:
     outline:Tensor   # (1,21) as multiples of `EYES_APART`
     matte:Tensor=None# (1,1,m,m) what of the texture is head; None for that of the space
 
+# %% ../nbs/152_heads.ipynb #5ad1a004
+def crop_height(
+    at:Placement,
+    box:Box,      # whole pixels of the photo
+)->Tensor:        # (1,1,h,w) pixels of the crop
+    "How far down in the aligned crop each pixel of a window lies"
+    l,t,r,b = (int(o) for o in box.astuple())
+    x,y = np.arange(l, r)-at.offset[0],np.arange(t, b)-at.offset[1]
+    across,down = np.linalg.inv(at.turn)[1]
+    return torch.from_numpy(across*x+(down*y)[:,None]).float()[None,None]
+
+_brow = [105,334]
+
+def headwear(
+    front:Tensor, # (1,1,h,w) in [0,1], what is in front of a head
+    high:Tensor,  # (1,1,h,w) bool, above the brows
+    side:int=128, # longest side of the copy it is looked at in, pixels
+)->Tensor:        # (1,1,h,w) in [0,1], as much of `front` as is worn
+    "Hats, caps and headbands: what is in front and lies above the brows for the most part"
+    from scipy.ndimage import label
+    k = min(1, side/max(front.shape[2:]))
+    size = [max(2, round(o*k)) for o in front.shape[2:]]
+    small,above = (F.interpolate(o.float(), size, mode='area')[0,0] for o in (front, high))
+    pieces,n = label((small>.3).numpy())
+    count = lambda w: np.bincount(pieces.ravel(), w.numpy().ravel(), n+1)
+    worn = count(small*above)>.5*count(small).clip(1e-6)
+    worn[0] = False
+    here = F.max_pool2d(torch.from_numpy(worn[pieces]).float()[None,None], 3, 1, 1)
+    return front*F.interpolate(here, front.shape[2:])
+
 # %% ../nbs/152_heads.ipynb #cc237aa3
 _chin = FACE_OVAL.index(152)
 
@@ -311,13 +347,14 @@ def make_head(
     background,hair,skin,clothes,front = (o[None,None] for o in parts.on(box))
     eyes = ((uv[...,0]-size/2)/(.3*size))**2+((uv[...,1]-.47*size)/(.1*size))**2
     glasses = ((uv[...,0]-size/2)/(.36*size))**2+((uv[...,1]-.48*size)/(.14*size))**2<1
-    front = smooth_step(front, .6, .85)*~glasses                           # they go with the old face
+    worn = headwear(front, crop_height(at, box)<at.landmarks[0,_brow,1].min())
+    front = smooth_step(front-worn, .6, .85)*~glasses                      # these go with the old face
     alpha = sample(blur(smooth_step(blur(matte, .7), .5, .8), fewer))*inside
     alpha = alpha*smooth_step(-below, -20., -5.)*(1-clothes*smooth_step(below, -4., 3.))*(1-front)
     if at.scale>1: alpha = blur(alpha, .5*at.scale)
     above = smooth_step(-below, -10., 0.)
     person = 1-background
-    gone = (hair+(skin+hair)*above).clamp(0, 1)*inside*(1-front)
+    gone = (hair+(skin+hair)*above+worn).clamp(0, 1)*inside*(1-front)
     face = sample(face_region(size)[None,None].float())*(eyes>1)           # sunglasses tell nothing about sharpness
     neck = skin*(1-above)*inside
     return NewHead(box, at.scale, rgb, alpha, gone, clothes, person, inside, hair, throat(at), neck, tone, face)
@@ -378,6 +415,7 @@ class Below:
     body:Tensor    # (h,w), 1 where clothes or skin are, seen or hidden by hair
     bare:Tensor    # (h,w), of these, the share that is skin
     new:Tensor     # (h,w) bool, where colours have decided: below the jaw and beyond the crop
+    loose:Tensor   # (h,w), 1 where something of this person would hang in the air without head and hair
 
     def on(self, m): # a map at the photo's size
         size = (int(self.box.height), int(self.box.width))
@@ -390,6 +428,7 @@ def look_below(
     people:Tensor,  # (1,1,H,W) everybody's mask
     side:int=112,   # longest side of the copy, pixels
     hangs:float=.6, # how far hair hangs below the jaw, as a share of the window's height: the odds fall by e
+    own:Tensor=None,# (1,1,H,W) this person's mask; None for everybody's
 )->Below:
     "Tell hair, clothes and skin apart by their colours, below the jaw and beyond the head's crop"
     H,W = img.shape[2:]
@@ -416,11 +455,31 @@ def look_below(
     sure = torch.stack([known[0]>.8, worn|(~crop&low&(there>.8)), known[2]>.7, crop&(known[3]>.9)])
     decided = low|~crop
     p = _by_colour(x, prior, sure, worn, decided)
-    p = torch.where(decided, p, known)
+    under = low|(~crop&(down>-_eyes_jaw*head.scale*size[0]/(B-T)))
+    short = under*(1-torch.maximum(_hangs_beside(head), known[0]*crop))*p[0] # a dark coat under short hair is none
+    p = torch.where(decided, torch.stack([p[0]-short, p[1]+short, *p[2:]]), known)
     # above the jaw and beside the crop is hair, or somebody else: colours have to be sure
     p[0] = torch.where(low|crop, p[0], smooth_step(p[0], .5, .8))
     hair = _joined(p[0], crop&~low)
-    return Below(box, hair, p[1], p[2], *_body(xy, p[1]*low, p[2]*low), decided)
+    taken = torch.maximum(wide(torch.maximum(head.gone, head.alpha))*~decided, torch.maximum(hair, wide(head.alpha)))
+    mine = there if own is None else small(own[...,T:B,L:R])[0]
+    old = torch.maximum(wide(head.gone)*~low, hair)
+    firm = (known[1]+(1-known.sum(0)).clamp(min=0))*crop
+    jaw = int(low.any(1).float().argmax()) if low.any() else len(low)
+    r = round(6*head.scale*size[1]/(R-L))                                  # as much more is erased
+    cut = F.max_pool2d(taken[None], 2*r+1, 1, r)[0]
+    loose = _loose(there, cut, mine, firm, xy[:,0].mean(), _hold*head.scale*size[1]/(R-L), jaw)
+    loose = torch.maximum(loose, _strays(x, there, old*(wide(head.skin)<.3), taken, low))
+    return Below(box, hair, p[1], p[2], *_body(xy, p[1]*low, p[2]*low), decided, loose)
+
+def _hangs_beside(head): # () from 0 to 1: whether hair is seen beside the corners of the jaw, where long hair hangs
+    y,x = head.throat[:2,1].max()-head.box.top,head.throat[:,0].mean()-head.box.left
+    at = lambda o, n: int(min(max(0, o), n))
+    h,w = head.hair.shape[2:]
+    rows,columns = (slice(at(a, n), at(b, n)) for a,b,n in (
+        (y-_lobe*head.scale, y, h), (x-_hold*head.scale, x+_hold*head.scale, w)))
+    seen = (head.hair[0,0,rows,columns]>.5).sum()/(head.scale**2*_lobe*_hold)
+    return smooth_step(seen, .03, .2)
 
 def _by_colour(x, prior, sure, worn, decided): # (3,h,w), (4,h,w), (4,h,w) bool, (h,w) bool, (h,w) bool -> (4,h,w)
     if sure[0].sum()<20: return prior/prior.sum(0)                         # no hair to compare with
@@ -440,6 +499,35 @@ def _joined(hair, sure): # hair that hangs together with hair where it is known
     keep[np.unique(pieces[sure.numpy()])] = True
     keep[0] = False
     return hair*torch.from_numpy(keep[pieces])
+
+# (h,w) everybody, what goes, whose head it is, clothes and things in front; where the neck is, how far around it
+# nothing holds what is above, first row below the jaw -> (h,w): brims, buns and feathers
+def _loose(there, taken, mine, firm, middle, near, jaw):
+    from scipy.ndimage import label
+    rest = (there>.4)&(taken<.4)
+    rest[jaw:] = False
+    held = torch.zeros_like(rest)
+    held[:,0] = held[:,-1] = True                                          # who goes on beyond the window
+    held[jaw-1:jaw] = (torch.arange(rest.shape[1])-middle).abs()>near      # an arm that is raised
+    pieces,n = label(rest.numpy())
+    keep = np.bincount(pieces.ravel(), (firm>.5).numpy().ravel(), n+1)>.2*np.bincount(pieces.ravel(), minlength=n+1)
+    keep[np.unique(pieces[(held&rest).numpy()])] = True
+    loose = rest&~torch.from_numpy(keep[pieces])&(mine>.4)
+    return F.max_pool2d(loose[None,None].float(), 3, 1, 1)[0,0]
+
+_hold,_lobe,_eyes_jaw = 100,25,55 # pixels of the crop: a head's width, ear lobe to jaw, eyes to jaw
+
+# (3,h,w); (h,w) everybody, old hair or hat, what goes; bool below the jaw -> (h,w): what no mask has of it
+def _strays(x, there, old, taken, low, surer=5.):
+    from scipy.ndimage import label
+    old,ground = old>.6,(F.max_pool2d(torch.maximum(there, taken)[None], 5, 1, 2)[0]<.3)
+    if min(old.sum(), ground.sum())<20: return torch.zeros_like(there)
+    mine,theirs = colour_density(x, torch.stack([old, ground]))
+    like = (mine>surer*theirs)&(there<.4)&~low&(taken<.4)
+    pieces,_ = label((like|old).numpy(), np.ones((3,3)))
+    like &= torch.from_numpy(np.isin(pieces, np.unique(pieces[old.numpy()])))
+    if like.sum()>old.sum(): return torch.zeros_like(there)                # the background looks alike
+    return F.max_pool2d(like[None,None].float(), 3, 1, 1)[0,0]
 
 def _polygon(xy, size): # (n,2) -> (h,w) float
     from PIL import Image, ImageDraw
@@ -477,19 +565,20 @@ def erase(
     seed:int=0,
     people:Tensor=None, # (1,1,H,W) everybody's mask; None for what the heads know
     covered:Tensor=None,# (1,1,H,W) bool, what a new head will hide: left as it is
+    owners:list=None,   # (1,1,H,W) each, the mask of the person each head belongs to
 )->tuple:           # (1,3,H,W), (1,1,H,W) weight of what was painted
     "Take old hair and heads away: clothes and neck go on under long hair, the background behind it"
     weight,body,bare,keep = torch.zeros(4,1,1,*img.shape[2:])
     if people is not None: keep = people.clone()
     for h in heads: keep[h.part] = torch.maximum(keep[h.part], h.person)
-    for h in heads:
-        low = look_below(img, h, keep)
+    for h,own in zip(heads, owners or [None]*len(heads)):
+        low = look_below(img, h, keep, own=own)
         l,t,r,b = (int(o) for o in low.box.astuple())
         here = (...,slice(t, b),slice(l, r))
         gone = torch.zeros(1,1,b-t,r-l)
         gone[...,int(h.box.top)-t:int(h.box.bottom)-t,int(h.box.left)-l:int(h.box.right)-l] = h.gone
         new = low.on(low.new.float())
-        gone = gone*(1-new)+low.on(low.hair)*new
+        gone = torch.maximum(gone*(1-new)+low.on(low.hair)*new, low.on(low.loose))
         wide = max(1, round(6*h.scale))                                    # single hairs stand out
         grown = grow((gone>.1).float(), wide)
         for all_,one in zip((weight, body, bare), (blur(grown, max(.7, h.scale)), low.on(low.body), low.on(low.bare))):
@@ -591,9 +680,10 @@ class HeadInpainter(Inpainter):
         parts = dict(zip(places, head_parts(photo, [faces[i].mesh-(l,t) for i in places])))
         light = photo/2+.5
         for j in range(len(img)):
-            drawn = (make_head(light, at, parts[i], self.space, self.draw, plan.seeds[i][j]) for i,at in places.items())
-            heads = sorted(drawn, key=lambda h: h.scale)
-            one,where = put_in(light, heads, plan.seeds[0][j], everybody)
+            order = sorted(places, key=lambda i: places[i].scale)
+            heads = [make_head(light, places[i], parts[i], self.space, self.draw, plan.seeds[i][j]) for i in order]
+            owners = [plan.people[i].mask[near] for i in order]
+            one,where = put_in(light, heads, plan.seeds[0][j], everybody, owners)
             out[j:j+1][near] = torch.where(where>0, one*2-1, photo)
             torch.maximum(changed[near], where, out=changed[near])
         return Painted(out, changed, done)
@@ -633,6 +723,7 @@ def put_in(
     heads:list,  # of `NewHead`, small ones first
     seed:int,    # of the grain
     people:Tensor=None, # (1,1,H,W) everybody's mask, see `erase`
+    owners:list=None,   # of (1,1,H,W), see `erase`
 )->tuple:        # (1,3,H,W) in [0,1]; (1,1,H,W) weight of what was painted
     "Erase the old heads, let the necks follow, and lay the new heads over"
     out,changed = img.clone(),torch.zeros(1,1,*img.shape[2:])
@@ -644,7 +735,7 @@ def put_in(
     for h in heads:
         wide = max(1, round(2*h.scale))
         covered[h.part] |= grow(h.alpha, -wide)>.99
-    out,weight = erase(out.clamp(0, 1), heads, seed, people, covered)
+    out,weight = erase(out.clamp(0, 1), heads, seed, people, covered, owners)
     changed = torch.maximum(changed, weight)
     for h in heads:
         rgb = match_sharpness(h.rgb, img[h.part], h.face, h.scale)

@@ -704,8 +704,9 @@ __getattr__ = moved_names(
         'read_json reason regular_file say short_name short_repr sweep user_path'
     ),
     provenance=(
-        'KINDS NotedImage check_free describe_provenance image_suffixes is_image_file is_service_folder '
-        'list_images made_here main_check messi_check most_pixels natural_key note_of noted '
-        'read_provenance save_image save_options synthetic_source xmp_packet'
+        'told=describe_provenance KINDS NotedImage check_free describe_provenance image_suffixes '
+        'is_image_file is_service_folder list_images made_here main_check messi_check most_pixels '
+        'natural_key note_of noted read_provenance save_image save_options synthetic_source xmp_packet'
     ),
+    images='open_picture=open_image',
 )

@@ -4,16 +4,133 @@
 
 # %% ../nbs/153_kits.ipynb #e7919732
 from __future__ import annotations
-import json, re
+import colorsys, functools, json, math, re
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw
 from dataclasses import dataclass, fields
 from pathlib import Path
 from .core import ConfigError
+from .props import colours
 from .weights import find_weights
 
 # %% auto #0
-__all__ = ['PATTERNS', 'Kit', 'kit_from_dict', 'Wardrobe', 'wardrobe_of', 'choose_kit', 'kit_image']
+__all__ = ['CLOTHS', 'PATTERNS', 'cloth_colour', 'to_oklab', 'from_oklab', 'told_apart', 'Kit', 'kit_from_dict', 'Wardrobe',
+           'wardrobe_of', 'choose_kit', 'kit_image']
+
+# %% ../nbs/153_kits.ipynb #6c0fe8ab
+CLOTHS = dict(  # what the colours of cloth are called -> RGB in [0,1]
+    colours,
+    sky=(.49,.71,.89),
+    garnet=(.63,.09,.25),
+    gold=(.84,.66,.24),
+    silver=(.70,.71,.73),
+    crimson=(.66,.06,.16),
+    scarlet=(.86,.14,.10),
+    claret=(.48,.10,.23),
+    maroon=(.45,.08,.12),
+    coral=(.95,.45,.38),
+    salmon=(.95,.58,.50),
+    peach=(.98,.78,.66),
+    rust=(.66,.28,.13),
+    amber=(.95,.66,.10),
+    mustard=(.80,.62,.16),
+    cream=(.96,.92,.80),
+    ivory=(.95,.93,.86),
+    tan=(.78,.63,.45),
+    khaki=(.62,.58,.42),
+    olive=(.40,.42,.18),
+    lime=(.62,.84,.16),
+    mint=(.65,.90,.77),
+    emerald=(.06,.56,.38),
+    teal=(.05,.42,.45),
+    cyan=(.15,.75,.85),
+    azure=(.10,.45,.82),
+    indigo=(.24,.18,.50),
+    violet=(.50,.27,.72),
+    lilac=(.76,.66,.86),
+    lavender=(.78,.74,.92),
+    magenta=(.82,.13,.50),
+    plum=(.44,.16,.36),
+    charcoal=(.21,.22,.24),
+)
+_same = {
+    'gray': 'grey',
+    'celeste': 'sky',
+    'sky blue': 'sky',
+    'pale blue': 'light blue',
+    'dark blue': 'navy',
+    'navy blue': 'navy',
+    'royal blue': 'blue',
+    'dark red': 'burgundy',
+    'wine': 'burgundy',
+    'wine red': 'burgundy',
+    'blaugrana': 'garnet',
+    'golden': 'gold',
+    'fuchsia': 'magenta',
+    'aqua': 'cyan',
+    'rose': 'pink',
+    'off white': 'ivory',
+    'bottle green': 'dark green',
+    'forest green': 'dark green',
+    'anthracite': 'charcoal',
+}
+_towards = dict(light=(1.,.45), pale=(1.,.6), pastel=(1.,.6), deep=(0.,.25), dark=(0.,.5)) # a grey, and how far
+
+@functools.lru_cache(1)
+def _names(): # without blanks -> RGB
+    web = {k: tuple(v/255 for v in ImageColor.getrgb(k)) for k in ImageColor.colormap}
+    joined = lambda names: {k.replace(' ', ''): v for k,v in names.items()}
+    return {**web, **joined(CLOTHS), **joined({k: CLOTHS[v] for k,v in _same.items()})}
+
+def cloth_colour(
+    name:str, # such as 'sky', 'dark olive', 'light sea green' or '#75aadb'
+)->tuple:     # RGB in [0,1], or None
+    "The colour that a name means"
+    said = re.sub(r'[\s_-]+', ' ', str(name).strip().lower()).replace('gray', 'grey')
+    if re.fullmatch('#([0-9a-f]{3}|[0-9a-f]{6})', said): return tuple(v/255 for v in ImageColor.getrgb(said))
+    rgb = _names().get(said.replace(' ', ''))
+    how,_,rest = said.partition(' ')
+    if rgb or not rest: return rgb
+    inner = cloth_colour(rest)
+    if inner is None: return None
+    if how=='bright':
+        h,s,v = colorsys.rgb_to_hsv(*inner)
+        return colorsys.hsv_to_rgb(h, min(1., 1.15*s), max(.92, v))
+    if how not in _towards: return None
+    grey,far = _towards[how]
+    return tuple(v+(grey-v)*far for v in inner)
+
+# %% ../nbs/153_kits.ipynb #1c4970d6
+_cones = np.array([[.4122214708,.5363325363,.0514459929], [.2119034982,.6806995451,.1073969566], [.0883024619,.2817188376,.6299787005]])
+_lab = np.array([[.2104542553,.7936177850,-.0040720468], [1.9779984951,-2.4285922050,.4505937099], [.0259040371,.7827717662,-.8086757660]])
+
+def to_oklab(
+    rgb, # (...,3) in [0,1]
+)->np.ndarray: # (...,3): light in [0,1], red against green, yellow against blue
+    "Björn Ottosson's OKLab (2020): equal distances look equal"
+    rgb = np.asarray(rgb, float)
+    linear = np.where(rgb<=.04045, rgb/12.92, ((rgb+.055)/1.055)**2.4)
+    return np.cbrt(linear@_cones.T)@_lab.T
+
+def from_oklab(
+    lab, # (...,3)
+)->np.ndarray: # (...,3) RGB in [0,1], clipped
+    "The other way round"
+    linear = ((np.asarray(lab, float)@np.linalg.inv(_lab).T)**3@np.linalg.inv(_cones).T).clip(0, 1)
+    return np.where(linear<=.0031308, 12.92*linear, 1.055*linear**(1/2.4)-.055).clip(0, 1)
+
+def told_apart(
+    a, b,             # RGB in [0,1]
+    least:float=.16,  # distance in OKLab
+)->tuple:             # both
+    "Two colours that can be told apart on one shirt: as they are, or with more light between them"
+    new = tuple(a),tuple(b)
+    p,q = to_oklab(a),to_oklab(b)
+    way = .01 if p[0]>=q[0] else -.01
+    while math.dist(*map(to_oklab, new))<least and {p[0],q[0]}!={.16,.97}:
+        p[0],q[0] = np.clip([p[0]+way, q[0]-way], .16, .97)
+        new = tuple(tuple(round(float(v), 4) for v in from_oklab(o)) for o in (p, q))
+    return new
 
 # %% ../nbs/153_kits.ipynb #80d67c5e
 PATTERNS = ('plain', 'stripes', 'hoops', 'halves', 'sash', 'centre')
@@ -22,7 +139,7 @@ PATTERNS = ('plain', 'stripes', 'hoops', 'halves', 'sash', 'centre')
 class Kit:
     "What somebody wears: colours and a pattern"
     name:str=''
-    colours:tuple=('#ffffff',) # '#rrggbb', one or two; stripes begin with the first in the middle
+    colours:tuple=('#ffffff',) # '#rrggbb' or a name, one or two; stripes begin with the first in the middle
     pattern:str='plain'        # one of `PATTERNS`; 'centre' is one stripe down the middle
     # of stripes and hoops: how many across a torso; of a centre stripe: a torso is so many wide
     bands:int=7
@@ -46,16 +163,22 @@ class Kit:
                 f'{who}: {self.pattern} wants {"one colour" if self.pattern=="plain" else "two colours"}, not'
                 f' {len(self.colours)}'
             )
-        bad = [o for o in (*self.colours, *filter(None, (self.sleeves, self.trim, self.lower, self.below)), self.ink)
-               if not isinstance(o, str) or not re.fullmatch('#[0-9a-fA-F]{6}', o)]
-        if bad:
-            raise ConfigError(
-                f'{who}: {bad[0]!r} is no colour: write red, green and blue in hexadecimal, such as #75aadb'
-            )
+        object.__setattr__(self, 'colours', tuple(_hex(o, who) for o in self.colours))
+        for k in ('sleeves', 'trim', 'lower', 'below', 'ink'):
+            if getattr(self, k) or k=='ink': object.__setattr__(self, k, _hex(getattr(self, k), who))
         if isinstance(self.bands, bool) or not isinstance(self.bands, int) or not 2<=self.bands<=40:
             raise ConfigError(f'{who}: bands={self.bands!r}: a whole number from 2 to 40')
         if not re.fullmatch('[0-9]{0,2}', self.number):
             raise ConfigError(f'{who}: number={self.number!r}: up to two digits')
+def _hex(colour, who): # '#rrggbb'
+    if isinstance(colour, str) and re.fullmatch('#[0-9a-fA-F]{6}', colour): return colour
+    rgb = cloth_colour(colour) if isinstance(colour, str) else None
+    if rgb is None:
+        raise ConfigError(
+            f'{who}: {colour!r} is no colour: write red, green and blue in hexadecimal, such as #75aadb, or a name'
+            f' such as {", ".join([*CLOTHS][:8])}'
+        )
+    return '#%02x%02x%02x'%tuple(round(255*v) for v in rgb)
 
 # %% ../nbs/153_kits.ipynb #9cc2cfd3
 def kit_from_dict(

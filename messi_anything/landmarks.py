@@ -236,7 +236,9 @@ class LandmarkNet(nn.Module, Pretrained):
 
 # %% ../nbs/035_landmarks.ipynb #52c5877d
 def folded(
-    net:nn.Module, # with `nn.Conv2d` and `nn.BatchNorm2d` one after the other in its `nn.Sequential`s; left as it is
+    # with `nn.Conv2d` and `nn.BatchNorm2d` one after the other in its `nn.Sequential`s, or named by a module's `pairs`;
+    # left as it is
+    net:nn.Module,
 )->nn.Module:
     "A copy to look with: normalisation is part of the convolutions, and memory is laid out as they read it"
     out = copy.deepcopy(net).eval()
@@ -244,6 +246,10 @@ def folded(
         for i in range(len(m)-1):
             if isinstance(m[i], nn.Conv2d) and isinstance(m[i+1], nn.BatchNorm2d):
                 m[i],m[i+1] = fuse_conv_bn_eval(m[i], m[i+1]),nn.Identity()
+    for m in list(out.modules()):
+        for conv,norm in getattr(m, 'pairs', ()):
+            setattr(m, conv, fuse_conv_bn_eval(getattr(m, conv), getattr(m, norm)))
+            setattr(m, norm, nn.Identity())
     return out.to(memory_format=torch.channels_last)
 
 # %% ../nbs/035_landmarks.ipynb #98bd5dfb

@@ -6,6 +6,7 @@
 from __future__ import annotations
 import dataclasses, inspect
 from dataclasses import dataclass, field
+from .core import ConfigError
 
 # %% auto #0
 __all__ = ['EVERYWHERE', 'option', 'Options', 'with_options']
@@ -19,10 +20,11 @@ def option(
     kind=str,             # what a text is turned into
     where=EVERYWHERE,     # who offers it: the command, the service, files of settings
     choices=None, least=None, most=None,
+    repr:bool=True,       # False for what must not be printed, such as a password
 ):                        # a dataclass field
     "Declare an option"
     about = dict(help=help, kind=kind, where=where, choices=choices, least=least, most=most)
-    return field(default=default, metadata=about)
+    return field(default=default, metadata=about, repr=repr)
 
 # %% ../nbs/004_options.ipynb #4378841e
 class Options:
@@ -34,9 +36,35 @@ class Options:
         "The options that are offered somewhere"
         return {f.name: f for f in dataclasses.fields(cls) if where is None or where in f.metadata['where']}
 
+    @classmethod
+    def of(cls,
+        cfg=None,  # a config of this class to begin with; None for the defaults
+        **changes  # options that differ from it
+    ):             # a config of this class
+        "A config from options; `ConfigError` for a name that is no option of this class"
+        if unknown := sorted(set(changes)-set(cls.options())):
+            raise ConfigError(f'no such option: {", ".join(unknown)}; there are {", ".join(cls.options())}')
+        return dataclasses.replace(cls() if cfg is None else cfg, **changes)
+
+    @classmethod
+    def split(cls,
+        options:dict, # name -> value
+    )->tuple:         # a config of this class, and a dict of the options that belong to another one
+        "For a function that takes the options of several classes"
+        mine = {k: v for k,v in options.items() if k in cls.options()}
+        return cls.of(**mine), {k: v for k,v in options.items() if k not in mine}
+
+    def check_limits(self):
+        "`ConfigError` for a number below what its option declares as `least`, or above `most`"
+        for name,f in self.options().items():
+            v,least,most = getattr(self, name),f.metadata['least'],f.metadata['most']
+            if v is None or (least is None or v>=least) and (most is None or v<=most): continue
+            limits = [f'at least {least}']*(least is not None)+[f'at most {most}']*(most is not None)
+            raise ConfigError(f'{name}={v!r}: give {" and ".join(limits)}')
+
 # %% ../nbs/004_options.ipynb #fdec712f
-def _parameter(name, f): # of a command, for an option
-    m,default = f.metadata,f.default
+def _parameter(name, f): # of a function, for an option
+    m,default = f.metadata,','.join(f.default) if isinstance(f.default, tuple) else f.default
     try:
         from fastcore.script import Param
         how = Param(m['help'], m['kind'], choices=m['choices'])
@@ -47,12 +75,15 @@ def _parameter(name, f): # of a command, for an option
 
 # %% ../nbs/004_options.ipynb #67f7340c
 def with_options(
-    config, # a class of `Options`
-):          # a decorator of functions that take **options
-    "Write the options that a command offers into its signature"
+    *configs,            # classes of `Options`; an option that two of them share comes once
+    where:str='command', # the options that are offered there; None for all
+):                       # a decorator of functions that take **options
+    "Write options into the signature of a function"
     def write(f):
-        own = [p for p in inspect.signature(f, eval_str=True).parameters.values() if p.kind!=p.VAR_KEYWORD]
-        more = [_parameter(k, o) for k,o in config.options('command').items()]
-        f.__signature__ = inspect.Signature([*own, *more], return_annotation=int)
+        said = inspect.signature(f, eval_str=True)
+        own = [p for p in said.parameters.values() if p.kind!=p.VAR_KEYWORD]
+        more = {k: _parameter(k, o) for c in configs for k,o in c.options(where).items()}
+        returns = int if where=='command' else said.return_annotation
+        f.__signature__ = inspect.Signature([*own, *more.values()], return_annotation=returns)
         return f
     return write

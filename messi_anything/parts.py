@@ -14,11 +14,12 @@ from .boxes import Box
 from .core import ConfigError, ImageError
 from .images import load_image, to_pil, to_tensor
 from .segment import DETAIL, Segmenter
+from .transforms import box_mean
 from .weights import Pretrained, find_weights
 from .core import moved_names
 
 # %% auto #0
-__all__ = ['PARTS', 'PARTS_COLOURS', 'PartsCfg', 'PartsHead', 'guide', 'BodyParts', 'load_parts', 'default_segmenter',
+__all__ = ['PARTS', 'PARTS_COLOURS', 'PartsCfg', 'PartsHead', 'Guide', 'guide', 'BodyParts', 'load_parts', 'default_segmenter',
            'body_parts', 'colour_parts']
 
 # %% ../nbs/055_parts.ipynb #ecaa36b6
@@ -60,32 +61,46 @@ class PartsHead(nn.Module, Pretrained):
         return self.out(self.drop(h))
 
 # %% ../nbs/055_parts.ipynb #19aa2d48
-def _sums(x, r): # over squares, from running sums: as quick for large ones as for small ones
-    for axis in (2,3):
-        run = F.pad(x, (r+1,r,0,0) if axis==3 else (0,0,r+1,r)).cumsum(axis)
-        n = x.shape[axis]
-        x = run.narrow(axis, 2*r+1, n)-run.narrow(axis, 0, n)
-    return x
+class Guide:
+    "A picture that maps can be made to follow: the guided filter for colours (He et al. 2013)"
+    def __init__(self,
+        img:Tensor,      # (b,3,h,w), what the edges are taken from
+        radius:int=2,    # of the neighbourhood, pixels
+        eps:float=2e-3,  # how much contrast counts as an edge; colours from -1 to 1
+    ):
+        self.img,self.radius,self.mean = img,radius,box_mean(img, radius)
+        i,j = [0,0,0,1,1,2],[0,1,2,1,2,2]
+        cov = box_mean(img[:,i]*img[:,j], radius)-self.mean[:,i]*self.mean[:,j]
+        rr,rg,rb,gg,gb,bb = (cov+eps*cov.new_tensor([1,0,0,1,0,1]).view(6,1,1)).split(1, 1)
+        # as L D L', a plane for each number
+        self.g,self.b = rg/rr,rb/rr
+        left = gb-self.g*rb
+        middle = gg-self.g*rg
+        self.gb = left/middle
+        self.scale = 1/rr,1/middle,1/(bb-self.b*rb-self.gb*left)
 
-def _box(x, r): return _sums(x, r)/_sums(torch.ones_like(x[:1,:1]), r)
+    def lines(self,
+        parts:Tensor, # (b,c,h,w) maps at the same size
+    )->Tensor:        # (b,c,4,h,w): slopes for red, green and blue, and offset
+        "Each map as a linear function of the colour around every pixel"
+        mp = box_mean(parts, self.radius)
+        with_p = box_mean((self.img[:,None]*parts[:,:,None]).flatten(1,2), self.radius).unflatten(1, (-1,3))
+        r,g,b = (with_p-self.mean[:,None]*mp[:,:,None]).unbind(2)             # (b,c,h,w) each
+        g = g-self.g*r
+        b = (b-self.b*r-self.gb*g)*self.scale[2]
+        g = g*self.scale[1]-self.gb*b
+        r = r*self.scale[0]-self.g*g-self.b*b
+        rest = mp-r*self.mean[:,:1]-g*self.mean[:,1:2]-b*self.mean[:,2:]
+        return box_mean(torch.stack([r, g, b, rest], 2).flatten(1,2), self.radius).unflatten(1, (-1,4))
 
 def guide(
-    img:Tensor,      # (b,3,h,w), what the edges are taken from
-    parts:Tensor,    # (b,c,h,w) probabilities at the same size
-    radius:int=2,    # of the neighbourhood, pixels
-    eps:float=2e-3,  # how much contrast counts as an edge; colours from -1 to 1
-)->Tensor:           # (b,c,4,h,w): slopes for red, green and blue, and offset
-    "Each map as a linear function of the colour around every pixel: the guided filter for colours (He et al. 2013)"
-    b,c,h,w = parts.shape
-    mi,mp = _box(img, radius),_box(parts, radius)
-    prod = (img[:,:,None]*img[:,None]).flatten(1,2)                     # (b,9,h,w)
-    cov = _box(prod, radius).unflatten(1, (3,3))-mi[:,:,None]*mi[:,None]
-    cov = cov.permute(0,3,4,1,2)+eps*torch.eye(3, device=img.device)     # (b,h,w,3,3)
-    with_p = _box((img[:,None]*parts[:,:,None]).flatten(1,2), radius).unflatten(1, (c,3))-mi[:,None]*mp[:,:,None]
-    a = torch.linalg.solve(cov, with_p.permute(0,3,4,2,1))               # (b,h,w,3,c)
-    a = a.permute(0,4,3,1,2)                                             # (b,c,3,h,w)
-    ab = torch.cat([a, (mp-(a*mi[:,None]).sum(2))[:,:,None]], 2)
-    return _box(ab.flatten(1,2), radius).unflatten(1, (c,4))
+    img:Tensor,      # (b,3,h,w), see `Guide`
+    parts:Tensor,    # (b,c,h,w) maps at the same size
+    radius:int=2,
+    eps:float=2e-3,
+)->Tensor:           # (b,c,4,h,w), see `Guide.lines`
+    "Each map as a linear function of the colour around every pixel"
+    return Guide(img, radius, eps).lines(parts)
 
 # %% ../nbs/055_parts.ipynb #5e0784a9
 def _names(parts)->tuple:
@@ -116,6 +131,11 @@ class BodyParts:
         l,t,r,b = (int(o) for o in self.window.astuple())
         return F.interpolate(self.image[...,t:b,l:r], self.parts.shape[1:], mode='area')
 
+    @functools.cached_property
+    def guide(self)->Guide:
+        "What edges of the parts are taken from"
+        return Guide(self.small)
+
 # %% ../nbs/055_parts.ipynb #555c0dfb
 def _slices(box, shape): # (l,t,r,b) of a box in whole pixels, inside a photo of shape (...,H,W)
     h,w = shape[-2:]
@@ -138,10 +158,11 @@ def _on(self,
     py = (t+(torch.arange(h)+.5)*(b-t)/h-W.top)/W.height*2-1
     grid = torch.stack([px.expand(h,w), py[:,None].expand(h,w)], -1)[None].float()
     coarse = self[names][None,None]
-    lines = torch.cat([guide(self.small, coarse)[:,0], coarse], 1)
+    lines = torch.cat([self.guide.lines(coarse)[:,0], coarse], 1)
     m = F.grid_sample(lines, grid, padding_mode='border', align_corners=False)
-    p = (m[:,:3]*x).sum(1, keepdim=True)+m[:,3:4]
-    sure = lambda low, high: ((m[:,4:]-low)/(high-low)).clamp(0, 1)
+    p = m[:,3:4]
+    for i in range(3): p.addcmul_(m[:,i:i+1], x[:,i:i+1])
+    sure = lambda low, high: ((m[:,4:]-low)/(high-low)).clamp_(0, 1)
     # a print of the ground's colours is no hole
     p = torch.minimum(torch.maximum(p, sure(.75, .97)), sure(.02, .2))
     p = p*((px.abs()<=1)*(py.abs()<=1)[:,None])

@@ -7,11 +7,12 @@ from __future__ import annotations
 import difflib, functools, re, warnings
 from dataclasses import dataclass, field
 from .core import ConfigError
+from .kits import CLOTHS, cloth_colour, told_apart
 from .props import colours, eyeglasses, hat, medical_mask, sunglasses
 from .text import CLIPText, NearestPhrase, check_text
 
 # %% auto #0
-__all__ = ['PHRASES', 'NOTHING', 'HAIR', 'HATS', 'SUNGLASSES', 'GLASSES', 'MASKS', 'SHIRTS', 'WEAVES', 'CLOTHS', 'ParsedText',
+__all__ = ['PHRASES', 'NOTHING', 'HAIR', 'HATS', 'SUNGLASSES', 'GLASSES', 'MASKS', 'SHIRTS', 'WEAVES', 'ParsedText',
            'known_phrases', 'understand', 'use_clip']
 
 # %% ../nbs/166_phrases.ipynb #a166b3fe
@@ -96,29 +97,10 @@ WEAVES = {  # pattern of a `Kit` -> how it is said
     'hoops': ('hooped', 'hoops', 'horizontal stripes', 'horizontally striped'),
     'halves': ('halved', 'halves'),
     'sash': ('sash',),
-    'centre': ('centre stripe', 'central stripe'),
+    'centre': ('centre stripe', 'central stripe', 'stripe'),
 }
-CLOTHS = dict(colours, garnet=(.63,.09,.25), gold=(.84,.66,.24), silver=(.70,.71,.73), crimson=(.66,.06,.16), lilac=(.76,.66,.86))
 
 # %% ../nbs/166_phrases.ipynb #2a137c64
-_also = {
-    'gray': 'grey',
-    'pale blue': 'light blue',
-    'sky blue': 'light blue',
-    'dark blue': 'navy',
-    'lightblue': 'light blue',
-    'darkblue': 'navy',
-    'light grey': 'light grey',
-    'maroon': 'burgundy',
-    'claret': 'burgundy',
-    'wine red': 'burgundy',
-    'dark red': 'burgundy',
-    'scarlet': 'red',
-    'royal blue': 'blue',
-    'violet': 'purple',
-    'cream': 'beige',
-    'golden': 'gold',
-}
 _weave_of = {o: k for k,v in WEAVES.items() for o in v}
 _woven = {k for k in _weave_of if k.endswith(('ed','stripy'))} # said before the shirt
 _fill = set(
@@ -136,7 +118,7 @@ class ParsedText:
     props:dict=field(default_factory=dict) # slot -> `Prop`
     hair:str=''           # one of `HAIR`
     shirt:tuple=()        # RGB in [0,1], or two of them for a pattern
-    pattern:str=''        # of the shirt, one of `WEAVES`; '' for none
+    pattern:str=''        # of the shirt, one of `WEAVES`; '' for none, or where two colours were said and no pattern
     ground:tuple=()       # RGB of the background
     understood:list=field(default_factory=list) # phrases
     unknown:list=field(default_factory=list) # of (word, the nearest known one or None)
@@ -177,13 +159,16 @@ def understand(
 )->ParsedText:
     "What a description asks for; contradictions are an error, words that are not known are named"
     text = check_text(text)
-    tokens = [t for t in re.findall(r'[^\W_]+|[,;.]', text.lower().replace('&', ' and ')) if t!='the']
+    tokens = [t for t in re.findall(r'#[0-9a-f]{3,6}\b|[^\W_]+|[,;.]', text.lower().replace('&', ' and ')) if t!='the']
     if re.search(r'\bwith (?:and|or) without\b', ' '.join(tokens)):
         raise ConfigError(f'{text[:60]!r} asks for something and its opposite: say one of them')
-    wish,i,state = ParsedText(text),0,dict(no=False, much=1., colours=[], pattern='', nearest=nearest or _free.get('nearest'))
+    wish,i = ParsedText(text),0
+    state = dict(no=False, much=1., colours=[], pattern='', worn=[], bare=None, nearest=nearest or _free.get('nearest'))
     own = {w for n in names for w in re.findall(r'[^\W_]+', str(n).lower())}
     while i<len(tokens): i = _hear(wish, tokens, i, state, own)
+    _late(wish, state)
     for c in state['colours']: wish.unknown.append((c, None))
+    wish.shirt = _shirt_colours(state['worn'], wish.pattern)
     if text and not wish.understood and not any(t in _fill|own for t in tokens):
         some = 'smiling, looking left, beard, blond hair, sunglasses, a red cap, a medical mask, a white shirt'
         raise ConfigError(
@@ -209,7 +194,6 @@ def _book(): # words of a phrase -> (kind, phrase), the long ones first
         (('hair',), 'hair'),
         ([o for o in _weave_of if o not in _woven], 'shirt'),
         (_woven, 'woven'),
-        (_also, 'colour'),
         (CLOTHS, 'colour'),
     ]
     book = {tuple(w for w in p.lower().split() if w!='the'): (kind, p) for phrases,kind in kinds for p in phrases}
@@ -218,17 +202,34 @@ def _book(): # words of a phrase -> (kind, phrase), the long ones first
     return dict(sorted(book.items(), key=lambda o: -len(o[0])))
 
 def _hear(wish, tokens, i, state, own): # reads on at `i` -> where to go on
+    n = _colour_at(tokens, i)
     for words,(kind,phrase) in _book().items():
-        if tuple(tokens[i:i+len(words)])==words:
+        if len(words)>=n and tuple(tokens[i:i+len(words)])==words:
             _take(wish, kind, phrase, state)
             return i+len(words)
+    if n:
+        _take(wish, 'colour', ' '.join(tokens[i:i+n]), state)
+        return i+n
     t = tokens[i]
+    if t in _late_no_more: _late(wish, state)
     if t in ',;.': state.update(no=False, much=1.)
     elif t in _not: state['no'] = True
     elif t in _much: state['much'] = _much[t]
     elif t in _so_far: state['no'] = False
     elif t not in _fill|own: _guess(wish, t, state)
     return i+1
+
+def _colour_at(tokens, i): # how many words from here on are one colour
+    return next((n for n in (4,3,2,1) if i+n<=len(tokens) and cloth_colour(' '.join(tokens[i:i+n]))), 0)
+
+_late_no_more = {',', ';', '.', 'a', 'an', 'his', 'her', 'their', 'with', 'wearing', 'on', 'in'}
+
+def _late(wish, state): # colours that were said after the shirt: 'a shirt in sky and white'
+    if state['bare'] is None or not state['colours']: return
+    at,tints = state['bare'],list(dict.fromkeys(state['colours']))
+    _wear_shirt(wish, tints, '', state)
+    wish.understood[at] = f'{" and ".join(tints)} {wish.understood[at]}'
+    state.update(colours=[], bare=None)
 
 def _guess(wish, word, state): # a word that is not known
     phrase = state['nearest'](word) if state['nearest'] else None
@@ -243,9 +244,10 @@ def _nearest(word):
 
 # %% ../nbs/166_phrases.ipynb #7261ddcf
 def _take(wish, kind, phrase, state): # a phrase that was found
-    if kind=='colour': return state['colours'].append(_also.get(phrase, phrase))
+    if kind=='colour': return state['colours'].append(phrase)
     if kind=='woven': return state.update(pattern=phrase)
     tints,no = list(dict.fromkeys(state['colours'])),state['no']
+    if kind=='hair': tints = [c if c in HAIR else c.split()[-1] for c in tints] # dark brown
     said = ' '.join(
         [
             *(['no'] if no else []),
@@ -259,25 +261,34 @@ def _take(wish, kind, phrase, state): # a phrase that was found
     elif kind=='haircolour' or kind=='hair':
         _ask_hair(wish, phrase if kind=='haircolour' else next(iter(tints), ''), said)
     elif kind=='shirt':
-        _ask_shirt(wish, tints, _weave_of.get(state['pattern'] or phrase, ''), no)
-    elif kind=='ground': _set(wish, 'ground', CLOTHS[tints[0]] if tints else ())
-    else: _ask_prop(wish, kind, phrase, tints, no)
+        if no: raise ConfigError(f'{wish.text[:60]!r}: what is worn instead? Say a shirt and its colour')
+        _wear_shirt(wish, tints, _weave_of.get(state['pattern'] or phrase, ''), state)
+        state['bare'] = None if tints else len(wish.understood)
+    elif kind=='ground':
+        _set(wish, 'ground', cloth_colour(tints[0]) if tints else ())
+    else:
+        _ask_prop(wish, kind, phrase, tints, no)
     state.update(colours=[], pattern='', much=1.)
     wish.understood.append(said)
 
-def _ask_shirt(wish, tints, pattern, no):
-    if no: raise ConfigError(f'{wish.text[:60]!r}: what is worn instead? Say a shirt and its colour')
-    rgb = tuple(CLOTHS[c] for c in tints[:2])
-    if pattern and len(rgb)==1 and len(wish.shirt)==1:                   # a white shirt with blue stripes
-        rgb,wish.shirt = (*wish.shirt, *rgb),()
-    if pattern and not rgb and len(wish.shirt)==2: rgb = wish.shirt
-    if pattern and len(rgb)<2: rgb = (*rgb, CLOTHS['white']) if rgb!=(CLOTHS['white'],) else (*rgb, CLOTHS['black'])
-    if pattern and len(rgb)<2: rgb = CLOTHS['blue'],CLOTHS['white']
-    _set(wish, 'shirt', rgb)
-    _set(wish, 'pattern', pattern or ('halves' if len(rgb)==2 else ''))
+def _wear_shirt(wish, tints, pattern, state): # colours are gathered until all is heard
+    worn = state['worn']
+    if not worn or (len(worn)==len(tints)==1 and (pattern or wish.pattern)):   # a white shirt with blue stripes
+        new = [c for c in tints if c not in worn]
+    elif set(tints)<=set(worn): new = []
+    else: _set(wish, 'shirt', tuple(tints), tuple(worn))
+    worn[(0 if wish.pattern and not pattern else len(worn)):0] = new[:2]     # the shirt's own colour comes first
+    wish.unknown += [(f'{c} as a third colour', None) for c in new[2:]]
+    _set(wish, 'pattern', pattern)
 
-def _set(wish, what, value):
-    old = getattr(wish, what)
+def _shirt_colours(worn, pattern): # names -> RGB, as many as the pattern has
+    rgb = [cloth_colour(c) for c in worn]
+    if pattern and not rgb: rgb = [cloth_colour('blue')]
+    if pattern and len(rgb)<2: rgb.append(cloth_colour('black' if sum(rgb[0])>2.4 else 'white'))
+    return told_apart(*rgb) if len(rgb)==2 else tuple(rgb)
+
+def _set(wish, what, value, old=None):
+    old = old or getattr(wish, what)
     if old and value and old!=value:
         raise ConfigError(
             f'{wish.text[:60]!r} asks for two different kinds of {dict(ground="background").get(what, what)}: say one'
@@ -309,7 +320,7 @@ def _ask_prop(wish, kind, phrase, tints, no):
             raise ConfigError(f'{wish.text[:60]!r} asks for something and its opposite: say one of them')
         wish.props[slot] = None
         return
-    tint = next((c if c in colours else CLOTHS[c] for c in tints), None)
+    tint = next((c if c in colours else cloth_colour(c) for c in tints), None)
     prop = (
         hat(
             HATS[phrase],

@@ -137,6 +137,7 @@ def _check_numbers(self:ReplaceCfg):
     if self.strength is not None: start_levels(STEPS[1], self.strength)          # says when it is no strength
     if not 0<=self.guidance<=10: raise ConfigError(f'guidance={self.guidance}: a number from 0 to 10; 1 as learned')
     check_tries(self.tries)
+    self.check_limits()
 
 @patch
 def _rename(self:ReplaceCfg): # as older settings have it
@@ -592,11 +593,7 @@ def replace(
 # %% ../nbs/184_pipeline.ipynb #17bb0c37
 def options_of(cfg, target, options)->ReplaceCfg:
     if target is not None: options = dict(target=target, **options)
-    unknown = set(options)-set(ReplaceCfg.options())
-    if unknown:
-        names = ', '.join(ReplaceCfg.options())
-        raise ConfigError(f'no such option: {", ".join(sorted(unknown))}; there are {names}')
-    return dataclasses.replace(ReplaceCfg() if cfg is None else cfg, **options)
+    return ReplaceCfg.of(cfg, **options)
 
 def _paint(img, todo, painter, cfg, laps)->Painted:
     out = paint_photo(img, todo, painter, cfg.seeds, cfg)
@@ -611,4 +608,6 @@ __getattr__ = moved_names(
         'MANIFEST main_replace messi_replace read_manifest read_settings replace_many settings_text'
     ),
     speed='cost_of_modes large_photo overhead speed whole_by_bare',
+    options='EVERYWHERE with_options',
+    pipeline='whose=match_faces',
 )

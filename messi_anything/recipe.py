@@ -13,8 +13,9 @@ from .adversarial import AdversarialLoss, Discriminator, GuidedECTLoss
 from .captions import fact_names
 from .consistency import Denoiser, ECTLoss, EDMLoss
 from .core import ConfigError, DataError, moved_names
+from .options import with_options
 from .text import TextConditionedUNet, add_text_encoder, read_words
-from .training import TrainCfg, Trainer
+from .training import RunCfg, TrainCfg, Trainer
 from .unet import UNet, UNetCfg, unet_cfg
 from .views import FillLoss, HoleSet, Views, balance
 from .weights import find_weights, pick_device
@@ -215,6 +216,7 @@ def _begin(start, cfg): # -> network, and its text encoder or None
     return UNet.from_pretrained(where), read_words(where)
 
 # %% ../nbs/254_recipe.ipynb #df6efb08
+@with_options(RunCfg, where=None)
 def train_stages(
     net,              # a `UNet` or `TextConditionedUNet`
     data,             # a dataset of pictures with holes, such as `HoleSet`
@@ -222,17 +224,14 @@ def train_stages(
     out,              # folder of the run; an interrupted run goes on from there
     cfg:RecipeCfg,
     evaluate=None,    # (net) -> {name: number}, see `RecipeCfg.eval_every` and `best`
-    minutes:float=None, # stop after about this long
-    device=None, workers:int=0,
-    about:dict=None,  # what else the records should say
-    command=None,     # for the record
-    progress:bool=True,
     encoder=None,     # see `stage_loss`
+    **run             # see `RunCfg`
 ):                    # the network with averaged weights; None when it was stopped before the end
     "One stage after the other"
     import time
+    run = RunCfg.of(**run)
     begun,unet = time.time(),lambda o: getattr(o, 'net', o)
-    cfg = replace(cfg, compile=cfg.compile and torch.device(pick_device(device)).type=='cuda')
+    cfg = replace(cfg, compile=cfg.compile and torch.device(pick_device(run.device)).type=='cuda')
     was = unet(net).cfg.checkpointing
     unet(net).cfg = replace(unet(net).cfg, checkpointing=was or cfg.checkpointing)
     for name,make,train in stages(cfg):
@@ -243,10 +242,11 @@ def train_stages(
             views=len(data),
             loss=dict(name=type(loss.loss).__name__, **settings),
             recipe={k: v for k, v in asdict(cfg).items() if k not in _how},
-            **(about or {})
+            **(run.about or {})
         )
-        t = Trainer(net.train(), loss, data, train, Path(out)/name, drawn, evaluate, said, workers, device, command)
-        t.fit(minutes and max(1e-9, minutes-(time.time()-begun)/60), progress)
+        how = replace(run, about=said).trainer()
+        t = Trainer(net.train(), loss, data, train, Path(out)/name, drawn, evaluate, **how)
+        t.fit(run.minutes and max(1e-9, run.minutes-(time.time()-begun)/60), run.progress)
         if t.done<train.steps: return None
         net = _after(t)
     # how it was trained is no part of what it is
@@ -258,19 +258,17 @@ _how = ('steps','ct_steps','save_every','eval_every','best','accumulate','checkp
 
 
 # %% ../nbs/254_recipe.ipynb #21ccf4e3
+@with_options(RunCfg, where=None)
 def train_generator(
     views:Views,      # label 1 is the target
     out,              # folder of the run; an interrupted run goes on from there
     cfg:RecipeCfg=RecipeCfg(),
     start=None,       # a `UNet`, or the name of weights, to begin with; None for an untrained network
     evaluate=None,    # (net) -> {name: number}, see `RecipeCfg.eval_every` and `best`
-    minutes:float=None, # stop after about this long
-    device=None, workers:int=0,
-    about:dict=None,  # what else the records should say
-    command=None,     # for the record
-    progress:bool=True,
+    *,
     name:str='messi', # of the target, in the captions of a network that has no words yet
     encoder=None,     # see `stage_loss`
+    **run             # see `RunCfg`
 ):                    # with averaged weights, a `TextConditionedUNet` or, without words, a `UNet`; None when it was stopped before the end
     "Train a generator that fills holes: to remove noise, then to do so in a few steps"
     torch.manual_seed(0)
@@ -290,26 +288,14 @@ def train_generator(
         cfg.p_drop_text,
         cfg.p_bodies,
     )
-    return train_stages(
-        net,
-        data,
-        drawn_shares(views, cfg),
-        out,
-        cfg,
-        evaluate,
-        minutes,
-        device,
-        workers,
-        about,
-        command,
-        progress,
-        encoder,
-    )
+    return train_stages(net, data, drawn_shares(views, cfg), out, cfg, evaluate, encoder, **run)
 
 # %% ../nbs/254_recipe.ipynb #8743c2f3
 __getattr__ = moved_names(
     __name__,
-    adversarial='AdversarialLoss Discriminator GuidedECTLoss diff_augment',
+    adversarial=(
+        'Critic=Discriminator moved=diff_augment AdversarialLoss Discriminator GuidedECTLoss diff_augment'
+    ),
     inpaint='condition_of',
     views='FillLoss HoleSet ROOM Views above balance below close_frame pack_views',
 )

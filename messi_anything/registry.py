@@ -5,6 +5,7 @@
 # %% ../nbs/400_registry.ipynb #30ce9894
 from __future__ import annotations
 import json, math, os, re, shutil, stat, tempfile, zipfile, zlib
+from dataclasses import dataclass
 from pathlib import Path
 import torch
 from messi_anything.core import (
@@ -14,15 +15,25 @@ from messi_anything.core import (
 from .core import make_folder
 from .weights import find_weights, load_into, load_weights
 from .headspace import HeadTarget, HeadTargetCfg
+from .options import Options, option
 from .unet import UNet, UNetCfg
 from .text import read_words
 from .inpaint import read_target
 
 # %% auto #0
-__all__ = ['KINDS', 'PARTS', 'GENERATOR', 'MOST_TEXT', 'MOST_WEIGHTS', 'MOST_FILES', 'targets_home', 'check_name', 'target_files',
-           'read_target_json', 'check_target', 'targets', 'target_table', 'listed_targets', 'install_target',
-           'remove_target', 'export_target', 'unzip_target', 'import_target', 'push_target', 'show_target',
-           'messi_targets', 'main_targets']
+__all__ = ['KINDS', 'PARTS', 'GENERATOR', 'MOST_TEXT', 'MOST_WEIGHTS', 'MOST_FILES', 'FitCfg', 'targets_home', 'check_name',
+           'target_files', 'read_target_json', 'check_target', 'targets', 'target_table', 'listed_targets',
+           'install_target', 'remove_target', 'export_target', 'unzip_target', 'import_target', 'push_target',
+           'show_target', 'messi_targets', 'main_targets']
+
+# %% ../nbs/400_registry.ipynb #93bffe6f
+@dataclass(frozen=True)
+class FitCfg(Options):
+    "What every way of making a target from somebody's photos asks"
+    consent:str = option(None, 'who the person is to you and that they agree: myself, agreed, guardian or public; asked if '
+                               'not said')
+    out:str = option(None, 'folder of the run; run again with the same, and it goes on')
+    flagged:bool = option(False, 'use doubtful photos as well: drawings, collages', bool)
 
 # %% ../nbs/400_registry.ipynb #57dfad4f
 def targets_home()->Path:

@@ -19,6 +19,7 @@ from .cutouts import coco_entries
 from messi_anything.images import (
     is_raw, load_image, load_mask, load_photo, mask_to_pil, open_image, quiet_pillow, unreadable, why_unreadable,
 )
+from .options import Options, option
 from .pipeline import ReplaceCfg, load_segmenter, replace
 from .provenance import most_pixels, note_of, save_options
 from .segment import check_choice, choice, from_mask
@@ -36,23 +37,23 @@ def need_serve():
 
 # %% ../nbs/500_requests.ipynb #0bc2b7e8
 @dataclass(frozen=True)
-class ServeCfg:
+class ServeCfg(Options):
     "Limits of a service"
-    queue:int=16               # requests that wait; more are sent away
-    max_mb:float=20.           # of one upload
-    max_pixels:int=40_000_000  # of a photo, times the number of variants, which are painted together
-    max_variants:int=8
-    max_people:int=32          # separate parts of a mask
-    timeout:float=300.         # seconds, waiting and painting
-    read_timeout:float=60.     # seconds in which an upload must have arrived
-    # seconds without a byte after which an upload, or a client that reads its answer, is given up
-    idle_timeout:float=10.
-    header_timeout:float=10.   # seconds in which a connection must have asked for something
-    token:str=field(default='', repr=False) # who does not send it is refused; '' for nobody
-    # origins ('https://example.org') whose pages may use the service from their visitors' browsers
-    cors:tuple=()
-    hosts:tuple=()             # names under which others reach it, such as a proxy's
-    root_path:str=''           # the prefix that a proxy puts before all addresses
+    token:str = option('', 'what clients must send; better given as MESSI_TOKEN in the environment, where other users do '
+                           'not see it', repr=False)
+    max_mb:float = option(20., 'largest upload', float)
+    max_pixels:int = option(40_000_000, 'of a photo, times the number of variants', int)
+    queue:int = option(16, 'requests that wait; more are sent away', int)
+    timeout:float = option(300., 'seconds for a request', float)
+    cors:tuple = option((), 'origins whose pages may use this, with commas between')
+    hosts:tuple = option((), "names under which others reach it, such as a proxy's, with commas between")
+    root_path:str = option('', 'the prefix that a proxy puts before all addresses')
+    max_variants:int = option(8, 'of one request', int, where=())
+    max_people:int = option(32, 'separate parts of a mask', int, where=())
+    read_timeout:float = option(60., 'seconds in which an upload must have arrived', float, where=())
+    idle_timeout:float = option(10., 'seconds without a byte after which an upload, or a client that reads its answer, is '
+                                     'given up', float, where=())
+    header_timeout:float = option(10., 'seconds in which a connection must have asked for something', float, where=())
 
     def __post_init__(self):
         least = dict(queue=1, max_pixels=1, max_variants=1, max_people=1)

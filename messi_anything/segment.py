@@ -9,7 +9,6 @@ import numpy as np
 import torch.nn.functional as F
 from PIL import Image
 from dataclasses import dataclass, field, replace
-from einops import rearrange
 from fastcore.basics import patch
 from functools import lru_cache
 from torch import Tensor, nn
@@ -18,13 +17,16 @@ from .core import ConfigError, WeightsError
 from .frames import mask_box
 from .images import in_float32, load_image, load_mask, to_tensor
 from .frames import letterbox
+from .landmarks import folded
+from .transforms import box_mean
+from .lite import LITE, EfficientNetLite
 from .weights import Pretrained, find_weights, load_into, load_weights, pick_device, precision
 from .core import moved_names
 
 # %% auto #0
 __all__ = ['segment_presets', 'DETAIL', 'MOST_PARTS', 'SegmentCfg', 'segment_cfg', 'fixed_size', 'encoder', 'ContextBlock',
            'HieraFPN', 'load_encoder', 'refine', 'Person', 'Segmentation', 'check_choice', 'choice', 'separate',
-           'Segmenter', 'faces_within', 'default_face_finder', 'parts_of', 'from_mask']
+           'Segmenter', 'without_ears', 'faces_within', 'default_face_finder', 'parts_of', 'from_mask']
 
 # %% ../nbs/045_segment.ipynb #a04b2922
 @dataclass(frozen=True)
@@ -138,9 +140,11 @@ def fixed_size(cfg:SegmentCfg)->bool: # its positions belong to one size; convol
 
 # %% ../nbs/045_segment.ipynb #96c984a2
 def encoder(cfg:SegmentCfg)->nn.Module: # gives a list of maps, fine to coarse
-    "The backbone, as timm makes it"
-    import timm
+    "The backbone: our own where it is EfficientNet-Lite, else as timm makes it"
     args = dict(cfg.backbone_args)
+    if cfg.backbone in LITE and not cfg.pretrained and args==dict(out_indices=(1,2,3,4)):
+        return EfficientNetLite(cfg.backbone)
+    import timm
     if fixed_size(cfg): args['img_size'] = cfg.size
     if cfg.pretrained and cfg.published: args['pretrained_cfg'] = timm.get_pretrained_cfg(cfg.published)
     try:
@@ -182,8 +186,8 @@ class ContextBlock(nn.Module):
     def forward(self, x):
         b,c,h,w = x.shape
         x = (x+self.place(x)).flatten(2).transpose(1,2)                                    # (b,n,c)
-        q,k,v = rearrange(self.qkv(self.n1(x)), 'b n (three h d) -> three b h n d', three=3, h=self.heads)
-        x = x+self.proj(rearrange(F.scaled_dot_product_attention(q, k, v), 'b h n d -> b n (h d)'))
+        q,k,v = self.qkv(self.n1(x)).unflatten(2, (3,self.heads,-1)).permute(2,0,3,1,4)     # (b,heads,n,d) each
+        x = x+self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1,2).flatten(2))
         return (x+self.mlp(self.n2(x))).transpose(1,2).reshape(b,c,h,w)
 
 # %% ../nbs/045_segment.ipynb #365bb1df
@@ -280,10 +284,9 @@ def refine(
     eps:float=2e-3,  # how much contrast counts as an edge
 )->Tensor:           # (1,1,H,W) in [0,1]
     "Scale a mask up along the edges of the photo (fast guided filter, arXiv 1505.00996)"
-    box = lambda t: F.avg_pool2d(t, 2*radius+1, 1, radius, count_include_pad=False)
-    mi,mp = box(small),box(p)
-    a = (box(small*p)-mi*mp)/(box(small*small)-mi*mi+eps)
-    ab = F.interpolate(torch.cat([box(a), box(mp-a*mi)], 1), full.shape[2:], mode='bilinear', align_corners=False)
+    mi,mp,both,square = box_mean(torch.cat([small, p, small*p, small*small], 1), radius).split(1, 1)
+    a = (both-mi*mp)/(square-mi*mi+eps)
+    ab = F.interpolate(box_mean(torch.cat([a, mp-a*mi], 1), radius), full.shape[2:], mode='bilinear', align_corners=False)
     return torch.addcmul(ab[:,1:], ab[:,:1], full).clamp_(0,1)
 
 # %% ../nbs/045_segment.ipynb #92fc4274
@@ -493,7 +496,7 @@ class Segmenter:
     def from_pretrained(cls,
         name='segment-tiny', # weights that came with the package, a folder, or a hub id
         device=None, **kw
-    ): return cls(HieraFPN.from_pretrained(find_weights(name)), device, **kw)
+    ): return cls(folded(HieraFPN.from_pretrained(find_weights(name))), device, **kw)
 
     def prepare(self, img:Image.Image): # -> (1,3,h,w) with the photo in the corner, and its width and height there
         "A photo as the network sees it: scaled to fit, never squashed, grey beside it"
@@ -583,7 +586,16 @@ def _faces(self:Segmenter, img, number, w)->list: # of `Face`; None where nobody
     for box in boxes:
         for f in faces_within(img, box.times(k, k).scaled(1.15), default_face_finder(alone=box.width<=.45*box.height)):
             if not any(math.dist(f.box.center, o.box.center)<.5*f.box.width for o in out): out.append(f)
-    return out
+    return without_ears(out)
+
+def without_ears(
+    faces:list, # of `Face`
+)->list:        # of those
+    "Leave out what is less than half as large as a face beside it: an ear or a collar, and nobody's face"
+    def beside(f, o):
+        (x,y),(X,Y) = f.box.center,o.box.center
+        return 2*f.box.width<o.box.width and max(abs(x-X), abs(y-Y))<.8*o.box.width
+    return [f for f in faces if not any(beside(f, o) for o in faces)]
 
 def faces_within(
     img:Image.Image,
@@ -639,8 +651,8 @@ __getattr__ = moved_names(
     __name__,
     cutouts='coco_entries cutout main_segment messi_segment overlay people_sheet segment_many trim_box',
     train_segmenter=(
-        'BANDS HiddenLoss MaskLoss MaskSet MaskedAutoencoder bce_loss bootstrap boundary calibrate '
-        'degrade dice_loss evaluate_masks evaluate_photos iou iou_loss mask_loss mask_losses mask_scores '
-        'pretrain_encoder score_table soft_labels train_segmenter'
+        'rim=boundary BANDS HiddenLoss MaskLoss MaskSet MaskedAutoencoder bce_loss bootstrap boundary '
+        'calibrate degrade dice_loss evaluate_masks evaluate_photos iou iou_loss mask_loss mask_losses '
+        'mask_scores pretrain_encoder score_table soft_labels train_segmenter'
     ),
 )

@@ -13,6 +13,7 @@ from pathlib import Path
 from . import __version__
 from .core import ConfigError, MessiError, WeightsError, command
 from .images import load_plugin, plugin_formats
+from .options import with_options
 from .pipeline import DEFAULT_MODE, MODES, ReplaceCfg, inpainter, load_segmenter
 from .registry import listed_targets
 from messi_anything.requests import (
@@ -589,35 +590,21 @@ def serving(
             t.join()
 
 # %% ../nbs/520_serve.ipynb #86190232
+@with_options(ServeCfg)
 def messi_serve(
     host:str='127.0.0.1',  # 127.0.0.1 for this machine only, 0.0.0.0 for everybody who reaches it
     port:int=8000,
     target:str='messi',    # who is painted when a request does not say: a target's name
     segmenter:str='segment-tiny', # who finds the people: a name, a folder or a hub id
     device:str='auto',     # cpu, cuda, cuda:1, mps, or several with commas between; auto for all there are
-    # what clients must send; better given as MESSI_TOKEN in the environment, where other users do not see it
-    token:str='',
-    max_mb:float=20.,      # largest upload
-    max_pixels:int=40_000_000, # of a photo, times the number of variants
-    queue:int=16,          # requests that wait; more are sent away
-    timeout:float=300.,    # seconds for a request
-    cors:str='',           # origins whose pages may use this, with commas between
-    hosts:str='',          # names under which others reach it, such as a proxy's, with commas between
-    root_path:str='',      # the prefix that a proxy puts before all addresses
+    **options              # see `ServeCfg`
 )->int:
     "Serve `replace` over HTTP; stop with Ctrl-C"
     need_serve()
     split = lambda t: tuple(o.strip() for o in t.split(',') if o.strip())
-    cfg = ServeCfg(
-        queue=queue,
-        max_mb=max_mb,
-        max_pixels=max_pixels,
-        timeout=timeout,
-        token=token or os.environ.get('MESSI_TOKEN', ''),
-        cors=split(cors),
-        hosts=split(hosts),
-        root_path=root_path,
-    )
+    lists = {k: split(options[k]) for k in ('cors','hosts') if k in options}
+    token = options.get('token') or os.environ.get('MESSI_TOKEN', '')
+    cfg = ServeCfg.of(**{**options, **lists, 'token': token})
     app = create_app(cfg, target, None, segmenter, None if device=='auto' else split(device))
     it = app.state.service
     for d in it.devices:                                 # an error now rather than at the first request
@@ -630,7 +617,7 @@ def messi_serve(
                 f'warning: whoever reaches {host}:{port} can use this service: set MESSI_TOKEN, or leave --host out',
                 file=sys.stderr,
             )
-        print(f'http://{f"[{host}]" if ":" in host else host}:{port}{root_path}/', flush=True)
+        print(f'http://{f"[{host}]" if ":" in host else host}:{port}{cfg.root_path}/', flush=True)
         h = logging.StreamHandler()
         h.setFormatter(logging.Formatter('%(asctime)s %(message)s'))
         log.addHandler(h)
@@ -645,8 +632,10 @@ def main_serve(argv=None): return command(messi_serve, argv)
 __getattr__ = moved_names(
     __name__,
     requests=(
-        'ANSWERS Answer FILES FORMATS Form Refusal ReplaceRequest RequestQueue ServeCfg Upload '
-        'check_upload drain image_bytes need_serve png_bytes read_form read_option read_people '
-        'replace_job segment_job while_there'
+        'Wish=ReplaceRequest check_picture=check_upload Desk=RequestQueue picture_bytes=image_bytes ANSWERS '
+        'Answer FILES FORMATS Form Refusal ReplaceRequest RequestQueue ServeCfg Upload check_upload drain '
+        'image_bytes need_serve png_bytes read_form read_option read_people replace_job segment_job '
+        'while_there'
     ),
+    serve='Door=GuardMiddleware',
 )

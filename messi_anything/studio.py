@@ -1302,6 +1302,7 @@ def launcher(
 # %% ../nbs/530_studio.ipynb #42972418
 __getattr__ = moved_names(
     __name__,
-    session='Cancelled MARK Run SIDE Session VIEW Watched bust read_upload',
+    session='Sitting=Session Cancelled MARK Run SIDE Session VIEW Watched bust read_upload',
     widgets='AnyWidget Canvas Compare Drop Go HEAD Line PAGE STYLE Save Tiles need_studio',
+    studio='pictures_in=images_in Tailor=TargetBuilder TailorTab=TargetTab',
 )

@@ -20,6 +20,7 @@ from .core import write_csv
 from .embedding import FaceEmbedding
 from .frames import centre_frame, face_frame
 from .images import load_image
+from .options import Options, option, with_options
 from .provenance import save_image
 from .report import TargetReport, target_report
 from .splits import split_photos
@@ -27,7 +28,7 @@ from .training import only_run
 from .core import moved_names
 
 # %% auto #0
-__all__ = ['Review', 'thumbnail', 'review', 'CleanSet', 'prep_target', 'messi_prep_target', 'main_prep_target']
+__all__ = ['Review', 'thumbnail', 'review', 'CleanSet', 'CropCfg', 'prep_target', 'messi_prep_target', 'main_prep_target']
 
 # %% ../nbs/224_target.ipynb #6cd0937a
 class Review:
@@ -146,12 +147,12 @@ _face_columns = 'path score x y w h'.split() + [
 ]
 _photo_columns = 'file side source id size scale x y width angle key'.split()
 
-def _plan(row, facts, size, scale, enlarge, format, level): # what is to be cut out of one photo
+def _plan(row, facts, cfg): # what is to be cut out of one photo
     dims,f = (facts['width'],facts['height']),facts['faces'][row['main']] if facts['faces'] else None
     # kept by hand, though no face was found
-    frame = face_frame(dims, Box(*f[:4]), f[5] if level else None, scale) if f else centre_frame(dims)
-    side = max(1, int(min(size, frame.side*enlarge)))
-    name = f'photos/{os.path.splitext(row["safe_name"])[0]}.{format}'
+    frame = face_frame(dims, Box(*f[:4]), f[5] if cfg.level else None, cfg.scale) if f else centre_frame(dims)
+    side = max(1, int(min(cfg.size, frame.side*cfg.enlarge)))
+    name = f'photos/{os.path.splitext(row["safe_name"])[0]}.{cfg.format}'
     what = [row['id'], frame.x, frame.y, frame.side, frame.angle, side]
     return (
         dict(
@@ -246,48 +247,59 @@ def _check_place(folder, out):
                 ' folder, or move it away'
             )
 
+# %% ../nbs/224_target.ipynb #3a2e9a46
+@dataclass(frozen=True)
+class CropCfg(Options):
+    "The crops of a clean set"
+    size:int = option(512, 'side of a crop, pixels; smaller where the photo has fewer', int)
+    scale:float = option(2.6, "side of a crop, as a multiple of the face's: 2.6 head and shoulders, 8 most of a person",
+                         float)
+    enlarge:float = option(1.5, 'enlarge a crop at most this much to reach the size', float)
+    format:str = option('png', 'png or jpg')
+    level:bool = option(False, 'turn the crops so that the eyes are level', bool)
+    flagged:bool = option(False, 'use the doubtful photos as well', bool)
+    held_out:float = option(.1, 'share of the photos for validation', float)
+
+    def __post_init__(self):
+        if self.format not in ('png','jpg'): raise ConfigError(f'format={self.format!r}: say png or jpg')
+        if not (self.size>0 and self.scale>0 and self.enlarge>0 and 0<=self.held_out<1):
+            raise ConfigError(
+                f'size={self.size}, scale={self.scale} and enlarge={self.enlarge} must be above 0,'
+                f' held_out={self.held_out} from 0 to less than 1'
+            )
+
 # %% ../nbs/224_target.ipynb #e1e7ae39
+@with_options(CropCfg, where=None)
 def prep_target(
     folder,               # of photos of one person; never changed
     out,                  # folder for the clean set; its name is the target's
-    size:int=512,         # side of a crop, pixels; smaller where the photo has fewer
-    scale:float=2.6,      # side of a crop, as a multiple of the face's: 2.6 head and shoulders, 8 most of a person
-    enlarge:float=1.5,    # enlarge a crop at most this much to reach `size`
-    format:str='png',     # png or jpg
-    level:bool=False,     # turn the crops so that the eyes are level
-    flagged:bool=False,   # use the doubtful photos as well
-    held_out:float=.1,    # share of the photos for validation
     checks:Checks=Checks(),
     detect=None,          # see `target_report`
     embed=None,           # see `target_report`
     same:float=None,      # see `target_report`
     workers:int=None,     # threads
     progress:bool=True,
+    **options             # see `CropCfg`
 )->CleanSet:
     "Make a clean set from a folder of photos; a second run does only what is new"
-    if format not in ('png','jpg'): raise ConfigError(f'format={format!r}: say png or jpg')
-    if not (size>0 and scale>0 and enlarge>0 and 0<=held_out<1):
-        raise ConfigError(
-            f'size={size}, scale={scale} and enlarge={enlarge} must be above 0, held_out={held_out} from 0 to less'
-            ' than 1'
-        )
+    cfg = CropCfg.of(**options)
     check_workers(workers)
     out,workers = user_path(out),workers or min(8, os.cpu_count() or 1)
     _check_place(folder, out)
     with only_run(make_folder(out)):
         report = target_report(folder, out, checks, detect, embed, same, workers, progress)
-        use = [r for r in report.rows if r['verdict'] in (('keep','flag') if flagged else ('keep',))]
+        use = [r for r in report.rows if r['verdict'] in (('keep','flag') if cfg.flagged else ('keep',))]
         if not use:
             raise DataError(
                 f'{folder}: no photo is left: {report.count("flag")} wait for your word and {report.count("drop")}'
                 f' are dropped, {out/"report.csv"} says why'
             )
-        plans = [_plan(r, report.facts[r['id']], size, scale, enlarge, format, level) for r in use]
+        plans = [_plan(r, report.facts[r['id']], cfg) for r in use]
         paths = [report.folder/r['file'] for r in use]
         sides = split_photos(
             paths,
             out / 'split.csv',
-            dict(train=1 - held_out, val=held_out) if held_out else dict(train=1.0),
+            dict(train=1 - cfg.held_out, val=cfg.held_out) if cfg.held_out else dict(train=1.0),
             workers=workers,
             progress=False,
         )
@@ -299,33 +311,16 @@ def prep_target(
         return CleanSet(out, [p for p,_ in plans], report)
 
 # %% ../nbs/224_target.ipynb #0777bcfc
+@with_options(CropCfg)
 def messi_prep_target(
     folder:str,           # photos of one person; never changed
     out:str,              # folder for the clean set; its name is the target's
-    size:int=512,         # side of a crop, pixels; smaller where the photo has fewer
-    scale:float=2.6,      # side of a crop, as a multiple of the face's: 2.6 head and shoulders, 8 most of a person
-    enlarge:float=1.5,    # enlarge a crop at most this much to reach the size
-    format:str='png',     # png or jpg
-    level:bool=False,     # turn the crops so that the eyes are level
-    flagged:bool=False,   # use the doubtful photos as well
-    held_out:float=.1,    # share of the photos for validation
     identity:bool=False,  # flag photos of other people; needs `pip install "messi-anything[faces]"`
     workers:int=0,        # threads; 0 for one each processor, at most 8
+    **options             # see `CropCfg`
 ):
     "Sort a folder of one person's photos and write a clean set: crops, a table of faces, and a report that says why each file was kept, flagged or dropped"
-    c = prep_target(
-        folder,
-        out,
-        size,
-        scale,
-        enlarge,
-        format,
-        level,
-        flagged,
-        held_out,
-        embed=FaceEmbedding() if identity else None,
-        workers=workers or None,
-    )
+    c = prep_target(folder, out, embed=FaceEmbedding() if identity else None, workers=workers or None, **options)
     for k,n in c.report.why().most_common(): print(f'{n:5} {k}: {reasons[k][1]}')
     print(f'{c}; report in {c.report.path}')
 

@@ -17,6 +17,7 @@ from messi_anything.weights import (
     Pretrained, build_within, check_modest, find_weights, load_into, load_weights, save_weights, weight_shapes,
 )
 from .unet import UNet, attend, with_context
+from .core import moved_names
 
 # %% auto #0
 __all__ = ['TextCfg', 'TextBlock', 'TextEncoder', 'check_text', 'unknown_words', 'known_words', 'TextConditionedUNet',
@@ -345,3 +346,9 @@ class NearestPhrase:
         like = self.known@self.clip.embed([self.within.format(said)])[0]
         best = int(like.argmax())
         return self.phrases[best] if like[best]>=self.least else None
+
+# %% ../nbs/124_text.ipynb #2597b978
+__getattr__ = moved_names(
+    __name__,
+    text='heard=known_words Worded=TextConditionedUNet listening=add_text_encoder',
+)

@@ -111,14 +111,19 @@ def _first()->bool:
 
 # %% ../nbs/272_train.ipynb #04cf56ce
 @dataclasses.dataclass(frozen=True)
-class SegmentTrainCfg:
-    "What a run of the segmenter may do otherwise; the defaults are those of the weights that ship"
-    # so often over all photos, instead of a number of steps; then the IoU is measured after each
-    epochs:int=0
-    loss:str='bce+dice'     # see `mask_loss`
-    lr:float=0.             # peak learning rate; 0 for the recipe's
-    weight_decay:float=-1.  # of AdamW; 0 is Adam, -1 the recipe's
-    n_eval:int=0             # photos kept apart that the IoU is measured on while it trains; 0 for all
+class SegmentTrainCfg(Options):
+    "What a run of the segmenter may do differently; the defaults are those of the weights that ship"
+    encoder:str = option('', "segmenter: a file with published weights of its backbone, where timm's hub cannot be "
+                             "reached")
+    epochs:int = option(0, 'segmenter: so often over all photos, instead of --steps; the IoU is measured after each',
+                        int)
+    loss:str = option('bce+dice', 'segmenter: bce, dice, iou, or a sum of them')
+    lr:float = option(0.0, "segmenter: peak learning rate; 0 for the recipe's", float)
+    weight_decay:float = option(-1.0, "segmenter: of AdamW; 0 is Adam, -1 the recipe's", float)
+    n_eval:int = option(0, 'segmenter: photos kept apart that it is measured on while it trains; 0 for all', int)
+    pretrain:int = option(0, 'segmenter: steps of masked autoencoding before, on all photos', int)
+    teacher:str = option('', 'segmenter: weights (a name, a folder or a hub id) that mark the photos of --unlabelled')
+    unlabelled:str = option('', "segmenter: folder of photos without masks, to learn from with a teacher's")
 
     def __post_init__(self):
         from messi_anything.train_segmenter import mask_losses
@@ -131,8 +136,8 @@ class SegmentTrainCfg:
             raise ConfigError(f'epochs={self.epochs}, n_eval={self.n_eval} and lr={self.lr} must not be negative')
 
     def said(self)->dict: # what differs from the recipe, for the record
-        plain = SegmentTrainCfg()
-        return {k: v for k,v in dataclasses.asdict(self).items() if k!='loss' and v!=getattr(plain, k)}
+        plain,known = SegmentTrainCfg(),('epochs','lr','weight_decay','n_eval')
+        return {k: getattr(self, k) for k in known if getattr(self, k)!=getattr(plain, k)}
 
 def _some(judged, n): # (Packed, dims) -> n of them, spread evenly
     from messi_anything.packing import Packed
@@ -142,32 +147,26 @@ def _some(judged, n): # (Packed, dims) -> n of them, spread evenly
     return Packed(packed.image[i], packed.mask[i], packed.label[i]), dims[i]
 
 # %% ../nbs/272_train.ipynb #996684b5
-# the network, or None when it was stopped
 def train_segment(
-    data,
-    out,
-    preset,
-    steps,
-    bs,
-    encoder='',
-    pretrain=0,
-    teacher='',
-    unlabelled='',
+    data,         # folder of photos, see the table above
+    out,          # folder for the runs
+    preset:str,   # of the network, see `segment_cfg`
+    steps:int, bs:int,
+    cfg:SegmentTrainCfg=None,
     device='cpu',
-    how=None,
-    accumulate=1,
-    more=None,
-):
-    "The whole recipe, with one record"
+    how:str=None, # the command, for the record
+    accumulate:int=1,
+)->'HieraFPN':    # None when it was stopped
+    "The segmenter's whole recipe, with one record: autoencoding, a teacher's masks, training, scores and calibration"
     from messi_anything.segment import HieraFPN, fixed_size, load_encoder, segment_cfg
     from messi_anything.train_segmenter import evaluate_masks, pretrain_encoder, train_segmenter
     from messi_anything.core import atomic_path
     from messi_anything.core import write_json
     from messi_anything.training import TrainCfg, plot_curve
-    cfg,run = segment_cfg(preset),Path(out)/f'segment-{preset}'
-    free,more = not fixed_size(cfg),more or SegmentTrainCfg()
+    more,cfg,run = cfg or SegmentTrainCfg(),segment_cfg(preset),Path(out)/f'segment-{preset}'
+    free = not fixed_size(cfg)
     packed, dims, weights, sets, people = segmenter_sets(
-        data, Path(out) / 'cache', max(224, round(cfg.size / 38.4) * 32), teacher, unlabelled, device
+        data, Path(out) / 'cache', max(224, round(cfg.size / 38.4) * 32), more.teacher, more.unlabelled, device
     )
     epoch = math.ceil(len(packed)/bs)
     steps = more.epochs*epoch or steps
@@ -186,19 +185,19 @@ def train_segment(
     judged = _some(sets['val'], more.n_eval)
     check = lambda n: dict(mean_iou=evaluate_masks(n, *judged).mean())
     torch.manual_seed(0)
-    net = load_encoder(HieraFPN(segment_cfg(preset, pretrained=False)), encoder) if encoder else None
-    if pretrain:
+    net = load_encoder(HieraFPN(segment_cfg(preset, pretrained=False)), more.encoder) if more.encoder else None
+    if more.pretrain:
         net = pretrain_encoder(
             packed,
             dims,
             run / 'masked',
             cfg,
-            TrainCfg(steps=pretrain, lr=1e-3, warmup=100, ema=(0.99,), **common),
+            TrainCfg(steps=more.pretrain, lr=1e-3, warmup=100, ema=(0.99,), **common),
             net,
             device=device,
             command=how,
         )
-        if not _finished(run/'masked', pretrain): return
+        if not _finished(run/'masked', more.pretrain): return
     train = lambda size, out, net, **kw: train_segmenter(
         packed,
         dims,
@@ -213,7 +212,9 @@ def train_segment(
         complete=everybody,
         device=device,
         command=how,
-        about=dict(encoder=Path(encoder).name, pretrain=pretrain, teacher=str(teacher), after=steps, **more.said()),
+        about=dict(
+            encoder=Path(more.encoder).name, pretrain=more.pretrain, teacher=str(more.teacher), after=steps, **more.said()
+        ),
     )
     if free:
         net = train(
@@ -409,7 +410,8 @@ def train_head_pixels(data, out, run, cfg, start='', minutes=0, device=None, wor
     pack = HeadPack.load(path)
     about = dict(start=Path(start).name, heads=len(pack), pack=hashlib.sha1(path.read_bytes()).hexdigest()[:12])
     first = UNet.from_pretrained(start) if start else None
-    net = train_pixels(pack, run, cfg, first, minutes or None, device, workers, about, command)
+    run_cfg = dict(minutes=minutes or None, workers=workers, device=device, about=about, command=command)
+    net = train_pixels(pack, run, cfg, first, **run_cfg)
     few = net is not None and cfg.ct_steps>0 or bool(checkpoints(run/'ect'))
     seen = net
     if seen is None:
@@ -441,8 +443,8 @@ It knows no more of anybody than those photos show; likenesses of people who hav
 
 # %% ../nbs/272_train.ipynb #058a370b
 @dataclass(frozen=True)
-class MessiTrainCfg(Options):
-    "What a training run may be told"
+class MessiTrainCfg(SegmentTrainCfg):
+    "The options of `messi_train`, beside those of the segmenter"
     steps: int = option(
         0,
         "of the segmenter, of the face finder, or of the generator's first stage (denoising); 0 for 3600, for the"
@@ -459,19 +461,6 @@ class MessiTrainCfg(Options):
     accumulate:int = option(1, 'parts in which a batch is computed, where it does not fit into memory at once', int)
     checkpointing:bool = option(False, 'generator: less memory for a third more time', bool)
     start:str = option('', 'generator: weights to begin with (a name, a folder or a hub id)')
-    encoder: str = option(
-        '', "segmenter: a file with published weights of its backbone, where timm's hub cannot be reached"
-    )
-    epochs: int = option(
-        0, 'segmenter: so often over all photos, instead of --steps; the IoU is measured after each', int
-    )
-    loss:str = option('bce+dice', 'segmenter: bce, dice, iou, or a sum of them')
-    lr:float = option(0.0, "segmenter: peak learning rate; 0 for the recipe's", float)
-    weight_decay:float = option(-1.0, "segmenter: of AdamW; 0 is Adam, -1 the recipe's", float)
-    n_eval:int = option(0, 'segmenter: photos kept apart that it is measured on while it trains; 0 for all', int)
-    pretrain:int = option(0, 'segmenter: steps of masked autoencoding before, on all photos', int)
-    teacher:str = option('', 'segmenter: weights (a name, a folder or a hub id) that mark the photos of --unlabelled')
-    unlabelled:str = option('', "segmenter: folder of photos without masks, to learn from with a teacher's")
     device:str = option('auto', 'cpu, cuda or mps')
     minutes: float = option(
         0,
@@ -528,26 +517,11 @@ def messi_train(
             ).items()
             if v
         )
-        more = SegmentTrainCfg(opts.epochs, opts.loss, opts.lr, opts.weight_decay, opts.n_eval)
         how += ''.join(
             f' --{k.replace("_","-")} {v}'
-            for k, v in {**more.said(), **({} if opts.loss == 'bce+dice' else dict(loss=opts.loss))}.items()
+            for k, v in {**opts.said(), **({} if opts.loss == 'bce+dice' else dict(loss=opts.loss))}.items()
         )
-        net = train_segment(
-            data,
-            out,
-            preset,
-            steps,
-            bs,
-            opts.encoder,
-            opts.pretrain,
-            opts.teacher,
-            opts.unlabelled,
-            dev,
-            how,
-            opts.accumulate,
-            more,
-        )
+        net = train_segment(data, out, preset, steps, bs, opts, dev, how, opts.accumulate)
         if net is None: return 1
         if not _first(): return
     elif what=='generator':
@@ -636,7 +610,8 @@ __getattr__ = moved_names(
     __name__,
     train_sets=(
         'cached clear_of_people face_photos face_sets faceless_places flagged_photos generator_views '
-        'landmark_faces landmarks_of_faces mesh_rows no_masks scene_photos segmenter_photos '
-        'segmenter_sets segmenter_weights target_photos validation_photos whole_views'
+        'landmark_faces landmarks_of_faces mesh_rows no_masks scene_photos segmenter_photos segmenter_sets '
+        'segmenter_weights target_photos validation_photos whole_views'
     ),
+    train='SegmentHow=SegmentTrainCfg',
 )

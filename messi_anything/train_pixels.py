@@ -16,8 +16,10 @@ from .headparts import head_crop
 from .holes import blob_hole, box_hole, stroke_hole
 from .images import image_grid, load_image, open_image, to_pil, to_tensor
 from .inpaint import STEPS
+from .options import with_options
 from .pixels import KEPT, head_hole, head_light, head_matrix, kept_points, light_map, sketch
 from .recipe import RecipeCfg, recipe_net, train_stages
+from .training import RunCfg
 from .unet import UNet, UNetCfg
 from .inpaint import condition_of
 from .views import balance
@@ -286,23 +288,20 @@ def pixel_net(cfg:RecipeCfg, classes:int=2)->UNetCfg:
     return replace(recipe_net(cfg, classes), cond=8)
 
 # %% ../nbs/257_train_pixels.ipynb #0526cb7d
+@with_options(RunCfg, where=None)
 def train_pixels(
     pack:HeadPack,
     out,              # folder of the run; an interrupted run goes on from there
     cfg:RecipeCfg,    # one of `pixel_recipes`
     start:UNet=None,  # to begin with; None for an untrained network
-    minutes:float=None, # stop after about this long; the next call goes on exactly there
-    device=None, workers:int=0,
-    about:dict=None, command:str=None, progress:bool=True, # for the record
+    **run             # see `RunCfg`
 )->UNet:              # with averaged weights; None when it was stopped before the end
     "Train a generator of upright heads: to remove noise, then to do so in a few steps"
     torch.manual_seed(0)
     net = start or UNet(pixel_net(cfg))
     data = HeadHoles(pack, net.cfg.size, cfg.p_full_mask, cfg.p_random_mask, cfg.p_drop_label, net.cfg.classes)
     target = cfg.shares[0]/sum(cfg.shares)
-    return train_stages(
-        net, data, data.drawn(target), out, cfg, None, minutes, device, workers, about, command, progress
-    )
+    return train_stages(net, data, data.drawn(target), out, cfg, **run)
 
 # %% ../nbs/257_train_pixels.ipynb #0126b38f
 def preview(

@@ -16,9 +16,10 @@ from .core import ConfigError, DataError, MessiError
 from .frames import photo_mask
 from .images import load_image
 from .frames import letterbox
+from .options import with_options
 from .packing import Packed
 from .segment import HieraFPN, SegmentCfg, fixed_size, segment_cfg
-from .training import TrainCfg, Trainer
+from .training import RunCfg, TrainCfg, Trainer
 from .weights import load_into, precision
 
 # %% auto #0
@@ -245,6 +246,7 @@ def evaluate_masks(
     return np.array(out)
 
 # %% ../nbs/233_train_segmenter.ipynb #b47a0dac
+@with_options(RunCfg, where=None)
 def train_segmenter(
     packed:Packed, dims:np.ndarray, # photos with masks, see `MaskSet`
     out,                            # folder of the run
@@ -256,17 +258,17 @@ def train_segmenter(
     start:nn.Module=None,           # a network to start from, of the same shapes
     loss:str='bce+dice',            # see `mask_loss`
     complete=None,                  # see `MaskSet`
-    about:dict=None,                # what else identifies the run
-    minutes:float=None,             # stop after this long
-    workers:int=0, device=None, command=None, progress=True,
+    **run                           # see `RunCfg`
 )->HieraFPN:
     "Train a segmenter; going on where an earlier call stopped"
+    run = RunCfg.of(**run)
     cfg = cfg or segment_cfg('hiera')
     train = train or TrainCfg(steps=3000, lr=1e-3, schedule='cosine', weight_decay=.05, ema=(.995,))
     torch.manual_seed(train.seed)
     net = HieraFPN(cfg if start is None else replace(cfg, pretrained=False))
     if start is not None: load_into(net, start.state_dict(), 'the weights to start from')
     net.cfg = cfg
+    about = dict(net=asdict(cfg), photos=len(packed), loss=loss, **(run.about or {}))
     t = Trainer(
         net,
         MaskLoss(loss),
@@ -275,12 +277,9 @@ def train_segmenter(
         out,
         weights,
         evaluate,
-        dict(net=asdict(cfg), photos=len(packed), loss=loss, **(about or {})),
-        workers,
-        device,
-        command,
+        **replace(run, about=about).trainer(),
     )
-    return t.fit(minutes, progress)
+    return t.fit(run.minutes, run.progress)
 
 # %% ../nbs/233_train_segmenter.ipynb #4fadbe7f
 class MaskedAutoencoder(nn.Module):
@@ -332,6 +331,7 @@ class HiddenLoss:
         return (net(x, keep).float()-t).square().mean(2)[~keep].mean()
 
 # %% ../nbs/233_train_segmenter.ipynb #de2b840b
+@with_options(RunCfg, where=None)
 def pretrain_encoder(
     packed:Packed, dims:np.ndarray, # photos; their masks are not used
     out,                            # folder of the run
@@ -340,28 +340,25 @@ def pretrain_encoder(
     # go on from this encoder; None for the preset's published weights, or for none where it has none
     start:HieraFPN=None,
     hidden:float=.6,                # share of the units hidden
-    workers:int=0, device=None, command=None, progress=True,
+    **run                           # see `RunCfg`
 )->HieraFPN:                        # for `train_segmenter`'s `start`
     "Teach the encoder of a segmenter what photos look like"
+    run = RunCfg.of(**run)
     cfg = cfg or segment_cfg('hiera')
     train = train or TrainCfg(steps=2000, lr=1e-3, schedule='cosine', weight_decay=.05, ema=(.99,))
     torch.manual_seed(train.seed)
     net = start or HieraFPN(cfg)
     if net.cfg.size!=cfg.size:
         raise ConfigError(f'the network to start from is for {net.cfg.size} pixels, and {cfg.size} are asked for')
+    about = dict(net=asdict(cfg), photos=len(packed), hidden=hidden, **(run.about or {}))
     mae = Trainer(
         MaskedAutoencoder(net),
         HiddenLoss(hidden),
         MaskSet(packed, dims, cfg.size, nobody=0, second=0, zoom=(1.0, 2.5)),
         train,
         out,
-        None,
-        None,
-        dict(net=asdict(cfg), photos=len(packed), hidden=hidden),
-        workers,
-        device,
-        command,
-    ).fit(progress=progress)
+        **replace(run, about=about).trainer(),
+    ).fit(run.minutes, run.progress)
     net.encoder.load_state_dict(mae.encoder.state_dict())
     net.encoder.requires_grad_(not cfg.frozen)
     return net

@@ -13,12 +13,13 @@ from torch import nn
 from .core import ConfigError, DataError, MessiError, WeightsError, atomic_path, make_folder, say, sweep
 from .images import in_float32
 from .core import write_json
+from .options import Options, option
 from .records import checkpoints, commit_id, hardware, in_jupyter, load_checkpoint, save_checkpoint
 from .weights import best_device, keep_memory, load_into, precision
 from .core import moved_names
 
 # %% auto #0
-__all__ = ['TrainCfg', 'lr_at', 'EMA', 'ema_decay', 'StepSampler', 'only_run', 'Trainer', 'plot_curve', 'LivePlot']
+__all__ = ['TrainCfg', 'RunCfg', 'lr_at', 'EMA', 'ema_decay', 'StepSampler', 'only_run', 'Trainer', 'plot_curve', 'LivePlot']
 
 # %% ../nbs/203_training.ipynb #d17c2ce9
 @dataclass(frozen=True)
@@ -70,6 +71,20 @@ class TrainCfg:
                 f'history={self.history} must not be negative, and explode={self.explode} must be above 1'
             )
         if self.bs%self.accumulate: raise ConfigError(f'bs={self.bs} is not a multiple of accumulate={self.accumulate}')
+
+# %% ../nbs/203_training.ipynb #7a730785
+@dataclass(frozen=True)
+class RunCfg(Options):
+    "How a training run is carried out, whatever it trains"
+    minutes:float = option(None, 'stop after about so long; the next call goes on exactly there', float, where=())
+    workers:int = option(0, 'processes that prepare batches', int, where=())
+    device:str = option(None, 'cpu, cuda or mps; None for the fastest there is', where=())
+    about:dict = option(None, 'what else identifies the run, for its record', dict, where=())
+    command:str = option(None, 'for its record', where=())
+    progress:bool = option(True, 'show a bar', bool, where=())
+
+    def trainer(self)->dict: # `about`, `workers`, `device` and `command` of a `Trainer`
+        return dict(about=self.about, workers=self.workers, device=self.device, command=self.command)
 
 # %% ../nbs/203_training.ipynb #98dcbc0a
 def lr_at(

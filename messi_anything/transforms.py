@@ -14,7 +14,8 @@ from .core import ConfigError, DataError, ImageError
 from .images import load_mask, to_tensor
 
 # %% auto #0
-__all__ = ['landmark_names', 'pad_modes', 'one_of', 'check_landmarks', 'Sample', 'carry_points', 'warp', 'recolour', 'grow']
+__all__ = ['landmark_names', 'pad_modes', 'one_of', 'check_landmarks', 'Sample', 'carry_points', 'warp', 'recolour', 'grow',
+           'box_sum', 'box_mean']
 
 # %% ../nbs/025_transforms.ipynb #729f930f
 def one_of(what, name, names):
@@ -196,3 +197,31 @@ def grow(
             mask = torch.maximum(mask.narrow(axis, 0, n), mask.narrow(axis, step, n))
             know += step
     return mask
+
+# %% ../nbs/025_transforms.ipynb #7f4e7ce9
+def box_sum(
+    x:Tensor,   # (b,c,h,w)
+    radius:int, # of the square, pixels
+)->Tensor:
+    "Sum over a square around every pixel; beyond the border there is nothing"
+    for axis in (3,2):
+        n,size = 2*radius+1,x.shape[axis]
+        part = F.pad(x, (radius,radius,0,0) if axis==3 else (0,0,radius,radius)) # sums of `know` pixels
+        out,at,know = None,0,1
+        while True:
+            if n&know:
+                piece = part.narrow(axis, at, size)
+                out = piece.clone() if out is None else out.add_(piece)
+                at += know
+            if 2*know>n: break
+            m = part.shape[axis]-know
+            part = part.narrow(axis, 0, m)+part.narrow(axis, know, m)
+            know *= 2
+        x = out
+    return x
+
+def box_mean(x:Tensor, radius:int)->Tensor:
+    "Mean over a square around every pixel, or what of it is inside"
+    h,w = x.shape[2:]
+    count = lambda n: (torch.arange(n)+radius+1).clamp(max=n)-(torch.arange(n)-radius).clamp(min=0)
+    return box_sum(x, radius)/(count(h)[:,None]*count(w)).to(x)

@@ -587,4 +587,5 @@ def with_context(
 __getattr__ = moved_names(
     __name__,
     published='from_published load_published published_cfg published_cfgs published_names to_published',
+    unet='place=pos_encoding',
 )

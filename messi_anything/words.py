@@ -29,6 +29,7 @@ from .phrases import ParsedText, known_phrases, understand, use_clip
 from .pipeline import Result, dress, faces_of, in_words, load_segmenter, read, whole_seed
 from .provenance import check_free, noted, save_image
 from .segment import check_choice, choice
+from .core import moved_names
 
 # %% auto #0
 __all__ = ['SIZE', 'PLAIN', 'EXPECTED', 'ENOUGH', 'vocabulary', 'draw_bust', 'draw_portrait', 'Portraits', 'generate', 'portrait',
@@ -518,3 +519,9 @@ def messi_edit(
 # %% ../nbs/450_words.ipynb #18bc3168
 def main_words(argv=None): return command(messi_words, argv)
 def main_edit(argv=None): return command(messi_edit, argv)
+
+# %% ../nbs/450_words.ipynb #c2b5f0fe
+__getattr__ = moved_names(
+    __name__,
+    words='Pictures=Portraits',
+)
