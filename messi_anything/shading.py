@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from dataclasses import dataclass
 from torch import Tensor
 from .heads import blur, colour_line, on_line, smooth_step
+from .transforms import box_mean
 
 # %% auto #0
 __all__ = ['FLOOR', 'LEVEL', 'FOLDS', 'SHEEN', 'luma', 'opponent', 'log_light', 'cloth_colours', 'solve_poisson', 'Shading',
@@ -145,14 +146,10 @@ def shading_of(
     return Shading(log, keep, fine, taken, floor, max(0, 1-gain*spread/FOLDS, min(1, 2*taken-.7)))
 
 def _smooth(f, inside, eps=.005): # no noise, no blocks of a JPEG, but folds: He's guided filter of itself
-    m = _square_mean(torch.cat([f, f*f], 1), 2)
+    m = box_mean(torch.cat([f, f*f], 1), 2)
     var = (m[:,1:]-m[:,:1]**2).clamp(min=0)
-    a = _square_mean(torch.cat([var/(var+eps), m[:,:1]*eps/(var+eps)], 1), 2)
+    a = box_mean(torch.cat([var/(var+eps), m[:,:1]*eps/(var+eps)], 1), 2)
     return a[:,:1]*f+a[:,1:]
-
-def _square_mean(x, r): # (1,c,h,w): mean of a square, one way after the other
-    x = F.avg_pool2d(x, (1,2*r+1), 1, (0,r), count_include_pad=False)
-    return F.avg_pool2d(x, (2*r+1,1), 1, (r,0), count_include_pad=False)
 
 def local_mean(x:Tensor, where:Tensor, sigma:float)->Tensor: # (1,1,h,w), weights, pixels
     "Mean of the neighbourhood, of what is inside"
@@ -231,7 +228,7 @@ def tone_of(
         cast = ((mean-mean.mean())*.6).clamp(-.06, .06)
     colour = .7+.25*smooth_step(torch.quantile(saturation, .9), .04, .22).item()
     return PhotoTone(
-        min(1, max(high, 0.45)),
+        min(1, max(high, 0.25)),
         min(low, 0.25),
         cast.view(3, 1, 1),
         colour,
