@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from .boxes import Box
 from .core import ImageError
-from .heads import blur, smooth_step
+from .heads import blur, colour_density, smooth_step
 from .images import load_image, to_tensor
 from .kits import Kit
 from .parts import BodyParts, body_parts, guide
@@ -119,7 +119,9 @@ def dress(
             if not some.any(): continue
             x,light = out[band.part]/2+.5,log_light(img[band.part]/2+.5, shading.floor)
             log,keep,was,u,v = band.up(maps)[0]
-            log = (.4+.6*calm)*log+calm*keep*(light[0,0]-was)
+            detail = calm*keep*(light[0,0]-was)
+            if calm<1: detail = 4*GRAIN*torch.tanh(detail/(4*GRAIN))            # no specks either
+            log = (.4+.6*calm)*log+detail
             new = tone.on_line(shaded(paint(torch.stack([u, v]), band)[None], log[None,None]))
             out[band.part] = torch.where(some>0, ((x+(new-x)*some)*2-1).clamp(-1, 1), out[band.part])
         what += (name,)
@@ -242,6 +244,8 @@ class _Garment:
 
     def up(self, small): return F.grid_sample(small, self.grid, padding_mode='border', align_corners=False)
 
+_ahead = (0., .1, .2, .3, .4, .5) # of a torso's half width
+
 # a shirt reaches so far down from the neck, in half widths of a torso, on people who are seen further down
 LONGEST,HIP = 3.9,3.2
 
@@ -275,7 +279,11 @@ def _garments(W, kit, face, back, hair, tone):
         share = share*_apart(split()[0], far=(u.abs()>2.2)|(v<-.2))        # somebody else's shirt
         share = share*_bulk(split()[0], .14*W.torso.unit)
         shirt,lower = split()
+        lower = lower*_hanging(lower, v<hem+.8)
         if kit.below: goes_on = _goes_on(W, shirt, lower, hem)
+        on_it = _islands(W, shirt*share*cloth, W.coarse('skin'))*W.near
+        share,shirt = torch.maximum(share, on_it),torch.maximum(shirt, on_it)
+        W.alike,cloth = torch.maximum(W.alike, on_it),torch.maximum(cloth, on_it)
     if seen: cloth = cloth*_below_face(seen, W.size)
     under = ((1-share)*2.5).clamp(max=1)*cloth                           # a little way below the shirt as well
     if W.torso is not None:
@@ -336,21 +344,26 @@ def _hem_of(W, clothes, share): # how far down the shirt ends
     order = v[on].argsort()
     gain = ((share-.5)*clothes)[0,0][on][order].cumsum(0)               # of a hem below each place
     hem = v[on][order[gain.argmax()]].item()
-    like = _like(W, on&(v<hem)&(v>hem-1.5))
+    like = _like(W, on&(v<hem)&(v>hem-1.5), scattered=True)
     # the same cloth goes on: so does the shirt, down to the hips
     end = hem
-    while end<LONGEST:
-        row = on&((v-end-.1).abs()<.15)
-        if row.sum()<5 or like is None or like[row].mean()<.4: break
-        end += .1
-    return end if end<LONGEST else min(max(hem, HIP), LONGEST)
+    goes_on = lambda at: (row := on&((v-at-.1).abs()<.15)).sum()>=5 and like[row].mean()>=.4
+    while like is not None and end<LONGEST+.4:
+        ahead = next((o for o in _ahead if goes_on(end+o)), None)          # a belt or a forearm may lie over it
+        if ahead is None: break
+        end += ahead+.1
+    return end if end<LONGEST+.4 else min(max(hem, HIP), LONGEST)          # a coat, a dress
 
-def _like(W, some): # (h,w) from 0 to 1: what has the colours of `some`
+def _like(W, some, scattered=False): # (h,w) from 0 to 1: what has the colours of `some`
     if some.sum()<20: return None
     c = torch.from_numpy(cloth_colours(W.look[:,some].T.numpy())).float()
     scale = torch.tensor([.35,1.,1.]).view(1,3,1,1)
     d = torch.stack([((W.look[None]-o.view(1,3,1,1))*scale).square().sum(1) for o in c], 1)
-    return (-d.amin(1)/.03).exp()[0]
+    like = (-d.amin(1)/.03).exp()[0]
+    if not scattered: return like
+    often = colour_density(W.small[0], some[None])[0]                      # the tints of deep colours are far apart
+    deep = smooth_step(W.small[0].amax(0)-W.small[0].amin(0), .12, .24)
+    return torch.maximum(like, deep*smooth_step(often/often[some].median(), .15, .5))
 
 def _with_hem(W, share, hem, arms): # where nothing tells shirt from trousers, a line does
     u,v = W.torso.coordinates(*W.size)
@@ -370,7 +383,7 @@ def _goes_on(W, shirt, lower, hem): # (1,1,h,w): what is worn below the hem in o
     if band.sum()<10 or like is None: return torch.zeros_like(shirt)
     one,all_ = (W.coarse(*o)[0,0][band].mean() for o in (('upper','dress'),('upper','dress','lower')))
     # a dress, or the same cloth; below a jacket that ends it takes both
-    least = .3 if one<.45*all_ else 0 if hem>=LONGEST-.01 else .12
+    least = .3 if one<.45*all_ else 0 if abs(hem-LONGEST)<.01 else .12
     if like[band].mean()>least: return torch.ones_like(shirt)
     some = smooth_step(local_mean(like[None,None], lower.clamp(min=1e-4), max(1., .12*W.torso.unit)), .35, .55)
     some = some*_apart(lower*some)                                       # the skirts of an open coat
@@ -401,10 +414,35 @@ def _apart(on, least=.06, far=None): # (1,1,h,w) weights -> 0 at what is small, 
     gone = binary_dilation((names>0)&~kept, iterations=4)&~binary_dilation(kept, iterations=2)
     return torch.from_numpy(~gone).float()[None,None]
 
+def _hanging(on, waist, least=.35): # (1,1,h,w) weights -> 0 at what is not large and begins below the waist, else 1
+    from scipy.ndimage import binary_dilation, label
+    names,n = label(on[0,0].numpy()>.5)
+    if n<2: return torch.ones_like(on)
+    size,high = (np.bincount(names.ravel(), o, n+1) for o in (None, waist.numpy().ravel()))
+    there = (high>0)|(size>least*size[1:].max())
+    gone = (names>0)&~there[names]                                       # a patch on a bare knee
+    near = binary_dilation(gone, iterations=4)&~binary_dilation((names>0)&~gone, iterations=2)
+    return torch.from_numpy(~near).float()[None,None]
+
 def _collar(W, skin): # (1,1,h,w): the shirt beside the neck
+    from scipy.ndimage import label
     r = max(1, round(.09*W.torso.unit))
     u,v = W.torso.coordinates(*W.size)
-    return blur(F.max_pool2d((skin>.5).float(), 2*r+1, 1, r)*((u.abs()<.5)&(v<.9)), 1.)
+    names,_ = label(skin[0,0].numpy()>.5)
+    neck = np.isin(names, np.setdiff1d(names[(v<.25).numpy()], 0))       # a tie or a badge has no collar
+    return blur(F.max_pool2d(torch.from_numpy(neck).float()[None,None], 2*r+1, 1, r)*((u.abs()<.5)&(v<.9)), 1.)
+
+def _islands(W, shirt, skin): # (1,1,h,w): small things in the middle of a shirt: badges, medals, ties, prints
+    from scipy.ndimage import binary_dilation, binary_fill_holes, label
+    m = shirt[0,0].numpy()>.5
+    names,n = label(binary_fill_holes(m)&~m)
+    if not n: return torch.zeros_like(shirt)
+    size = np.bincount(names.ravel())
+    bare = np.bincount(names.ravel(), (skin[0,0]>.5).numpy().ravel())/size
+    small = (size<.3*W.torso.unit**2)&((bare<.3)|(size<.04*W.torso.unit**2))  # hands stay in front
+    small[0] = False
+    return torch.from_numpy(binary_dilation(small[names], iterations=1)).float()[None,None]
+
 
 # %% ../nbs/156_clothes.ipynb #e8aea0b0
 def kit_from(

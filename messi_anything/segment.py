@@ -26,7 +26,7 @@ from .core import moved_names
 # %% auto #0
 __all__ = ['segment_presets', 'DETAIL', 'MOST_PARTS', 'SegmentCfg', 'segment_cfg', 'fixed_size', 'encoder', 'ContextBlock',
            'HieraFPN', 'load_encoder', 'refine', 'Person', 'Segmentation', 'check_choice', 'choice', 'separate',
-           'Segmenter', 'faces_within', 'default_face_finder', 'parts_of', 'from_mask']
+           'Segmenter', 'without_ears', 'faces_within', 'default_face_finder', 'parts_of', 'from_mask']
 
 # %% ../nbs/045_segment.ipynb #a04b2922
 @dataclass(frozen=True)
@@ -586,7 +586,16 @@ def _faces(self:Segmenter, img, number, w)->list: # of `Face`; None where nobody
     for box in boxes:
         for f in faces_within(img, box.times(k, k).scaled(1.15), default_face_finder(alone=box.width<=.45*box.height)):
             if not any(math.dist(f.box.center, o.box.center)<.5*f.box.width for o in out): out.append(f)
-    return out
+    return without_ears(out)
+
+def without_ears(
+    faces:list, # of `Face`
+)->list:        # of those
+    "Leave out what is less than half as large as a face beside it: an ear or a collar, and nobody's face"
+    def beside(f, o):
+        (x,y),(X,Y) = f.box.center,o.box.center
+        return 2*f.box.width<o.box.width and max(abs(x-X), abs(y-Y))<.8*o.box.width
+    return [f for f in faces if not any(beside(f, o) for o in faces)]
 
 def faces_within(
     img:Image.Image,

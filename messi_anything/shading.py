@@ -13,8 +13,8 @@ from .heads import blur, colour_line, on_line, smooth_step
 from .transforms import box_mean
 
 # %% auto #0
-__all__ = ['FLOOR', 'FOLDS', 'SHEEN', 'luma', 'opponent', 'log_light', 'cloth_colours', 'solve_poisson', 'Shading', 'shading_of',
-           'local_mean', 'PhotoTone', 'tone_of', 'shaded']
+__all__ = ['FLOOR', 'LEVEL', 'FOLDS', 'SHEEN', 'luma', 'opponent', 'log_light', 'cloth_colours', 'solve_poisson', 'Shading',
+           'shading_of', 'local_mean', 'PhotoTone', 'tone_of', 'shaded']
 
 # %% ../nbs/154_shading.ipynb #4f4aaca7
 def luma(x:Tensor)->Tensor: # (b,3,h,w) -> (b,1,h,w)
@@ -104,6 +104,10 @@ class Shading:
 def _differences(t): # (1,c,h,w) -> to the right and below, 0 at the last
     return F.pad(t[...,1:]-t[...,:-1], (0,1)),F.pad(t[...,1:,:]-t[...,:-1,:], (0,0,0,1))
 
+LEVEL = .05 # e-folds that one of 256 grey levels may become: black cloth holds less light than a photo has levels for
+
+def _grey_level(y, floor): return 2.2*y**1.2/255/(y**2.2+floor) # e-folds of `log_light` in one grey level
+
 FOLDS = .3 # how far light usually is from its middle on cloth in folds, in natural logarithms
 
 def shading_of(
@@ -120,7 +124,8 @@ def shading_of(
     raw = log_light(x, floor)
     fine = _smooth(raw, inside)
     member,usual = _members(look, cloth_colours(points))
-    step = torch.maximum(_colour_steps(look, member, inside), _prints(raw, inside))
+    noise = 2*_grey_level(luma(x).clamp(min=.02), floor)                  # of dark pixels, there is more of it
+    step = torch.maximum(_colour_steps(x, look, member, inside), _prints(raw, inside, noise))
     gx,gy = (d*m for d,m in zip(_differences(fine), _both(inside)))
     same = 1-smooth_step(step, .1, .5)
     busy = ((gx.abs()+gy.abs())*same/2).sum().item()/inside.sum().item() # folds are few and far between, prints are not
@@ -132,6 +137,7 @@ def shading_of(
     spread = 1.25*(values-values.median()).abs().mean().item()
     # dark cloth shows little of its folds, glossy cloth too much
     gain = min(FOLDS/max(spread, 1e-3), 5) if spread<FOLDS else (FOLDS/spread)**.7
+    gain = min(gain, LEVEL/_grey_level(luma(x)[0,0][on].median().item(), floor))
     taken = (1-same)[inside>0].mean().item()
     gain = gain*min(1, .07/max(busy, 1e-3))*(1-.5*smooth_step(torch.tensor(taken), .4, .9).item())
     log = log*gain
@@ -163,20 +169,24 @@ def _members(look, centres): # (1,k,h,w) how much each pixel is of each colour; 
     member = (-d/.02).softmax(1)
     return member,(member*c[:,0].view(1,-1,1,1)).sum(1, keepdim=True)
 
-def _prints(light, inside): # (1,1,h,w), 1 where light changes everywhere: dots, leopards and sequins are no folds
-    gx,gy = (d.abs()*m for d,m in zip(_differences(light), _both(inside)))
-    return smooth_step(local_mean((gx+gy)/2, inside, max(3, max(light.shape[2:])/60)), .13, .19)*inside
+def _prints(light, inside, noise): # (1,1,h,w), 1 where light changes everywhere: dots, leopards and sequins are no folds
+    gx,gy = ((d.abs()-noise).clamp(min=0)*m for d,m in zip(_differences(light), _both(inside)))
+    return smooth_step(local_mean((gx+gy)/2, inside, max(3, max(light.shape[2:])/60)), .18, .28)*inside
 
 def _both(inside): return inside*F.pad(inside[...,1:], (0,1)),inside*F.pad(inside[...,1:,:], (0,0,0,1))
 
-def _colour_steps(look, member, inside): # (1,1,h,w), 0 inside one colour, about 1 between two
+def _colour_steps(x, look, member, inside): # (1,1,h,w), 0 inside one colour, about 1 between two
     both = _both(inside)
     most = lambda t, of: torch.maximum(*(of(d*m) for d,m in zip(_differences(t), both)))
     between = most(member, lambda d: d.abs().sum(1, keepdim=True))
-    tint = smooth_step(most(look[:,1:], lambda d: d.norm(dim=1, keepdim=True)), .06, .3)  # light does not change a tint
-    light = most(look[:,:1], torch.abs)
+    # light does not change a tint, but in the dark and where a channel clips nothing is known of it
+    y = luma(x)
+    known = (-F.max_pool2d(-y, 3, 1, 1)/.3).clamp(max=1)*(1-smooth_step(x.amax(1, keepdim=True), .95, 1.))
+    tints = most(opponent(x)/y.clamp(min=.04), lambda d: d.norm(dim=1, keepdim=True))
+    tint = smooth_step(tints*known, .06, .3)
+    light = (most(look[:,:1], torch.abs)-2*_grey_level(y.clamp(min=.02), FLOOR)).clamp(min=0)
     share = torch.tensor(light.sum().item()/inside.sum().item())
-    sharp = smooth_step(light, .15, .45)*smooth_step(share, .08, .18)                    # a print in black and white
+    sharp = smooth_step(light, .25, .6)*smooth_step(share, .16, .32)                     # a print in black and white
     return F.max_pool2d(torch.maximum(torch.maximum(between, tint), sharp), 3, 1, 1)
 
 # %% ../nbs/154_shading.ipynb #70219c31
@@ -218,7 +228,7 @@ def tone_of(
         cast = ((mean-mean.mean())*.6).clamp(-.06, .06)
     colour = .7+.25*smooth_step(torch.quantile(saturation, .9), .04, .22).item()
     return PhotoTone(
-        min(1, max(high, 0.45)),
+        min(1, max(high, 0.25)),
         min(low, 0.25),
         cast.view(3, 1, 1),
         colour,
