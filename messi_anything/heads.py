@@ -128,13 +128,15 @@ def match_tone(
     old:Tensor,     # (1,3,n,n) the old face, warped alike
     luma:float=.6, chroma:float=.5, # shares of the difference that are taken over
     line:tuple=None,# of a toned photo, see `colour_line`
+    most:float=.06, # the most that the new face's brightness differs from the old one's: a dim room is no dark skin
 )->tuple:           # (1,3,n,n); (3,) what the new face is more than the old one
     "Bring the colours of a new face towards those of the old one"
     face,w = face_region(texture.shape[-1]),_luma[:,None,None]
     there,here = (o[0][:,face].mean(1) for o in (old, texture))
     by = there-here
     light = (by*_luma).sum()
-    texture = texture+(luma*light+chroma*(by-light))[:,None,None]
+    kept = ((1-luma)*light).clamp(-most, most)
+    texture = texture+(light-kept+chroma*(by-light))[:,None,None]
     if line is not None: texture = on_line((texture*w).sum(1, keepdim=True), line)
     return texture,texture[0][:,face].mean(1)-there
 
@@ -453,7 +455,9 @@ def look_below(
     sure = torch.stack([known[0]>.8, worn|(~crop&low&(there>.8)), known[2]>.7, crop&(known[3]>.9)])
     decided = low|~crop
     p = _by_colour(x, prior, sure, worn, decided)
-    p = torch.where(decided, p, known)
+    under = low|(~crop&(down>-_eyes_jaw*head.scale*size[0]/(B-T)))
+    short = under*(1-torch.maximum(_hangs_beside(head), known[0]*crop))*p[0] # a dark coat under short hair is none
+    p = torch.where(decided, torch.stack([p[0]-short, p[1]+short, *p[2:]]), known)
     # above the jaw and beside the crop is hair, or somebody else: colours have to be sure
     p[0] = torch.where(low|crop, p[0], smooth_step(p[0], .5, .8))
     hair = _joined(p[0], crop&~low)
@@ -462,9 +466,20 @@ def look_below(
     old = torch.maximum(wide(head.gone)*~low, hair)
     firm = (known[1]+(1-known.sum(0)).clamp(min=0))*crop
     jaw = int(low.any(1).float().argmax()) if low.any() else len(low)
-    loose = _loose(there, taken, mine, firm, xy[:,0].mean(), _hold*head.scale*size[1]/(R-L), jaw)
+    r = round(6*head.scale*size[1]/(R-L))                                  # as much more is erased
+    cut = F.max_pool2d(taken[None], 2*r+1, 1, r)[0]
+    loose = _loose(there, cut, mine, firm, xy[:,0].mean(), _hold*head.scale*size[1]/(R-L), jaw)
     loose = torch.maximum(loose, _strays(x, there, old*(wide(head.skin)<.3), taken, low))
     return Below(box, hair, p[1], p[2], *_body(xy, p[1]*low, p[2]*low), decided, loose)
+
+def _hangs_beside(head): # () from 0 to 1: whether hair is seen beside the corners of the jaw, where long hair hangs
+    y,x = head.throat[:2,1].max()-head.box.top,head.throat[:,0].mean()-head.box.left
+    at = lambda o, n: int(min(max(0, o), n))
+    h,w = head.hair.shape[2:]
+    rows,columns = (slice(at(a, n), at(b, n)) for a,b,n in (
+        (y-_lobe*head.scale, y, h), (x-_hold*head.scale, x+_hold*head.scale, w)))
+    seen = (head.hair[0,0,rows,columns]>.5).sum()/(head.scale**2*_lobe*_hold)
+    return smooth_step(seen, .03, .2)
 
 def _by_colour(x, prior, sure, worn, decided): # (3,h,w), (4,h,w), (4,h,w) bool, (h,w) bool, (h,w) bool -> (4,h,w)
     if sure[0].sum()<20: return prior/prior.sum(0)                         # no hair to compare with
@@ -500,7 +515,7 @@ def _loose(there, taken, mine, firm, middle, near, jaw):
     loose = rest&~torch.from_numpy(keep[pieces])&(mine>.4)
     return F.max_pool2d(loose[None,None].float(), 3, 1, 1)[0,0]
 
-_hold = 100 # pixels of the crop, twice half a head's width
+_hold,_lobe,_eyes_jaw = 100,25,55 # pixels of the crop: a head's width, ear lobe to jaw, eyes to jaw
 
 # (3,h,w); (h,w) everybody, old hair or hat, what goes; bool below the jaw -> (h,w): what no mask has of it
 def _strays(x, there, old, taken, low, surer=5.):
