@@ -20,7 +20,7 @@ from .inpaint import Edge, Inpainter, Painted, Plan, match_grain, soft_alpha, wi
 
 # %% auto #0
 __all__ = ['continue_into', 'FillCfg', 'PatchGrid', 'halved', 'fill_small', 'offsets', 'copy_pixels', 'hole_windows',
-           'continue_background', 'BackgroundInpainter', 'look_closer', 'take_along', 'removal_alpha']
+           'continue_background', 'filled_windows', 'BackgroundInpainter', 'look_closer', 'take_along', 'removal_alpha']
 
 # %% ../nbs/136_background.ipynb #be6fe379
 def continue_into(
@@ -421,18 +421,30 @@ def continue_background(
         got = ', '.join(str(tuple(o.shape)) for o in (img, hole, avoid) if o is not None)
         raise ConfigError(f'a photo (1,3,H,W) and holes (1,1,H,W) of its size are needed; got {got}')
     out = img.clone()
-    if not (hole>0).any(): return out
+    for part,mine,fill in filled_windows(img, hole, avoid, seed, cfg): out[part] = torch.where(mine, fill, out[part])
+    return out
+
+def filled_windows(
+    img:Tensor,         # (1,3,H,W) in [-1,1], or in what `view` makes that of
+    hole:Tensor,        # (1,1,H,W), above 0 where to fill
+    avoid:Tensor=None,  # see `continue_background`
+    seed:int=0,
+    cfg:FillCfg=FillCfg(),
+    view=lambda x: x,   # (1,3,h,w) of `img` -> in [-1,1]
+):                      # yields slices of the photo, (h,w) bool there, (1,3,h,w) in [-1,1] with that filled
+    "The windows in which `continue_background` works: a large photo with a small hole needs no copy"
+    if not (hole>0).any(): return
     if (hole>0).all(): raise ConfigError('the hole leaves nothing to continue: some of the photo is needed')
     for win,mine in hole_windows(hole, cfg.context, cfg.together):
         l,t,r,b = (int(o) for o in win.astuple())
         part = (...,slice(t, b),slice(l, r))
         no = hole[part][0,0]>0
         if avoid is not None: no = no|(avoid[part][0,0]>.2)
-        _fill_window(out[part][0], mine, no&~mine, cfg, seed)
-        known = ~(no|mine)[None,None]
-        grained = match_grain(out[part], img[part], known, [seed]) if known.any() else out[part]
-        out[part] = torch.where(mine, grained.clamp(-1, 1), out[part])
-    return out
+        x = view(img[part])
+        fill,known = x.clone(),~(no|mine)[None,None]
+        _fill_window(fill[0], mine, no&~mine, cfg, seed)
+        if known.any(): fill = match_grain(fill, x, known, [seed])
+        yield part,mine,fill.clamp_(-1, 1)
 
 def _fits(o, img): return o is None or (o.ndim==4 and len(o)==1 and o.shape[2:]==img.shape[2:])
 

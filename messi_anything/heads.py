@@ -9,7 +9,7 @@ import numpy as np
 import torch.nn.functional as F
 from dataclasses import dataclass, replace
 from torch import Tensor
-from .background import FillCfg, continue_background, continue_into, hole_windows
+from .background import FillCfg, continue_into, filled_windows, hole_windows
 from .boxes import Box
 from .core import ConfigError, DataError
 from .faces import read_landmarks
@@ -583,21 +583,20 @@ def erase(
         grown = grow((gone>.1).float(), wide)
         for all_,one in zip((weight, body, bare), (blur(grown, max(.7, h.scale)), low.on(low.body), low.on(low.bare))):
             all_[here] = torch.maximum(all_[here], one)
-    weight = torch.where(weight>.02, weight, 0)
+    weight *= weight>.02
     if covered is not None:
         keep[covered] = 1
         weight[covered] = 0
     fill = _behind(img, weight, keep, body, bare, seed)
-    return torch.where(weight>0, torch.lerp(img, fill, weight), img),weight
+    return torch.lerp(img, fill, weight, out=fill),weight
 
 def _behind(img, weight, keep, body, bare, seed): # background, clothes and skin, each from its like
-    hole,x = weight>0,img*2-1
-    out = continue_background(x, (hole&(body<.98)).float(), torch.maximum(keep, body), seed, BEHIND_HAIR)
+    hole,out,view = weight>0,img.clone(),lambda x: x*2-1                   # outside the windows nothing is touched
     clothes,skin = body*(1-bare),body*bare
-    part = hole&(clothes>.02)
-    if part.any():
-        fill = continue_background(x, part.float(), (hole|(clothes<.6)).float(), seed, BEHIND_HAIR)
-        out = torch.where(part, torch.lerp(out, fill, clothes), out)
+    for here,mine,fill in filled_windows(img, hole&(body<.98), torch.maximum(keep, body), seed, BEHIND_HAIR, view):
+        out[here] = torch.where(mine, fill/2+.5, out[here])
+    for here,mine,fill in filled_windows(img, hole&(clothes>.02), hole|(clothes<.6), seed, BEHIND_HAIR, view):
+        out[here] = torch.where(mine, torch.lerp(out[here], fill/2+.5, clothes[here]), out[here])
     # skin has no pattern that would have to go on
     for win,part in hole_windows(hole&(skin>.02)):
         l,t,r,b = (int(o) for o in win.astuple())
@@ -606,11 +605,12 @@ def _behind(img, weight, keep, body, bare, seed): # background, clothes and skin
         small = lambda m: F.interpolate(m.float(), [max(2, round(o*k)) for o in part.shape], mode='area')
         known = ~hole[here]&(skin[here]>.6)
         if not known.any(): continue
-        fill = continue_into(small(x[here]*known)/small(known).clamp(min=1e-4), (small(known)>.3).float())
+        x = view(img[here])
+        fill = continue_into(small(x*known)/small(known).clamp(min=1e-4), (small(known)>.3).float())
         fill = F.interpolate(fill, part.shape, mode='bilinear', align_corners=False)
-        fill = match_grain(fill, x[here], known, [seed])
+        fill = match_grain(fill, x, known, [seed])/2+.5
         out[here] = torch.where(part, torch.lerp(out[here], fill, skin[here]), out[here])
-    return out/2+.5
+    return out
 
 # %% ../nbs/152_heads.ipynb #407586e3
 def seen_faces(
@@ -684,7 +684,7 @@ class HeadInpainter(Inpainter):
             heads = [make_head(light, places[i], parts[i], self.space, self.draw, plan.seeds[i][j]) for i in order]
             owners = [plan.people[i].mask[near] for i in order]
             one,where = put_in(light, heads, plan.seeds[0][j], everybody, owners)
-            out[j:j+1][near] = torch.where(where>0, one*2-1, photo)
+            out[j:j+1][near] = torch.where(where>0, one.mul_(2).sub_(1), photo)
             torch.maximum(changed[near], where, out=changed[near])
         return Painted(out, changed, done)
 
@@ -735,8 +735,8 @@ def put_in(
     for h in heads:
         wide = max(1, round(2*h.scale))
         covered[h.part] |= grow(h.alpha, -wide)>.99
-    out,weight = erase(out.clamp(0, 1), heads, seed, people, covered, owners)
-    changed = torch.maximum(changed, weight)
+    out,weight = erase(out.clamp_(0, 1), heads, seed, people, covered, owners)
+    torch.maximum(changed, weight, out=changed)
     for h in heads:
         rgb = match_sharpness(h.rgb, img[h.part], h.face, h.scale)
         known = (changed[h.part]==0)&(h.person<.5)
@@ -744,4 +744,4 @@ def put_in(
         alpha = torch.where(h.alpha>.004, h.alpha, 0)
         out[h.part] = out[h.part]*(1-alpha)+rgb*alpha
         changed[h.part] = torch.maximum(changed[h.part], alpha)
-    return out.clamp(0, 1),changed
+    return out.clamp_(0, 1),changed

@@ -437,8 +437,11 @@ def sample_heads(
     noise = [torch.randn(len(t.spread), generator=torch.Generator().manual_seed(int(o)%2**63)) for o in seeds]
     z = t.middle+c@t.follows.float()+temperature*torch.stack(noise)@t.spread.float()
     shared,own,outline = z.split([len(s.basis), len(t.basis), N_OUTLINE], 1)
-    v = t.average+(shared*s.scale)@s.basis.float()+(own*t.scale)@t.basis.float()
+    v = t.average+_combined(shared*s.scale, s.basis)+_combined(own*t.scale, t.basis)
     return s.decode(v),outline
+
+def _combined(z, basis, at_once=4096): # (b,k), (k,p) int8 -> (b,p); a copy of all of it in floats would be 50 MB
+    return torch.cat([z@o.float() for o in basis.split(at_once, 1)], 1)
 
 # %% ../nbs/140_headspace.ipynb #e1be6dec
 def fill_missing(
