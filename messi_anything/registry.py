@@ -4,7 +4,7 @@
 
 # %% ../nbs/400_registry.ipynb #30ce9894
 from __future__ import annotations
-import json, math, os, re, shutil, stat, tempfile, zipfile, zlib
+import contextlib, json, math, os, re, shutil, stat, tempfile, zipfile, zlib
 from dataclasses import dataclass
 from pathlib import Path
 import torch
@@ -15,6 +15,7 @@ from messi_anything.core import (
 from .core import make_folder
 from .weights import find_weights, load_into, load_weights
 from .headspace import HeadTarget, HeadTargetCfg
+from .kits import Wardrobe
 from .options import Options, option
 from .unet import UNet, UNetCfg
 from .text import read_words
@@ -199,6 +200,11 @@ def _all_finite(path, tensors):
         raise WeightsError(f'{path} holds numbers that are not finite: get or make the target again')
 
 # %% ../nbs/400_registry.ipynb #a983237f
+def _kits(folder): # names of what can be worn
+    if not (folder/'kits.json').exists(): return []
+    try: return [o.name for o in Wardrobe.read(folder/'kits.json').kits]
+    except ConfigError as e: raise WeightsError(f'{folder/"kits.json"}: {e}; get or make the target again') from None
+
 def check_target(
     folder,
     deep:bool=True, # build the networks and look at every number, for large weights some seconds
@@ -222,6 +228,7 @@ def check_target(
                 f'{folder/"target.json"}: label {out["label"]} is none of the {cfg.classes} that the network knows'
             )
     if (folder/'words.json').exists(): _modest_words(read_target_json(folder/'words.json'), folder)
+    out['kits'] = _kits(folder)
     words = read_words(folder) if deep and out['size'] else None
     if words is not None: _all_finite(folder/'words.safetensors', words.state_dict())
     return dict(out, bytes=sum(p.stat().st_size for p in files))
@@ -293,7 +300,7 @@ def install_target(
             to = new/f.relative_to(folder)
             to.parent.mkdir(exist_ok=True)
             shutil.copyfile(f, to)
-        new.chmod(0o755)
+        with contextlib.suppress(OSError): new.chmod(0o755)                # a share without permissions
         old = home/f'.{name}-old-{os.getpid()}'
         if dest.exists(): os.replace(dest, old)
         os.replace(new, dest)
@@ -470,7 +477,7 @@ def show_target(name:str)->str:
     d,whose = _owner(name)
     a = check_target(d)
     lines = [f'{a["name"]}: {_can(a)}, {a["parameters"]:,} numbers, {a["bytes"]/1e6:.1f} MB, {whose}, in {d}']
-    lines += [f'{k}: {a[k]}' for k in ('base','made','task','preset','consent','photos') if a.get(k)]
+    lines += [f'{k}: {a[k]}' for k in ('base','made','task','preset','consent','photos','kits') if a.get(k)]
     card = d/'README.md'
     if card.is_file():
         lines += card.read_text(encoding='utf-8', errors='replace').partition('## Report')[2].strip().splitlines()
