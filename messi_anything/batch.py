@@ -115,7 +115,7 @@ def _paths(photos, out): # yields (name, photo, tail -> path): no two photos get
         used |= mine
         yield name, photo, (lambda tail, own=f'messi_{numbered(i)}': out/f'{own}{tail}.png')
 
-# %% ../nbs/186_batch.ipynb #ac0c748b
+# %% ../nbs/186_batch.ipynb #00e78b79
 def _row(one, files, seconds)->dict: # of a manifest
     return dict(status='done', people=len(one.people), done=one.done, seed=one.seed, mode=one.mode, target=one.target,
                 files=[o.name for o in files], seconds=round(seconds, 3),
@@ -125,7 +125,6 @@ def _done_before(d, out, how)->list: # files of an earlier run; none if it is to
     files = [out/o for o in d.get('files', ()) if isinstance(o, str)]
     return files if d.get('status')=='done' and d.get('settings')==how and all(o.exists() for o in files) else []
 
-# %% ../nbs/186_batch.ipynb #00e78b79
 @delegates(ReplaceCfg)
 def replace_many(
     photos,           # paths, or (name, photo) pairs
@@ -223,7 +222,7 @@ def _settings_for(path, photos): # settings for photos of the command line
             say(f'{name}: not the photo these settings were made with', file=sys.stderr)
     return d
 
-# %% ../nbs/186_batch.ipynb #28807d65
+# %% ../nbs/186_batch.ipynb #f4d2e610
 def _hand_out(out, how, listed): # a `HandOut` for several photos in which people become nobody, else None
     if not listed or how.get('target')!=NOBODY: return None
     from messi_anything.nobody import HandOut
@@ -235,7 +234,6 @@ def _add_to(table, name, made): # a `Result`, or several of one photo
     far = [face_distances(r.original, r.image.convert('RGB')) for r in some if r.replaced]
     table.add(name, some[0].done, [o for d in far if d for o in d])
 
-# %% ../nbs/186_batch.ipynb #f4d2e610
 @with_options(ReplaceCfg)
 def messi_replace(
     paths:positional('photos or folders of photos; without any, a public-domain portrait')=(),

@@ -21,7 +21,7 @@ __all__ = ['kept_by_block', 'train_memory', 'bench_train_memory', 'bench_growth'
            'matmul_rate', 'gpu_nets', 'gflop', 'gpu_flash', 'gpu_parity', 'gpu_memory', 'gpu_sampling', 'gpu_speed',
            'bench_gpu']
 
-# %% ../nbs/370_bench_gpu.ipynb #173a3aa9
+# %% ../nbs/370_bench_gpu.ipynb #7f01fd9c
 class _LikeCuda(torch.overrides.TorchFunctionMode):
     "Give the operations the precision that autocast gives them on a GPU"
     low,high = {torch.conv2d, F.linear, F.scaled_dot_product_attention, torch.einsum},{F.group_norm, F.layer_norm}
@@ -30,7 +30,6 @@ class _LikeCuda(torch.overrides.TorchFunctionMode):
         cast = lambda o: o.to(to) if isinstance(o, Tensor) and o.is_floating_point() else o
         return f(*(map(cast, args) if to else args), **(kw or {}))
 
-# %% ../nbs/370_bench_gpu.ipynb #7f01fd9c
 def kept_by_block(
     cfg:UNetCfg, batch:int, bf16:bool=True,
 )->dict: # name of a block -> bytes it keeps inside, bytes of its inputs

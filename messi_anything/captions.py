@@ -207,7 +207,7 @@ def mirrored(row:np.ndarray)->np.ndarray:
     if out[i]>0: out[i] = 3-out[i]
     return out
 
-# %% ../nbs/120_captions.ipynb #17bdd3a0
+# %% ../nbs/120_captions.ipynb #e134c5a8
 _phrases = dict(
     who=dict(
         target=('{name}', '{name}', '{name}', 'a man', 'a person', 'a player'),
@@ -228,7 +228,6 @@ _phrases = dict(
 )
 _an = lambda s: f'an {s}' if s[0] in 'aeiouN' else f'a {s}'
 
-# %% ../nbs/120_captions.ipynb #e134c5a8
 def _pick(rng, options): return options[int(rng.integers(len(options)))]
 
 def _hat_words(f, rng):

@@ -74,7 +74,7 @@ def karras_sigmas(
     a,b = sigma_max**(1/rho), sigma_min**(1/rho)
     return (a+torch.linspace(0, 1, n, dtype=torch.float64)*(b-a)).pow(rho).float()
 
-# %% ../nbs/128_consistency.ipynb #6d761151
+# %% ../nbs/128_consistency.ipynb #62d63378
 def _conditions(batch): return {k: batch[k] for k in ('cond','label','context','context_mask') if k in batch}
 
 def _mean(
@@ -86,7 +86,6 @@ def _mean(
     w = weight.expand_as(err)
     return (err*w).flatten(1).sum(1)/w.flatten(1).sum(1)
 
-# %% ../nbs/128_consistency.ipynb #321535be
 def _bell(loss, z): # (b,2) normal -> (b,) levels: ln sigma from a bell curve, but a share `top` at sigma_max itself
     return torch.where(
         torch.special.ndtr(z[:, 1]) < loss.top,
@@ -94,7 +93,6 @@ def _bell(loss, z): # (b,2) normal -> (b,) levels: ln sigma from a bell curve, b
         (loss.p_mean + loss.p_std * z[:, 0]).exp(),
     )
 
-# %% ../nbs/128_consistency.ipynb #62d63378
 @dataclass
 class EDMLoss:
     "Denoising at a random level; weight (s^2+sd^2)/(s sd)^2 makes every level count alike (Karras et al. 2022, arXiv 2206.00364, table 1)"
@@ -233,13 +231,12 @@ class _Average:
             self.sizes = sizes
         return Denoiser(self.avg.train(net.training), denoise.sigma_min, denoise.sigma_data)
 
-# %% ../nbs/128_consistency.ipynb #8ce62475
+# %% ../nbs/128_consistency.ipynb #02bcfbe2
 def _ladder(n, denoise, u): # u (b,) in [0,1] -> neighbours of a ladder of n levels, each as likely
     s = karras_sigmas(n, denoise.sigma_min).flip(0).to(u.device)
     i = (u*(n-1)).long().clamp(max=n-2)
     return s[i],s[i+1]
 
-# %% ../nbs/128_consistency.ipynb #02bcfbe2
 @dataclass
 class DistillLoss(PairLoss):
     "Consistency distillation: both points lie on the teacher's path (Song et al. 2023, algorithm 2)"

@@ -29,7 +29,7 @@ from .core import write_csv
 __all__ = ['CocoImage', 'read_coco', 'coco_rle', 'check_annotation', 'coco_people', 'file_names', 'Prepared', 'CocoCfg',
            'prep_coco', 'people_facts', 'plot_people', 'main_prep_coco', 'read_faces', 'folder_people']
 
-# %% ../nbs/209_data.ipynb #8646ea0d
+# %% ../nbs/209_data.ipynb #ef6e6c02
 class _JsonStream:
     "Reads one JSON value after another from a file of any size"
     def __init__(self, f, chunk=1<<22): self.f,self.chunk,self.buf,self.pos,self.gone = f,chunk,'',0,0
@@ -70,7 +70,6 @@ class _JsonStream:
                     self.pos = end
                     return v
 
-# %% ../nbs/209_data.ipynb #ef6e6c02
 def _members(
     s:_JsonStream,
     lists:tuple,   # keys whose values must be lists
@@ -133,7 +132,7 @@ def _coco_image(d, seen:dict)->CocoImage: # `seen`: id -> image, is added to
     else: say(f'width and height are {short_repr(wh[0])} and {short_repr(wh[1])}, not whole numbers of pixels')
     return out
 
-# %% ../nbs/209_data.ipynb #37f2462d
+# %% ../nbs/209_data.ipynb #4a993d78
 def _compact(seg):
     "Polygons as arrays of numbers, a quarter of the room of Python's lists; anything else as it is"
     if not isinstance(seg, list): return seg
@@ -148,7 +147,6 @@ def _bad_box(b)->bool:
         and min(b[2:]) >= 0
     )
 
-# %% ../nbs/209_data.ipynb #4a993d78
 # `found`: image id -> annotations, is added to, and so is `strays`
 def _take_person(a, persons:set, found:dict, strays:list):
     "Keep an entry of the list `annotations` if it is a person, or wrong"
@@ -184,7 +182,7 @@ def _join(im:CocoImage, anns:list):
             if isinstance(i, (int,str)): have[i] = seg
         if note: im.notes.append(note)
 
-# %% ../nbs/209_data.ipynb #1f404fbd
+# %% ../nbs/209_data.ipynb #4e40e534
 def _guess_persons(path)->set:
     "The ids of the category 'person' as the last list of categories in a file seems to say"
     with open(path, 'rb') as f:
@@ -204,7 +202,6 @@ def _persons(cats)->set:
         and isinstance(c.get('id'), (int, str))
     }
 
-# %% ../nbs/209_data.ipynb #c8463791
 def _scan(path, persons:set)->tuple: # images, {image id: annotations}, words about strays, the categories
     "Read a COCO file once, keeping annotations of the categories `persons`"
     out,seen,keys = dict(images=[], annotations={}, strays=[], categories=[]),{},set()
@@ -218,7 +215,6 @@ def _scan(path, persons:set)->tuple: # images, {image id: annotations}, words ab
     if missing: raise DataError(f'there is no list "{min(missing)}" in it')
     return tuple(out.values())
 
-# %% ../nbs/209_data.ipynb #4e40e534
 def read_coco(
     annotations, # an instances file in COCO's format
 )->tuple:        # the images as a list of `CocoImage`, and a list of words about annotations that belong to none
@@ -238,7 +234,7 @@ def read_coco(
         for k, v in found.items()
     ]
 
-# %% ../nbs/209_data.ipynb #81e96d2c
+# %% ../nbs/209_data.ipynb #d012e1a4
 def _run_lengths(counts)->list: # of a compressed RLE; the inverse of what `rleToString` of COCO's API does
     "Unpack compressed run lengths"
     out,x,k = [],0,0
@@ -254,7 +250,6 @@ def _run_lengths(counts)->list: # of a compressed RLE; the inverse of what `rleT
     if k: raise ValueError
     return out
 
-# %% ../nbs/209_data.ipynb #d012e1a4
 def coco_rle(
     seg,        # polygons, or run lengths plain or compressed
     size:tuple, # (width, height) of the image
@@ -314,7 +309,7 @@ def _shares(rles, size)->list:
     from pycocotools import mask as coco
     return [float(coco.area(r))/(size[0]*size[1]) for r in rles]
 
-# %% ../nbs/209_data.ipynb #7c08239a
+# %% ../nbs/209_data.ipynb #9aa03776
 def _leads_out(name)->bool: # whether a name of an image, put behind a folder's, would be somewhere else
     return PurePosixPath(name or '').is_absolute() or Path(name or '').is_absolute() or '..' in Path(name or '').parts
 
@@ -325,7 +320,6 @@ def _local(images, im)->Path: # the file of a `CocoImage`
     q = Path(images, *im.url.split('?')[0].split('/')[-2:])
     return q if not _leads_out(im.name) and '..' not in q.parts and q.exists() else p
 
-# %% ../nbs/209_data.ipynb #9aa03776
 def coco_people(
     annotations,        # an instances file in COCO's format
     images,             # the folder of the images it names
@@ -379,7 +373,7 @@ def file_names(
         out.append(f'{new}{suffix}')
     return out
 
-# %% ../nbs/209_data.ipynb #922914fd
+# %% ../nbs/209_data.ipynb #23e7164f
 def _note(im:CocoImage, rles)->str:
     return hashlib.sha1(repr((im.name, im.url, im.size, [r['counts'] for r in rles])).encode()).hexdigest()[:16]
 
@@ -407,7 +401,6 @@ def _link(src:Path, dst:Path, copy:bool):
             os.link(src, tmp)
         except OSError: shutil.copyfile(src, tmp)
 
-# %% ../nbs/209_data.ipynb #23e7164f
 def _place(im:CocoImage, rles, name, out:Path, images, copy, fetch:dict)->str: # '' or why it failed
     "Bring one image and its mask to their places, unless they are there"
     from pycocotools import mask as coco

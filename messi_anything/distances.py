@@ -12,14 +12,13 @@ import numpy as np
 from dataclasses import dataclass, field
 from .core import DataError
 
-# %% ../nbs/300_distances.ipynb #595ddc8e
+# %% ../nbs/300_distances.ipynb #2a7c174d
 def _root(sigma):
     "`R` with `R@R.T == sigma`, without the columns that are zero"
     w,v = torch.linalg.eigh((sigma+sigma.T)/2)
     keep = w > w[-1].clamp(min=0)*1e-15*len(w)
     return v[:,keep]*w[keep].sqrt()
 
-# %% ../nbs/300_distances.ipynb #2a7c174d
 def frechet_distance(
     mu1,    # mean of the first set, (d,)
     sigma1, # its covariance, (d,d)
@@ -132,7 +131,7 @@ def kid(
     var = (n-1)/n*(lx-lx.mean()).square().sum() + (m-1)/m*(ly-ly.mean()).square().sum()
     return value.item(), var.sqrt().item()
 
-# %% ../nbs/300_distances.ipynb #41e6316b
+# %% ../nbs/300_distances.ipynb #04136243
 def _dist(x, y): # (n,m), in float64 and centred: copies are near 0 also through a matrix product
     x,y = (torch.as_tensor(o, dtype=torch.float64) for o in (x,y))
     if x.shape[1]!=y.shape[1]:
@@ -145,7 +144,6 @@ def _dist(x, y): # (n,m), in float64 and centred: copies are near 0 also through
 def _radii(x, k): # (n,) distance of each row to its k-th neighbour in its own set
     return _dist(x,x).fill_diagonal_(float('inf')).kthvalue(min(k,len(x)-1), dim=1).values
 
-# %% ../nbs/300_distances.ipynb #04136243
 def precision_recall(
     real,      # features of the real set, (n,d)
     generated, # features of the generated set, (m,d)

@@ -98,7 +98,7 @@ def _browser(private:bool): # http and https only, wherever it is sent on to
         out.add_handler(o())
     return out
 
-# %% ../nbs/206_download.ipynb #89fb567b
+# %% ../nbs/206_download.ipynb #e09e0ac9
 def _get(url, timeout, most, private=False)->bytes:
     "What a web address gives, all of it"
     req = urllib.request.Request(
@@ -131,7 +131,6 @@ def _passing(e)->tuple: # (whether it may pass, in words, seconds the server wan
     if isinstance(e, MessiError): return False,str(e),0
     return True,f'{getattr(e, "reason", None) or e or type(e).__name__}',0
 
-# %% ../nbs/206_download.ipynb #e09e0ac9
 def download_image(
     url:str,          # http or https
     path,             # the file to be written

@@ -19,7 +19,7 @@ from .features import offline
 # %% auto #0
 __all__ = ['fill_methods', 'hole_shape', 'put_hole', 'fill_tasks', 'around_hole', 'compare_fills', 'bench_fills']
 
-# %% ../nbs/350_fill_bench.ipynb #7f3bd26d
+# %% ../nbs/350_fill_bench.ipynb #fc2b0cf9
 def _patches(x, hole): return continue_background(x, hole)
 
 def _smooth(x, hole): return torch.where(hole>0, continue_into(x, 1-hole), x)
@@ -46,7 +46,6 @@ def _contributed(flag, lab=False):
         return cv2.cvtColor(out, cv2.COLOR_Lab2RGB) if lab else out
     return _opencv(fill)
 
-# %% ../nbs/350_fill_bench.ipynb #fc2b0cf9
 def fill_methods()->dict: # name -> function of a photo (1,3,h,w) in [-1,1] and a hole (1,1,h,w), 1 where to fill
     "The ways to fill that are installed"
     out = {'patches': _patches, 'smooth': _smooth, 'biharmonic': _biharmonic}

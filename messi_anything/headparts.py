@@ -124,7 +124,7 @@ class HeadPartsCfg:
         if len(self.widths)!=4: raise ConfigError(f'widths={self.widths}: four levels, four numbers of channels')
         if self.size%16: raise ConfigError(f'size={self.size} must be a multiple of 16')
 
-# %% ../nbs/060_headparts.ipynb #90f50b33
+# %% ../nbs/060_headparts.ipynb #2f8295dd
 def _conv(i, o, stride=1):
     return nn.Sequential(nn.Conv2d(i, o, 3, stride, 1, bias=False), nn.BatchNorm2d(o), nn.ReLU(inplace=True))
 
@@ -135,7 +135,6 @@ class _Block(nn.Module):
         self.first,self.second = _conv(c, c),nn.Sequential(nn.Conv2d(c, c, 3, padding=1, bias=False), nn.BatchNorm2d(c))
     def forward(self, x): return F.relu(x+self.second(self.first(x)))
 
-# %% ../nbs/060_headparts.ipynb #2f8295dd
 class HeadPartsNet(nn.Module, Pretrained):
     "A small U-Net: an aligned crop and the oval of the face in it -> what every pixel is"
     cfg_class = HeadPartsCfg

@@ -18,7 +18,7 @@ from .wear import mask_ratio
 __all__ = ['hole_kinds', 'bands', 'box_hole', 'outpaint_hole', 'blob_hole', 'stroke_hole', 'grown_hole', 'person_hole',
            'make_hole', 'band']
 
-# %% ../nbs/230_holes.ipynb #f19e26fa
+# %% ../nbs/230_holes.ipynb #55ff740d
 def _wanted(side, ratio):
     "Check a side and a share"
     if not isinstance(side, (int,np.integer)) or side<1:
@@ -28,7 +28,6 @@ def _wanted(side, ratio):
             f'ratio={ratio} is no share of a picture to paint: give a number above 0 and below 1, such as .25'
         )
 
-# %% ../nbs/230_holes.ipynb #55ff740d
 def _rectangle(side, rng, ratio):
     "left, top, width and height of a rectangle inside the square, with the share `ratio`"
     lo = max(ratio, 1/side)

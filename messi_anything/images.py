@@ -81,7 +81,7 @@ def why_unreadable(
         return f'is a text file, not a picture (it begins with {text.strip()[:24]!r})'
     return 'is not a picture in any format that is read here: save it as JPEG or PNG'
 
-# %% ../nbs/005_images.ipynb #5db5fe27
+# %% ../nbs/005_images.ipynb #c2e9c889
 def _open_path(
     path:Path, # the file
     name:str,  # what errors call it
@@ -101,7 +101,6 @@ def _open_path(
     except PermissionError: fail('may not be read: check its permissions')
     except (OSError, ValueError, RuntimeError) as e: fail(f'cannot be opened: {getattr(e, "strerror", None) or e}')
 
-# %% ../nbs/005_images.ipynb #16d59f7c
 def _open_stream(
     f,         # an open file, or anything with `read`
     name:str,  # what errors call it
@@ -121,7 +120,6 @@ def _open_stream(
     if out is not f and n>limit: fail(f'gave more than {limit:,} bytes: too much for one picture')
     return out
 
-# %% ../nbs/005_images.ipynb #c2e9c889
 @contextlib.contextmanager
 def open_source(
     src,             # path, bytes-like or open binary file
@@ -544,7 +542,7 @@ def _unit(
         )
     return a.astype(np.float32)/np.float32(255 if a.itemsize==1 else 65535)
 
-# %% ../nbs/005_images.ipynb #d0225913
+# %% ../nbs/005_images.ipynb #41792868
 def _no_mask(a, name):
     "Say that the values in an array are no mask's"
     found = np.unique(a[a!=0])
@@ -567,7 +565,6 @@ def _coloured(im:Image.Image)->bool: # mode P
     used = palette[np.minimum(np.unique(np.asarray(im)), len(palette)-1)]
     return bool((used.max(1)-used.min(1)>16).any())
 
-# %% ../nbs/005_images.ipynb #41792868
 def _mask_plane(
     im:Image.Image, # any mode, upright
     name:str,       # what errors call it
@@ -635,7 +632,7 @@ def mask_to_pil(
     a = _unit(_any_mask(mask, 10**9, name := source_name(mask)), name)
     return Image.fromarray(np.rint(a*255).astype(np.uint8))
 
-# %% ../nbs/005_images.ipynb #6157cc79
+# %% ../nbs/005_images.ipynb #daed9122
 def _grid_items(x)->list:
     "The RGB pictures in one entry of a grid: one, or as many as a batch holds"
     if isinstance(x, Tensor) and x.ndim==4: return [o for t in x for o in _grid_items(t)]
@@ -660,7 +657,6 @@ def _lines(
         lines.append(line)
     return lines
 
-# %% ../nbs/005_images.ipynb #daed9122
 def image_grid(
     images,             # a list of pictures (PIL, arrays, paths, tensors in [-1,1], masks), or a batch (b,3,h,w)
     captions:list=None, # a text for each

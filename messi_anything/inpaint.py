@@ -400,7 +400,7 @@ def fill_view(
     # enlarged more than that, it is smooth
     return match_grain(big, view, known, seeds, S<2*s).clamp_(-1,1)
 
-# %% ../nbs/132_inpaint.ipynb #42c9bb79
+# %% ../nbs/132_inpaint.ipynb #dbf08007
 class _Region:
     "The part of a photo that windows lie on"
     def __init__(self, size, *wins):
@@ -418,7 +418,6 @@ class _Region:
     def cut(self, t, win): # the other way round; beyond the region the border is repeated
         return window_tensor(t, Box(win.left-self.l, win.top-self.t, win.right-self.l, win.bottom-self.t))
 
-# %% ../nbs/132_inpaint.ipynb #dbf08007
 def fill_person(
     img:Tensor,        # (b,3,H,W) in [-1,1], the photo, once for each seed; changed in place
     mask:Tensor,       # (1,1,H,W) in [0,1], the person to replace

@@ -62,7 +62,7 @@ class Options:
             limits = [f'at least {least}']*(least is not None)+[f'at most {most}']*(most is not None)
             raise ConfigError(f'{name}={v!r}: give {" and ".join(limits)}')
 
-# %% ../nbs/004_options.ipynb #fdec712f
+# %% ../nbs/004_options.ipynb #67f7340c
 def _parameter(name, f): # of a function, for an option
     m,default = f.metadata,','.join(f.default) if isinstance(f.default, tuple) else f.default
     try:
@@ -73,7 +73,6 @@ def _parameter(name, f): # of a function, for an option
         how = Annotated[m['kind'], m['help'], dict(choices=m['choices'])]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=how)
 
-# %% ../nbs/004_options.ipynb #67f7340c
 def with_options(
     *configs,            # classes of `Options`; an option that two of them share comes once
     where:str='command', # the options that are offered there; None for all

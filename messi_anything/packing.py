@@ -427,7 +427,7 @@ class TargetDataset(torch.utils.data.Dataset):
         mask = t[3:]/255
         return dict(image=t[:3]/127.5-1, mask=mask, hole=self.hole(mask, rng).float(), label=label, seed=seed)
 
-# %% ../nbs/215_packing.ipynb #97fad792
+# %% ../nbs/215_packing.ipynb #2a29e038
 def _camera_photos(folder, n, seed=0)->list: # of `Photo`
     "Photos of 800x600 pixels made of pieces of a portrait, as JPEG, with masks as PNG"
     from skimage.data import astronaut
@@ -453,7 +453,6 @@ def _plain_loop(photos, side):
             torch.from_numpy(mask.copy())[None].float() / 255,
         )
 
-# %% ../nbs/215_packing.ipynb #2a29e038
 def loader_speed(
     n:int=192,    # photos
     side:int=224, # of the pictures

@@ -259,7 +259,7 @@ def hat(
     accent = tuple(o*.62 for o in rgb) if accent is None else colour_of(accent)[1]
     return Prop('hat', kind, rgb, f'{name} {kind}', accent, ('bobble',) if bobble and kind=='beanie' else ())
 
-# %% ../nbs/112_props.ipynb #ae7139d2
+# %% ../nbs/112_props.ipynb #4638c679
 _rx,_rz = 1.3,1.56                                             # the rim
 def _line(d, width): return np.clip(1.2-np.abs(d)/width, 0, 1) # 1 on a line, 0 beside it
 def _rho(x, z): return np.sqrt((x/_rx)**2+(z/_rz)**2)
@@ -271,7 +271,6 @@ def _mix(a, b, share): return [p+(q-p)*share for p,q in zip(a, b)]
 def _weave(u, v, f=55., depth=.035): return 1+depth*np.sin(u*f)*np.sin(v*f)
 def _crease(x, y, z, depth=.04): return 1+depth*(np.sin(3.1*x+2.3*y+.5)+np.sin(5.3*y-2.7*z+1.3)+np.sin(4.1*z-3.7*x))
 
-# %% ../nbs/112_props.ipynb #4638c679
 def _cap(p:Prop):
     "Six panels with seams and a button, and a brim that slopes and curves"
     def crown(x, y, z):

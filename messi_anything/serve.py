@@ -24,7 +24,7 @@ from .webpage import web_page
 from .weights import pick_device
 from .core import moved_names
 
-# %% ../nbs/520_serve.ipynb #da826438
+# %% ../nbs/520_serve.ipynb #4de8a390
 _kinds = {int: 'integer', float: 'number', str: 'string'}
 _shown = dict(mode=DEFAULT_MODE, strength=.6, n=1, text='with a red cap')  # examples where the default is none
 # what the service takes otherwise than a program
@@ -38,7 +38,6 @@ def _property(name, f): # an option, for OpenAPI
     return dict(type=_kinds[m['kind']], description=_differs.get(name, m['help']), example=_shown.get(name, f.default),
                 **{k: v for k,v in limits.items() if v is not None})
 
-# %% ../nbs/520_serve.ipynb #4de8a390
 def _form(fields): # the body of a request, for OpenAPI
     file = lambda what: dict(type='string', format='binary', description=what)
     every = dict(

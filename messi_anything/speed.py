@@ -46,7 +46,7 @@ def speed(
             'messi_replace --help / import torch': mid(r['help']/r['torch'] for r in runs),
             'share of replace() outside the networks': outside}
 
-# %% ../nbs/365_speed.ipynb #19b24132
+# %% ../nbs/365_speed.ipynb #6b2f796f
 def _bare(photo, find, painter, steps): # the networks' forward passes alone
     from messi_anything.faces import FaceNet
     net = FaceNet.from_pretrained(find_weights('faces')).eval()
@@ -60,7 +60,6 @@ def _bare(photo, find, painter, steps): # the networks' forward passes alone
         for _ in range(1+painter.close): view()
     return bare
 
-# %% ../nbs/365_speed.ipynb #6b2f796f
 def whole_by_bare(
     n:int=5,   # runs; medians
     steps:int=2,

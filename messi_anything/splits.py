@@ -144,7 +144,7 @@ def read_split(path)->dict: # key -> row
         ) from None
     return rows
 
-# %% ../nbs/212_splits.ipynb #1aaac3f1
+# %% ../nbs/212_splits.ipynb #4ae8cc4e
 def _decide(new:dict, rows:dict, shares:dict, distance:int): # new: key -> (name, hashes); `rows` is added to
     "Give new photos a side each, with those that look the same"
     keys = sorted(new)
@@ -167,7 +167,6 @@ def _decide(new:dict, rows:dict, shares:dict, distance:int): # new: key -> (name
             hashes=new[k][1],
         )
 
-# %% ../nbs/212_splits.ipynb #4ae8cc4e
 def split_photos(
     photos:list,         # paths, or `Photo`s
     table=None,          # CSV of what was decided before: read if it is there, then written with the new photos added

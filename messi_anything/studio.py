@@ -870,7 +870,7 @@ class TargetTab:
             ]
         )
 
-# %% ../nbs/530_studio.ipynb #7c08fbe3
+# %% ../nbs/530_studio.ipynb #8b77e812
 @patch
 def _dropped(self:TargetTab, name, data, last):
     try:
@@ -896,7 +896,6 @@ def _look_at(self:TargetTab):
     self.worker.show('looking at photos', .3)
     return self.builder.look()
 
-# %% ../nbs/530_studio.ipynb #8b77e812
 @patch
 def _look(self:TargetTab): self.worker.start(self._look_at, self._looked)
 @patch

@@ -66,7 +66,7 @@ def stand(
     w,h = max(1, round(k*w)),max(1, round(k*h))
     return round(box.center[0]-w/2), round(box.bottom-h), w, h
 
-# %% ../nbs/188_things.ipynb #ff6a0fcb
+# %% ../nbs/188_things.ipynb #261e5826
 def _trimmed(rgba): # to what is not transparent
     box = rgba.getchannel('A').point(lambda v: 255*(v>12)).getbbox()
     if box is None: raise ConfigError('the picture is empty, all of it is transparent')
@@ -91,7 +91,6 @@ def _filled(size, picture, box, mask): # the same: a picture that fills the outl
     out.putalpha(Image.fromarray((sharp*255).round().byte().numpy()))
     return out
 
-# %% ../nbs/188_things.ipynb #261e5826
 def put_picture(
     photo,       # anything `load_image` takes
     mask,        # anything `load_mask` takes, 1 where the thing is

@@ -20,14 +20,13 @@ from .transforms import recolour, warp
 # %% auto #0
 __all__ = ['cascade_candidates', 'FaceCrops', 'pack_faces', 'FaceSet', 'spoil', 'FaceLoss', 'other_windows', 'score_faces']
 
-# %% ../nbs/245_train_faces.ipynb #a6b34092
+# %% ../nbs/245_train_faces.ipynb #32a161af
 @functools.lru_cache(1)
 def _cascade():
     from skimage import data
     from skimage.feature import Cascade
     return Cascade(data.lbp_frontal_face_cascade_filename())
 
-# %% ../nbs/245_train_faces.ipynb #32a161af
 def cascade_candidates(
     img:Image.Image,
     angle:float=0.,      # degrees the photo is turned by, counter-clockwise

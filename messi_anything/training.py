@@ -341,7 +341,7 @@ class Trainer:
         net.load_state_dict(self.ema.avgs[i])
         return net.eval()
 
-# %% ../nbs/203_training.ipynb #cbb00c91
+# %% ../nbs/203_training.ipynb #3d75ba7b
 @contextlib.contextmanager
 def _room(cfg, device): # what to do when the memory is full
     try:
@@ -355,11 +355,9 @@ def _room(cfg, device): # what to do when the memory is full
             ' a smaller `bs`'
         ) from e
 
-# %% ../nbs/203_training.ipynb #0740133a
 def _layout(cfg, v): # a network in one layout and pictures in another costs a copy at every layer
     return dict(memory_format=torch.channels_last) if cfg.channels_last and v.ndim==4 else {}
 
-# %% ../nbs/203_training.ipynb #3d75ba7b
 @patch
 @in_float32
 def step(self:Trainer, batches)->dict: # numbers to log
@@ -401,13 +399,12 @@ def save(self:Trainer):
         write_json(self.out/'record.json', self.record)
     self.acc.wait_for_everyone()
 
-# %% ../nbs/203_training.ipynb #b949d84a
+# %% ../nbs/203_training.ipynb #875de1df
 @patch
 def _any(self:Trainer, flag)->bool: # true in all processes when it is in one
     if self.acc.num_processes==1: return bool(flag)
     return bool(self.acc.reduce(torch.tensor(float(bool(flag)), device=self.acc.device), 'sum')>0)
 
-# %% ../nbs/203_training.ipynb #875de1df
 @patch
 def _log(self:Trainer, sums, n, bar):
     vals = {k: float(v)/n for k,v in sums.items()}

@@ -47,7 +47,7 @@ def _heads(x, heads): # (b, heads*d, h, w) -> (b, heads, h*w, d)
     b,c,h,w = x.shape
     return x.reshape(b, heads, c//heads, h*w).transpose(2,3)
 
-# %% ../nbs/100_unet.ipynb #5a6b0179
+# %% ../nbs/100_unet.ipynb #ece69893
 _emulated = not bf16_is_fast('cpu') # bfloat16 without units for it
 
 class _ConvBF16(torch.autograd.Function):
@@ -75,7 +75,6 @@ class _ConvBF16(torch.autograd.Function):
 
 def _f32(*o): return [None if t is None else t.bfloat16().float() for t in o] # rounded to bfloat16, held in float32
 
-# %% ../nbs/100_unet.ipynb #ece69893
 def _conv(x, w, b, stride=(1,1), padding=(0,0)):
     "`F.conv2d`, by way of float32 where bfloat16 has no hardware"
     if x.device.type=='cpu' and _emulated:
@@ -142,13 +141,12 @@ def up_conv(
     rows = [torch.stack([y[:,i:i+h,j:j+w,i,j] for j in (0,1)], 3) for i in (0,1)] # each (b,h,w,2,o)
     return torch.stack(rows, 2).reshape(b, 2*h, 2*w, o).permute(0,3,1,2)
 
-# %% ../nbs/100_unet.ipynb #1eacb685
+# %% ../nbs/100_unet.ipynb #a99166df
 def _resize(x, how):
     if how=='up':   return F.interpolate(x, scale_factor=2, mode='nearest')
     if how=='down': return F.avg_pool2d(x, 2)
     return x
 
-# %% ../nbs/100_unet.ipynb #a99166df
 class ResBlock(nn.Module):
     "Two convolutions with a residual path; may halve or double the grid on the way"
     def __init__(self,

@@ -89,7 +89,7 @@ def _view(p, im, m, frame, close, size, marks=None, worn=None):
     )
     return a, p.label, close, view_facts(a, face, None if marks is None else at(marks), close, p.label==1, worn)
 
-# %% ../nbs/248_views.ipynb #e8e90965
+# %% ../nbs/248_views.ipynb #6d1e26b1
 def _dressed(p, im, m, frames, size, marks, rng): # the views of a photo whose person wears something
     try: worn = wear(im, marks, random_props(rng, .5, .4, .3), person=m)
     except DataError: return                                                 # landmarks that fit no head
@@ -98,7 +98,6 @@ def _dressed(p, im, m, frames, size, marks, rng): # the views of a photo whose p
     for f,c in [o for o in frames if o[1]]+[(f,False) for f in wide[:1]]:
         yield _view(p, worn.image, both, f, c, size, marks, worn.words)
 
-# %% ../nbs/248_views.ipynb #6d1e26b1
 def pack_views(
     photos:list,      # of `Photo` with masks, and with a face for a close view
     size:int=72,      # side of a packed view, pixels: a little more than the network's

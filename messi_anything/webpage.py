@@ -154,7 +154,7 @@ addEventListener('paste',e=>take([...e.clipboardData.files].find(f=>f.type.start
 targets(); ready();
 '''
 
-# %% ../nbs/510_webpage.ipynb #a68bcd61
+# %% ../nbs/510_webpage.ipynb #ff3d9758
 _page = '''<!doctype html>
 <html lang="en">
 <head>
@@ -205,7 +205,6 @@ _page = '''<!doctype html>
 </html>
 '''
 
-# %% ../nbs/510_webpage.ipynb #ff3d9758
 def web_page(
     nonce:str, # of the answer's Content-Security-Policy: letters, digits, - and _
 )->str:        # HTML
