@@ -190,11 +190,10 @@ class ContextBlock(nn.Module):
         x = x+self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1,2).flatten(2))
         return (x+self.mlp(self.n2(x))).transpose(1,2).reshape(b,c,h,w)
 
-# %% ../nbs/045_segment.ipynb #365bb1df
+# %% ../nbs/045_segment.ipynb #dcb96dd3
 def _conv(i, o, k=3, s=1):
     return nn.Sequential(nn.Conv2d(i, o, k, s, k//2, bias=False), nn.BatchNorm2d(o), nn.ReLU(inplace=True))
 
-# %% ../nbs/045_segment.ipynb #dcb96dd3
 class HieraFPN(nn.Module, Pretrained):
     "Encoder (Hiera: Ryali et al. 2023, arXiv 2306.00989; or any other of timm's), feature pyramid (Lin et al. 2017), and a light branch that brings the edges back"
     cfg_class = SegmentCfg
