@@ -109,7 +109,7 @@ _large = (
     'import json,resource,time; from PIL import Image; from messi_anything.pipeline import *\n'
     'def run(side):\n'
     '    photo = example_photo().resize((side,side), Image.BICUBIC)\n'
-    '    t = time.process_time(); replace(photo, mode="{mode}"); return time.process_time()-t\n'
+    '    t = time.process_time(); replace(photo, mode="{mode}", n={n} if side=={side} else 1); return time.process_time()-t\n'
     'run(512); small,large = run(1024),run({side})\n'
     'print(json.dumps([small, large, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/2**20]))'
 )
@@ -117,10 +117,11 @@ _large = (
 def large_photo(
     mode:str=DEFAULT_MODE, # see `MODES`
     megapixels:float=12.,
+    n:int=1,               # variants of the large photo
 )->dict:       # seconds of the processor, the ratio to one megapixel, and the most memory used, in GiB (Linux)
     "What a large photo costs, in a process of its own"
     import subprocess
-    code = _large.format(mode=mode, side=round((megapixels*1e6)**.5))
+    code = _large.format(mode=mode, n=n, side=round((megapixels*1e6)**.5))
     out = subprocess.run([sys.executable, '-c', code], check=True, stdout=subprocess.PIPE, text=True).stdout
     small,large,most = json.loads(out.splitlines()[-1])
     return dict(seconds=round(large, 2), by_one_megapixel=round(large/small, 2), memory=round(most, 2))
